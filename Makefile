@@ -1,0 +1,20 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test check
+
+demo: .venv/installed
+	$(BIN)/evalkit --home demo-home reproduce digits
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check evalkit tests benchmarks
+	$(BIN)/ruff format --check evalkit tests benchmarks
+	$(BIN)/mypy
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,167 @@
+"""Artifacts on disk: atomic files and directories, manifests with hashes, growing arrays, the workspace.
+
+Every command reads artifacts and writes one. An artifact is a directory with a `manifest.json` that says what it is,
+what it was made from and what its files hash to. It is built under `NAME.partial` and renamed when whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.version import versions
+
+FORMAT = 1  # raised when a reader of the old layout would misread the new one
+MANIFEST = "manifest.json"
+
+Manifest = dict[str, Any]
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of a JSON value in canonical form; equal settings give equal hashes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replaces `path` by `content` so that a reader, or a power cut, sees the old file or the new one, whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _sync(path: Path) -> None:
+    """Makes a file's bytes, or the names inside a directory, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def new_manifest(kind: str, *, settings: dict[str, Any], made_from: dict[str, Any]) -> Manifest:
+    """A manifest's head: what the artifact is, what it was made from, with which versions. `finish` adds hashes."""
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "settings": settings,
+        "made_from": made_from,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the evalkit checkout in use, or an empty string for an installed wheel."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
+
+
+def finish(building: Path, target: Path, manifest: Manifest, *, leave_out: tuple[str, ...] = ()) -> Manifest:
+    """Hashes the files of `building`, writes its manifest and renames it to `target`, replacing what was there."""
+    names = sorted(path.name for path in building.iterdir() if path.name not in (MANIFEST, *leave_out))
+    files = {}
+    for name in names:
+        _sync(building / name)
+        files[name] = {"sha256": sha256_file(building / name), "bytes": (building / name).stat().st_size}
+    manifest = manifest | {"files": files}
+    write_json(building / MANIFEST, manifest)
+    if target.exists():
+        discarded = target.with_name(target.name + ".old")
+        shutil.rmtree(discarded, ignore_errors=True)
+        os.rename(target, discarded)
+        os.rename(building, target)
+        shutil.rmtree(discarded)
+    else:
+        os.rename(building, target)
+    _sync(target.parent)
+    return manifest
+
+
+def read_manifest(directory: Path, kind: str, *, check_hashes: bool = False) -> Manifest:
+    """The manifest of the artifact in `directory`.
+
+    Raises:
+        ArtifactError: nothing there, another kind or format, or a file of another size (or hash, if asked).
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{directory}: no {MANIFEST} there, expected {_article(kind)}; is the path right?"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError) as error:
+        raise ArtifactError(
+            f"{path}: not readable as a manifest ({error}); make the artifact again"
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
+        raise ArtifactError(f"{directory}: holds {_article(str(found))}, expected {_article(kind)}")
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{directory}: format {manifest.get('format')}, this evalkit reads {FORMAT}; make the artifact again"
+        )
+    for name, entry in manifest["files"].items():
+        _check_file(Path(directory) / name, entry, check_hashes)
+    return manifest
+
+
+def _check_file(path: Path, entry: dict[str, Any], check_hash: bool) -> None:
+    size = path.stat().st_size if path.is_file() else None
+    if size != entry["bytes"]:
+        found = "missing" if size is None else f"{size:,} bytes"
+        raise ArtifactError(
+            f"{path}: {found}, the manifest says {entry['bytes']:,} bytes; make the artifact again"
+        )
+    if check_hash and sha256_file(path) != entry["sha256"]:
+        raise ArtifactError(f"{path}: its SHA-256 is not the manifest's; make the artifact again")
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock on the artifact at `path` so that two commands do not build it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise EvalkitError(
+                f"{path}: another evalkit command is writing it; wait for that one to end"
+            ) from None
+        yield

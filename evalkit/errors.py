@@ -1,0 +1,20 @@
+"""The errors that evalkit raises on purpose. Imports nothing; everything else may import it."""
+
+
+class EvalkitError(Exception):
+    """Something the user can mend. The command line shows the message as one line, exit status 1.
+
+    The message says what was found, what was expected and what to do next.
+    """
+
+
+class ArtifactError(EvalkitError):
+    """An artifact on disk is missing, broken, stale, or not of the expected kind."""
+
+
+class PictureError(EvalkitError):
+    """A file that should hold pictures (or one picture) does not."""
+
+
+class ConvergenceError(EvalkitError):
+    """A fit ended before it reached its tolerance; its numbers must not be used."""

@@ -1,0 +1,14 @@
+"""The version of evalkit, and the versions of what a result depends on."""
+
+import platform
+from importlib.metadata import version
+
+__version__ = "0.1.0"
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, evalkit and the packages that can move a number, for a manifest."""
+    found = {name: version(name) for name in _PACKAGES}
+    return {"evalkit": __version__, "python": platform.python_version(), **found}

@@ -1,0 +1,76 @@
+"""The workspace: one folder in which commands find each other's latest output.
+
+HOME/images/NAME   image sets       HOME/features/NAME   feature sets
+HOME/runs/NAME     training runs    HOME/results.csv     measured figures
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit.artifacts import MANIFEST
+from evalkit.errors import ArtifactError, EvalkitError
+
+_FOLDERS = {"image set": "images", "run": "runs", "feature set": "features"}
+_MAKERS = {
+    "image set": "evalkit prepare FOLDER",
+    "run": "evalkit train-gan",
+    "feature set": "evalkit extract --dataset cifar10",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where artifacts live. Creating the object touches nothing on disk."""
+
+    home: Path
+
+    @property
+    def results(self) -> Path:
+        """The CSV of measured figures."""
+        return self.home / "results.csv"
+
+    @property
+    def downloads(self) -> Path:
+        """Where torchvision puts, and looks for, the files of named datasets."""
+        return self.home / "downloads"
+
+    def place(self, kind: str, name: str) -> Path:
+        """Where the artifact `name` of a kind ("image set", "run", "feature set") belongs."""
+        if not name or name != Path(name).name or name.startswith("."):
+            raise EvalkitError(
+                f"{name!r} is no name for a {kind}: expected one word without slashes or a leading dot"
+            )
+        return self.home / _FOLDERS[kind] / name
+
+    def all(self, kind: str) -> list[Path]:
+        """The finished artifacts of a kind, oldest first."""
+        folder = self.home / _FOLDERS[kind]
+        found = [
+            path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"
+        ]
+        return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
+
+    def latest(self, kind: str) -> Path:
+        """The artifact of a kind that was made last.
+
+        Raises:
+            ArtifactError: there is none; the message names the command that makes one.
+        """
+        found = self.all(kind)
+        if not found:
+            raise ArtifactError(f"{self.home}: no {kind} in this workspace; make one with `{_MAKERS[kind]}`")
+        return found[-1]
+
+    def find(self, kind: str, name_or_path: str) -> Path:
+        """An artifact by explicit path, else by its name in the workspace.
+
+        Raises:
+            ArtifactError: neither exists; the message lists the names that do.
+        """
+        path = Path(name_or_path)
+        if (path / MANIFEST).is_file():
+            return path
+        if path.name == name_or_path and (self.place(kind, name_or_path) / MANIFEST).is_file():
+            return self.place(kind, name_or_path)
+        names = ", ".join(found.name for found in self.all(kind)) or "none"
+        raise ArtifactError(f"{name_or_path}: no such {kind}; in {self.home}: {names}")
