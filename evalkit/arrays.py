@@ -25,9 +25,7 @@ class RowWriter:
         rows: rows already there that count; whatever follows them is cut off (a killed run's unrecorded tail).
     """
 
-    def __init__(
-        self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type | str, *, rows: int = 0
-    ):
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type | str, *, rows: int = 0):
         self.row_shape, self.dtype, self.rows = row_shape, np.dtype(dtype), rows
         self._file = open(path, "r+b" if path.exists() else "w+b")
         self._write_header()
@@ -40,9 +38,7 @@ class RowWriter:
         shape = (self.rows, *self.row_shape)
         descr = np.lib.format.dtype_to_descr(self.dtype)
         self._file.seek(0)
-        np.lib.format.write_array_header_1_0(
-            self._file, {"shape": shape, "fortran_order": False, "descr": descr}
-        )
+        np.lib.format.write_array_header_1_0(self._file, {"shape": shape, "fortran_order": False, "descr": descr})
 
     def append(self, rows: np.ndarray) -> None:
         """Adds rows (n, *row_shape); cast to the file's dtype."""

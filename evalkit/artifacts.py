@@ -121,9 +121,7 @@ def read_manifest(directory: Path, kind: str, *, check_hashes: bool = False) -> 
             f"{directory}: no {MANIFEST} there, expected {_article(kind)}; is the path right?"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError) as error:
-        raise ArtifactError(
-            f"{path}: not readable as a manifest ({error}); make the artifact again"
-        ) from None
+        raise ArtifactError(f"{path}: not readable as a manifest ({error}); make the artifact again") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
         raise ArtifactError(f"{directory}: holds {_article(str(found))}, expected {_article(kind)}")
@@ -140,9 +138,7 @@ def _check_file(path: Path, entry: dict[str, Any], check_hash: bool) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != entry["bytes"]:
         found = "missing" if size is None else f"{size:,} bytes"
-        raise ArtifactError(
-            f"{path}: {found}, the manifest says {entry['bytes']:,} bytes; make the artifact again"
-        )
+        raise ArtifactError(f"{path}: {found}, the manifest says {entry['bytes']:,} bytes; make the artifact again")
     if check_hash and sha256_file(path) != entry["sha256"]:
         raise ArtifactError(f"{path}: its SHA-256 is not the manifest's; make the artifact again")
 
@@ -161,7 +157,5 @@ def locked(path: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            raise EvalkitError(
-                f"{path}: another evalkit command is writing it; wait for that one to end"
-            ) from None
+            raise EvalkitError(f"{path}: another evalkit command is writing it; wait for that one to end") from None
         yield

@@ -37,17 +37,13 @@ class Workspace:
     def place(self, kind: str, name: str) -> Path:
         """Where the artifact `name` of a kind ("image set", "run", "feature set") belongs."""
         if not name or name != Path(name).name or name.startswith("."):
-            raise EvalkitError(
-                f"{name!r} is no name for a {kind}: expected one word without slashes or a leading dot"
-            )
+            raise EvalkitError(f"{name!r} is no name for a {kind}: expected one word without slashes or a leading dot")
         return self.home / _FOLDERS[kind] / name
 
     def all(self, kind: str) -> list[Path]:
         """The finished artifacts of a kind, oldest first."""
         folder = self.home / _FOLDERS[kind]
-        found = [
-            path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"
-        ]
+        found = [path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"]
         return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
 
     def latest(self, kind: str) -> Path:

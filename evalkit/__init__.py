@@ -1,0 +1,1 @@
+"""How good is an image representation? Train the DCGAN, take features, fit exact linear SVMs, print the table."""
