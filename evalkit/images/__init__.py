@@ -1,0 +1,12 @@
+"""Image sets: pictures in from any source, out as one uint8 array with labels and splits."""
+
+from evalkit.images.decode import FILTERS as FILTERS
+from evalkit.images.decode import Fit as Fit
+from evalkit.images.find import find_images as find_images
+from evalkit.images.imageset import ImageSet as ImageSet
+from evalkit.images.imageset import load_images as load_images
+from evalkit.images.named import dataset_names as dataset_names
+from evalkit.images.named import prepare_named as prepare_named
+from evalkit.images.prepare import prepare as prepare
+from evalkit.images.prepare import summary as summary
+from evalkit.images.sources import source_names as source_names

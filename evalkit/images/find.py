@@ -1,0 +1,27 @@
+"""From what a user types after `--dataset` to an opened image set."""
+
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.images.imageset import KIND, ImageSet, load_images
+from evalkit.images.named import DATASETS, prepare_named
+from evalkit.workspace import Workspace
+
+
+def find_images(workspace: Workspace, name_or_path: str, *, download: bool = True, progress: bool = False) -> ImageSet:
+    """A prepared set by its path or its name in the workspace; a named data set is prepared on first use.
+
+    Raises:
+        EvalkitError: no such set, with the names there are; or the named data set's files are missing.
+    """
+    try:
+        return load_images(workspace.find(KIND, name_or_path))
+    except ArtifactError as error:
+        place = workspace.home / "images" / name_or_path
+        if name_or_path not in DATASETS or place.exists():
+            raise EvalkitError(f"{error}; data sets known by name: {', '.join(DATASETS)}") from None
+    return prepare_named(
+        name_or_path,
+        workspace.place(KIND, name_or_path),
+        downloads=workspace.downloads,
+        download=download,
+        progress=progress,
+    )

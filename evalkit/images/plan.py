@@ -1,0 +1,116 @@
+"""What a source hands to prepare: shards of pictures in a fixed order, class names, and the source's identity."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from evalkit.errors import EvalkitError
+
+SPLITS = ("train", "validation", "test")  # rows are in this order; other splits follow by name
+SHARD = 500  # pictures: a second's work or less, 1.5 MB of result at 32x32
+_SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev", "eval"), "validation"
+)
+_HASHED_WHOLE = 1 << 30  # bytes: about a second; a larger source is known by names, sizes and times
+_MOST_CLASSES = 1_000_000
+
+
+class Picture(NamedTuple):
+    """One picture as it lies in the source: its name, a file's bytes or uint8 (H, W, C), its label or -1."""
+
+    name: str
+    content: bytes | np.ndarray
+    label: int
+    problem: str = ""  # why there is no content, where the source already knows
+
+
+class Shard(Protocol):
+    """A run of pictures of one split. Picklable and small: a worker reads the pictures itself."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    def pictures(self) -> Iterator[Picture]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything there is to prepare.
+
+    Attributes:
+        kind: the source's form, e.g. "parquet".
+        shards: in the order of the rows, split by split.
+        class_names: the K names; labels are 0 to K - 1, or -1.
+        identity: what the source is, as JSON; another source, or a changed one, has another identity.
+        notes: what the user should know about the source, sentences.
+    """
+
+    kind: str
+    shards: Sequence[Shard]
+    class_names: Sequence[str]
+    identity: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def count(self) -> int:
+        """The number of pictures in the source, whether whole or not."""
+        return sum(shard.count for shard in self.shards)
+
+
+def split_of(words: Iterable[str]) -> str | None:
+    """The split that one of the file or folder names begins with ("test-00000-of-00001.parquet"), else None."""
+    for word in words:
+        found = re.match(r"[A-Za-z]+", word)
+        if found and (split := _SPLIT_WORDS.get(found.group().lower())):
+            return split
+    return None
+
+
+def split_order(split: str) -> tuple[int, str]:
+    """Sort key that puts train first, then validation, test, others by name."""
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def printable(name: str | bytes) -> str:
+    """A name as UTF-8 that any terminal and JSON takes: bytes that are none become backslash escapes."""
+    raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def identity_of(files: Sequence[Path], root: Path) -> dict[str, Any]:
+    """What `files` hold: their number, bytes, and a hash over names and contents (names, sizes and times if large)."""
+    stats = [path.stat() for path in files]
+    total = sum(stat.st_size for stat in stats)
+    whole = total <= _HASHED_WHOLE
+    digest = hashlib.sha256()
+    for path, stat in zip(files, stats, strict=True):
+        name = printable(str(path.relative_to(root) if path != root else path.name))
+        digest.update(f"{name}\0{stat.st_size}\n".encode())
+        if whole:
+            digest.update(path.read_bytes())
+        else:
+            digest.update(f"{stat.st_mtime_ns}\n".encode())
+    over = "names, sizes, contents" if whole else "names, sizes, times"
+    return {"files": len(files), "bytes": total, "sha256": digest.hexdigest(), "sha256_over": over}
+
+
+def checked_labels(labels: np.ndarray, names: Sequence[str], source: Path) -> list[str]:
+    """The class names, made up as "0", "1", … where there are none.
+
+    Raises:
+        EvalkitError: a label is below -1 or has no name.
+    """
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (-1, -1)
+    most = len(names) if names else _MOST_CLASSES
+    if low < -1 or high >= most:
+        bad = low if low < -1 else high
+        raise EvalkitError(
+            f"{source}: label {bad} is out of range, expected 0 to {most - 1} (or -1 for none); mend the labels"
+        )
+    return list(names) or [str(k) for k in range(high + 1)]

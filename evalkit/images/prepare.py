@@ -1,0 +1,250 @@
+"""prepare: any source of pictures becomes an image set, resumably, with the same bytes for any number of workers.
+
+Sources (sources/) come before; training and extraction read the ImageSet.
+"""
+
+import csv
+import io
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from evalkit.arrays import Building, RowWriter, building
+from evalkit.artifacts import MANIFEST, new_manifest
+from evalkit.errors import EvalkitError, PictureError
+from evalkit.images.decode import Fit
+from evalkit.images.imageset import KIND, ImageSet, load_images
+from evalkit.images.plan import Plan, printable
+from evalkit.images.pool import chunks, cores
+from evalkit.images.sources import plan_source
+from evalkit.images.worker import Chunk, Task
+from evalkit.workspace import Workspace
+
+SKIPPED = "skipped.csv"
+SAVE_SECONDS = 2.0  # between records of progress, each an fsync: a kill costs this much work
+_NAMED_AT_MOST = 20
+# Officially lossless: pictures in JPEG under such a name are another data set, with other figures.
+_LOSSLESS = ("cifar10", "cifar100", "svhn", "mnist", "stl10")
+
+
+def prepare(
+    source: Path | str,
+    target: Path | Workspace,
+    *,
+    name: str | None = None,
+    size: int = Fit.size,
+    filter: str = Fit.filter,
+    workers: int | None = None,
+    strict: bool = False,
+    source_kind: str | None = None,
+    replace: bool = False,
+    progress: bool = False,
+) -> ImageSet:
+    """Makes an image set of the pictures in `source`, or returns the finished one if it is there already.
+
+    Args:
+        source: a folder a class, a flat folder, Parquet files (one, a folder, a glob), an .npz.
+        target: the image set's folder, or the workspace in which it gets the place of its name.
+        name: the data set's name; the folder's or file's if not given.
+        size: side of the square pictures in pixels.
+        filter: how to shrink: "antialias" or "bilinear-noaa" (see Fit).
+        workers: decoding processes; one a core if not given. The result does not depend on it.
+        strict: stop at the first picture that cannot be decoded instead of skipping it.
+        source_kind: the source's form (see `source_names`); recognised if not given.
+        replace: overwrite an image set made from something else or with other settings.
+        progress: show a bar on standard error, if that is a terminal.
+
+    Raises:
+        EvalkitError: nothing to prepare, or the target is something else.
+        PictureError: a bad picture, in a strict run; or every picture is bad.
+    """
+    fit = Fit(size=size, filter=filter)
+    plan = plan_source(source, source_kind)
+    name, notes = _named(plan, name or default_name(source))
+    place = target.place(KIND, name) if isinstance(target, Workspace) else Path(target)
+    return write_set(
+        plan,
+        place,
+        name=name,
+        fit=fit,
+        notes=(*plan.notes, *notes),
+        workers=workers,
+        strict=strict,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def default_name(source: Path | str) -> str:
+    """The data set's name that a path suggests: the folder's, or the file's unless that is only a split's."""
+    path = Path(source).absolute()
+    stem = path.name if path.is_dir() else path.name.split(".")[0]
+    split_file = stem.split("-")[0] in ("train", "test", "validation", "0000") or set(stem) & set("*?[")
+    return printable(path.parent.name if split_file and not path.is_dir() else stem) or "images"
+
+
+def _named(plan: Plan, name: str) -> tuple[str, tuple[str, ...]]:
+    plain = name.lower().replace("-", "").replace("_", "")
+    if plain not in _LOSSLESS or not plan.shards:
+        return name, ()
+    first = next(plan.shards[0].pictures(), None)
+    if first is None or not isinstance(first.content, bytes) or not first.content.startswith(b"\xff\xd8"):
+        return name, ()
+    lossy = f"{plain}-jpeg"
+    return lossy, (f"the pictures are JPEG, {name} is officially lossless: called {lossy}, its figures are its own",)
+
+
+def write_set(
+    plan: Plan,
+    target: Path,
+    *,
+    name: str,
+    fit: Fit,
+    notes: Sequence[str] = (),
+    workers: int | None = None,
+    strict: bool = False,
+    replace: bool = False,
+    progress: bool = False,
+) -> ImageSet:
+    """Carries out a plan; what `prepare` and the named data sets share. Arguments as in `prepare`."""
+    settings = {"name": name, **asdict(fit), "decode": "exact"}
+    made_from = {"source": plan.kind, **plan.identity}
+    found = finished(target, settings, made_from, replace=replace)
+    if found is None:
+        with building(target, settings=settings, made_from=made_from) as work:
+            output = _Output(work, fit.size)
+            tasks = [Task(shard, fit, strict) for shard in plan.shards[output.tally["shards"] :]]
+            bar = tqdm(
+                total=plan.count, initial=output.tally["read"], unit="picture", disable=None if progress else True
+            )
+            with output, bar:
+                for chunk in chunks(tasks, workers=workers or cores()):
+                    output.add(chunk)
+                    bar.update(chunk.read)
+            output.finish(plan, new_manifest(KIND, settings=settings, made_from=made_from) | {"notes": list(notes)})
+        found = load_images(target)
+    if strict and found.manifest["counts"]["skipped"]:
+        file, reason = found.manifest["first_skipped"][0]
+        raise PictureError(f"{file}: {reason}; skipped when {target} was made, --strict stops at it")
+    return found
+
+
+def finished(target: Path, settings: dict[str, Any], made_from: dict[str, Any], *, replace: bool) -> ImageSet | None:
+    """The image set at `target` if it is the wanted one; None if there is nothing, or it may be replaced.
+
+    Raises:
+        EvalkitError: the target is another image set, or not evalkit's at all.
+    """
+    if not target.exists() and not target.is_symlink():
+        return None
+    if not (target / MANIFEST).is_file():
+        if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+            return None
+        raise EvalkitError(f"{target}: exists and is no image set; move it away or choose another place")
+    found = load_images(target)
+    if found.manifest["settings"] == settings and found.manifest["made_from"] == made_from:
+        return found
+    if replace:
+        return None
+    old, new = (values | {"source": sha} for values, sha in (
+        (found.manifest["settings"], str(found.manifest["made_from"].get("sha256"))[:12]),
+        (settings, str(made_from.get("sha256"))[:12]),
+    ))  # fmt: skip
+    changed = ", ".join(f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key])
+    raise EvalkitError(f"{target}: holds another image set ({changed}); choose another name, or replace it (--replace)")
+
+
+class _Output:
+    """The growing image set: rows, labels, the skipped pictures, and the tally that a resumed run goes on from."""
+
+    def __init__(self, work: Building, size: int):
+        self._work = work
+        start: dict[str, Any] = {
+            "shards": 0,
+            "read": 0,
+            "grey": 0,
+            "skipped": 0,
+            "skipped_bytes": 0,
+            "splits": {},
+            "formats": {},
+        }
+        self.tally: dict[str, Any] = work.progress or start
+        rows = sum(self.tally["splits"].values())
+        self._images = RowWriter(work.path / "images.npy", (size, size, 3), "uint8", rows=rows)
+        self._labels = RowWriter(work.path / "labels.npy", (), "int64", rows=rows)
+        self._skipped = open(work.path / SKIPPED, "ab")
+        self._skipped.truncate(self.tally["skipped_bytes"])
+        self._skip([] if work.progress else [("name", "reason")])
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> "_Output":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Closes the files; after an error the rows not yet recorded are cut off by the next run."""
+        for file in (self._images, self._labels, self._skipped):
+            file.close()
+
+    def add(self, chunk: Chunk) -> None:
+        """Appends a shard's pictures; records progress every few seconds."""
+        self._images.append(chunk.images)
+        self._labels.append(chunk.labels)
+        self._skip(chunk.skipped)
+        tally = self.tally
+        tally["shards"] += 1
+        tally["read"] += chunk.read
+        tally["grey"] += chunk.grey
+        tally["skipped"] += len(chunk.skipped)
+        tally["splits"][chunk.split] = tally["splits"].get(chunk.split, 0) + len(chunk.labels)
+        tally["formats"] = dict(sorted((Counter(tally["formats"]) + chunk.formats).items()))
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self._images.sync()
+            self._labels.sync()
+            os.fsync(self._skipped.fileno())
+            self._work.save(**tally)
+            self._saved = time.monotonic()
+
+    def _skip(self, rows: list[tuple[str, str]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self.tally["skipped_bytes"] += self._skipped.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        self._skipped.flush()
+
+    def finish(self, plan: Plan, manifest: dict[str, Any]) -> None:
+        tally = self.tally
+        with open(self._work.path / SKIPPED, newline="", encoding="utf-8") as file:
+            first = [row for row, _ in zip(csv.reader(file), range(_NAMED_AT_MOST + 1), strict=False)][1:]
+        splits, row = {}, 0
+        for split, count in tally["splits"].items():
+            if count:
+                splits[split], row = [row, row + count], row + count
+        if not row:
+            why = f"; the first: {first[0][0]}: {first[0][1]}" if first else ""
+            raise PictureError(f"{self._work.target}: not one picture of {tally['read']:,} could be read{why}")
+        counts = {"read": tally["read"], "written": row, "grey": tally["grey"], "skipped": tally["skipped"]}
+        about = {"class_names": list(plan.class_names), "splits": splits, "counts": counts}
+        self._work.finish(manifest | about | {"formats": tally["formats"], "first_skipped": first})
+
+
+def summary(images: ImageSet) -> list[str]:
+    """What prepare did, as lines for the terminal: counts, splits, notes, the first 20 skipped pictures."""
+    about = images.manifest
+    counts = {key: f"{value:,}" for key, value in about["counts"].items()}
+    splits = ", ".join(f"{name} {end - first:,}" for name, (first, end) in images.splits.items())
+    formats = ", ".join(f"{name} {count:,}" for name, count in about["formats"].items())
+    height, width = images.images.shape[1:3]
+    classes = f"{len(images.class_names):,} classes"
+    lines = [
+        f"{images.name}: {counts['written']} pictures of {width} x {height} ({splits}), {classes}",
+        f"read {counts['read']} ({formats}), greyscale converted {counts['grey']}, skipped {counts['skipped']}",
+        *about["notes"],
+        *(f"skipped {name}: {reason}" for name, reason in about["first_skipped"]),
+    ]
+    more = about["counts"]["skipped"] - len(about["first_skipped"])
+    return lines + ([f"and {more:,} more, all in {SKIPPED}"] if more > 0 else [])

@@ -1,0 +1,82 @@
+"""Sources: every form in which people hold pictures, read into a Plan. One file a form; prepare comes after."""
+
+import glob
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit.errors import EvalkitError
+from evalkit.images.plan import Plan
+from evalkit.images.sources.arrays import npz_plan
+from evalkit.images.sources.folder import folder_plan
+from evalkit.images.sources.parquet import parquet_plan
+
+
+@dataclass(frozen=True)
+class Source:
+    """A form of source.
+
+    Attributes:
+        fits: whether the form is at home in (folder or common parent, files found by suffix or glob).
+        plan: reads the same pair into a Plan.
+        about: what it is, for the help text.
+    """
+
+    fits: Callable[[Path, Sequence[Path]], bool]
+    plan: Callable[[Path, Sequence[Path]], Plan]
+    about: str
+
+
+def _all_end_in(*suffixes: str) -> Callable[[Path, Sequence[Path]], bool]:
+    return lambda root, files: bool(files) and all(path.suffix.lower() in suffixes for path in files)
+
+
+# Tried in this order: a folder of Parquet files is a folder, too.
+SOURCES = {
+    "parquet": Source(_all_end_in(".parquet"), parquet_plan, "Hugging Face's Parquet files, one or many"),
+    "npz": Source(_all_end_in(".npz"), npz_plan, "NumPy arrays: images, labels"),
+    "folder": Source(
+        lambda root, files: root.is_dir() and not files, folder_plan, "a folder a class, or a flat folder"
+    ),
+}
+_IN_FOLDERS = (".parquet", ".npz")
+
+
+def source_names() -> list[str]:
+    """The forms of source, for `--source`."""
+    return list(SOURCES)
+
+
+def plan_source(source: Path | str, kind: str | None = None) -> Plan:
+    """Reads what `source` (a file, a folder, a glob) holds; its form is recognised unless given.
+
+    Raises:
+        EvalkitError: nothing there, or of no known form.
+    """
+    root, files = _located(source)
+    if kind is not None and kind not in SOURCES:
+        raise EvalkitError(f"no source {kind!r}; choose from {', '.join(SOURCES)}")
+    for name, form in SOURCES.items():
+        if name == kind or (kind is None and form.fits(root, files)):
+            return form.plan(root, files)
+    endings = ", ".join(sorted({path.suffix or path.name for path in files}))
+    raise EvalkitError(
+        f"{source}: files ending in {endings}; expected a folder of pictures, or one of {', '.join(SOURCES)}"
+    )
+
+
+def _located(source: Path | str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files that are no pictures themselves (Parquet, npz, …)."""
+    path = Path(source)
+    if path.is_dir():
+        for suffix in _IN_FOLDERS:
+            found = sorted(p for p in path.glob(f"**/*{suffix}") if not p.name.startswith(".") and p.is_file())
+            if found:
+                return path, found
+        return path, []
+    if path.exists():
+        return path.parent, [path]
+    files = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
+    if not files:
+        raise EvalkitError(f"{source}: no such file or folder; expected pictures there")
+    return files[0].parent if len({p.parent for p in files}) == 1 else Path(files[0].anchor or "."), files

@@ -1,0 +1,82 @@
+"""A worker of prepare: reads one shard after another from standard input, answers with decoded pictures.
+
+Started by pool.py as a process of its own; it ends by itself, at the end of its input, when the command that started it
+is killed.
+"""
+
+import os
+import pickle
+import signal
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evalkit.errors import PictureError
+from evalkit.images.decode import Fit, fitted
+from evalkit.images.plan import Shard
+
+
+@dataclass
+class Chunk:
+    """A shard's pictures, decoded: uint8 (n, size, size, 3), int64 (n,), and what there is to tell about the rest."""
+
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    read: int = 0
+    grey: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard and how to decode it. With `strict` the first bad picture raises PictureError."""
+
+    shard: Shard
+    fit: Fit
+    strict: bool
+
+    def __call__(self) -> Chunk:
+        """Decodes the shard's pictures in order."""
+        images = np.empty((self.shard.count, self.fit.size, self.fit.size, 3), np.uint8)
+        labels: list[int] = []
+        chunk = Chunk(self.shard.split, images, np.empty(0))
+        for picture in self.shard.pictures():
+            chunk.read += 1
+            try:
+                if picture.problem:
+                    raise PictureError(picture.problem)
+                decoded = fitted(picture.content, self.fit)
+            except PictureError as error:
+                if self.strict:
+                    raise PictureError(f"{picture.name}: {error}; --strict stops at it") from None
+                chunk.skipped.append((picture.name, " ".join(str(error).split())))
+                continue
+            images[len(labels)] = decoded.image
+            labels.append(picture.label)
+            chunk.formats[decoded.format] += 1
+            chunk.grey += decoded.grey
+        chunk.images, chunk.labels = images[: len(labels)], np.array(labels, np.int64)
+        return chunk
+
+
+def main() -> None:
+    """Answers pickled tasks with pickled (chunk, None) or (None, error), until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the input
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a library that prints must not garble the answers
+    while True:
+        try:
+            task = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer: tuple[Chunk | None, Exception | None]
+        try:
+            answer = task(), None
+        except Exception as error:  # handed on, raised again in the parent
+            answer = None, error
+        pickle.dump(answer, answers, protocol=5)
+        answers.flush()
