@@ -1,0 +1,194 @@
+"""Checkpoints: both networks and both optimisers as safetensors with a manifest, written atomically.
+
+RUN/manifest.json                       recipe, seed, precision, pictures
+RUN/checkpoints/d-00000800/             the state after 800 D updates, whole or absent
+RUN/metrics.csv, RUN/samples/*.png      what the run logged
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from evalkit.artifacts import Manifest, finish, new_manifest, read_manifest
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.gan.networks import Discriminator, Generator, build_networks
+from evalkit.gan.recipes import Recipe, override, recipe_named
+from evalkit.gan.steps import make_optimiser
+
+KIND = "checkpoint"
+RUN_KIND = "run"
+NETWORKS = ("generator", "discriminator")
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training. `minibatches` counts the minibatches gone through, of either network."""
+
+    recipe: Recipe
+    generator: Generator
+    discriminator: Discriminator
+    g_optimiser: Optimizer
+    d_optimiser: Optimizer
+    minibatches: int = 0
+
+    @property
+    def d_updates(self) -> int:
+        """Updates of D so far: every second minibatch under `alternate` (G goes first), each under `both`."""
+        return self.minibatches // 2 if self.recipe.schedule == "alternate" else self.minibatches
+
+    @property
+    def g_updates(self) -> int:
+        """Updates of G so far."""
+        return self.minibatches - self.d_updates if self.recipe.schedule == "alternate" else self.minibatches
+
+
+def new_state(recipe: Recipe, *, seed: int, device: torch.device) -> TrainingState:
+    """Freshly initialised networks and optimisers on `device`, weights in channels-last order."""
+    generator, discriminator = build_networks(recipe, seed=seed)
+    for network in (generator, discriminator):
+        # safetensors wants one order in the file; in memory channels_last is the fast one
+        network.to(device).to(memory_format=torch.channels_last)
+    optimisers = make_optimiser(generator, recipe), make_optimiser(discriminator, recipe)
+    return TrainingState(recipe, generator, discriminator, *optimisers)
+
+
+def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any]) -> Path:
+    """Writes the state as `RUN/checkpoints/d-NNNNNNNN` and returns that path."""
+    target = run / "checkpoints" / f"d-{state.d_updates:08d}"
+    building = target.with_name(target.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    for name in NETWORKS:
+        save_file(_plain(getattr(state, name).state_dict()), building / f"{name}.safetensors")
+    save_file(_plain(_optimiser_tensors(state)), building / "optimisers.safetensors")
+    settings = {"recipe": state.recipe.as_dict(), "minibatches": state.minibatches, "d_updates": state.d_updates}
+    finish(building, target, new_manifest(KIND, settings=settings, made_from=made_from))
+    return target
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimiser_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Adam's moments and step counts as one flat dictionary: "discriminator.3.exp_avg" and so on."""
+    found: dict[str, Tensor] = {}
+    for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
+        for index, values in optimiser.state_dict()["state"].items():
+            found |= {f"{name}.{index}.{key}": value for key, value in values.items()}
+    return found
+
+
+def restore(state: TrainingState, checkpoint: Path) -> None:
+    """Puts the checkpoint's weights, moments and counts into `state`.
+
+    Raises:
+        ArtifactError: the checkpoint is cut short or was changed.
+    """
+    manifest = read_checkpoint(checkpoint)
+    for name in NETWORKS:
+        load_weights(getattr(state, name), checkpoint / f"{name}.safetensors")
+    tensors = _load_tensors(checkpoint / "optimisers.safetensors")
+    for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
+        _restore_optimiser(optimiser, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
+    state.minibatches = manifest["settings"]["minibatches"]
+
+
+def _restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
+    states: dict[int, dict[str, Tensor]] = {}
+    parameters = optimiser.param_groups[0]["params"]
+    for key, value in tensors.items():
+        index, field = key.split(".")
+        if field != "step":  # a moment lies in memory as its parameter does
+            value = torch.empty_like(parameters[int(index)]).copy_(value)
+        states.setdefault(int(index), {})[field] = value
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def read_checkpoint(checkpoint: Path) -> Manifest:
+    """The manifest of a checkpoint whose files hash to what it says.
+
+    Raises:
+        ArtifactError: missing, cut short or changed.
+    """
+    try:
+        return read_manifest(checkpoint, KIND, check_hashes=True)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}, or delete {checkpoint} to go on from the one before") from None
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: no safetensors file ({error})") from None
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Loads a safetensors file into `network`.
+
+    Raises:
+        ArtifactError: no such file, or names or shapes that differ from the network's; the message names them.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected weights as safetensors")
+    found, expected = _load_tensors(path), network.state_dict()
+    missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    wrong = [name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape]
+    if missing or surplus or wrong:
+        parts = (("missing", missing), ("surplus", surplus), ("of another shape", sorted(wrong)))
+        listed = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)
+        raise ArtifactError(f"{path}: these are not the weights of this network ({listed})")
+    network.load_state_dict(found)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's whole checkpoints, fewest D updates first."""
+    found = [path for path in run.glob("checkpoints/d-*") if re.fullmatch(r"d-\d+", path.name)]
+    return sorted(found)
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """A run's checkpoint with the most D updates.
+
+    Raises:
+        ArtifactError: it has none yet.
+    """
+    found = checkpoints(run)
+    if not found:
+        raise ArtifactError(f"{run}: no checkpoint yet; go on training with `evalkit train-gan`")
+    return found[-1]
+
+
+def stored_recipe(manifest: Manifest) -> Recipe:
+    """The recipe that a run's or checkpoint's manifest holds."""
+    values = dict(manifest["settings"]["recipe"])
+    try:
+        return override(recipe_named("imagenet32"), values)
+    except EvalkitError as error:
+        raise ArtifactError(f"the stored recipe does not fit this evalkit: {error}") from None
+
+
+def write_run_manifest(run: Path, settings: dict[str, Any], made_from: dict[str, Any]) -> None:
+    """Creates the run's directory with its manifest, at the start of training."""
+    building = run.with_name(run.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    finish(building, run, new_manifest(RUN_KIND, settings=settings, made_from=made_from))
+
+
+def remove_old(run: Path, *, keep: int, milestones: int) -> None:
+    """Deletes all but the last `keep` checkpoints and those at multiples of `milestones` D updates (0: none)."""
+    for path in checkpoints(run)[:-keep]:
+        updates = json.loads((path / "manifest.json").read_text())["settings"]["d_updates"]
+        if not milestones or updates % milestones:
+            shutil.rmtree(path)

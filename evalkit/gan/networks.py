@@ -1,0 +1,159 @@
+"""The DCGAN's two networks, built from a recipe (Radford et al. 2016, section 4 and the release's layer shapes).
+
+No layer has a bias but batch norm's. Classes, where there are any, join as one-hot entries: to z, to each hidden
+vector, and as constant maps to each convolution's input.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evalkit.gan.recipes import Recipe
+
+
+def join_classes(x: Tensor, classes: Tensor | None) -> Tensor:
+    """`x` (N, C) or (N, C, H, W) with the one-hot `classes` (N, K) as K more columns or constant maps."""
+    if classes is None:
+        return x
+    classes = classes.to(x.dtype)
+    if x.ndim == 4:
+        classes = classes[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    return torch.cat([x, classes], 1)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm (not on the picture itself), leaky ReLU: (N, C, H, W) -> (N, maps, H/s, W/s)."""
+
+    def __init__(self, recipe: Recipe, inputs: int, maps: int, stride: int, *, normalised: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, maps, recipe.kernel, stride, recipe.kernel // 2, bias=False)
+        # momentum and running buffers matter to features with `running` statistics only
+        self.norm = (
+            nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else nn.Identity()
+        )
+        self.leak = recipe.leak
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x)), self.leak)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, C, size, size) in the generator's range -> logits (N,), positive for real."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe = recipe
+        self.blocks = nn.ModuleList()
+        channels, side = recipe.channels, recipe.size
+        for index, (multiple, stride) in enumerate(zip(recipe.d_maps, recipe.d_strides, strict=True)):
+            maps = multiple * recipe.width
+            # no batch norm on D's input layer: it made training oscillate [s4]
+            self.blocks.append(ConvBlock(recipe, channels + recipe.classes, maps, stride, normalised=index > 0))
+            channels, side = maps, math.ceil(side / stride)
+        self.hidden = nn.ModuleList()
+        self.hidden_norms = nn.ModuleList()
+        length = channels * side * side
+        for units in recipe.d_hidden:
+            self.hidden.append(nn.Linear(length + recipe.classes, units, bias=False))
+            self.hidden_norms.append(nn.BatchNorm1d(units, eps=recipe.norm_eps, affine=recipe.norm_scale_shift))
+            length = units
+        self.out = nn.Linear(length + recipe.classes, 1, bias=False)
+
+    def taps(self, images: Tensor, classes: Tensor | None = None) -> dict[str, Tensor]:
+        """Output of each conv block after its leaky ReLU: {"conv1": (N, maps, h, w), ...}, in layer order."""
+        maps, found = images, {}
+        for index, block in enumerate(self.blocks):
+            maps = block(join_classes(maps, classes))
+            found[f"conv{index + 1}"] = maps
+        return found
+
+    def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        x = images
+        for block in self.blocks:
+            x = block(join_classes(x, classes))
+        x = x.flatten(1)
+        for linear, norm in zip(self.hidden, self.hidden_norms, strict=True):
+            x = F.leaky_relu(norm(linear(join_classes(x, classes))), self.recipe.leak)
+        return self.out(join_classes(x, classes)).squeeze(1)
+
+
+class Generator(nn.Module):
+    """z (N, z_length) -> pictures (N, C, size, size) in [-1, 1] (tanh) or [0, 1] (sigmoid).
+
+    Batch norm always uses the statistics of the batch at hand, as the release's samples do; it keeps no running ones.
+    """
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe = recipe
+        self.side = recipe.size // recipe.g_total_stride
+        self.first_maps = recipe.g_maps[0] * recipe.width
+        self.linears, self.linear_norms = nn.ModuleList(), nn.ModuleList()
+        length = recipe.z_length
+        for units in (*recipe.g_hidden, self.first_maps * self.side**2):
+            self.linears.append(nn.Linear(length + recipe.classes, units, bias=False))
+            self.linear_norms.append(_generator_norm(nn.BatchNorm1d, units, recipe))  # a gain per unit [release]
+            length = units
+        self.deconvs, self.deconv_norms = nn.ModuleList(), nn.ModuleList()
+        channels = [multiple * recipe.width for multiple in recipe.g_maps] + [recipe.channels]
+        for inputs, maps, stride in zip(channels, channels[1:], recipe.g_strides, strict=False):
+            self.deconvs.append(
+                nn.ConvTranspose2d(
+                    inputs + recipe.classes, maps, recipe.kernel, stride, recipe.kernel // 2, stride - 1, bias=False
+                )
+            )
+        for maps in channels[1:-1]:  # none on G's output [s4]
+            self.deconv_norms.append(_generator_norm(nn.BatchNorm2d, maps, recipe))
+
+    def forward(self, z: Tensor, classes: Tensor | None = None) -> Tensor:
+        x = z
+        for linear, norm in zip(self.linears, self.linear_norms, strict=True):
+            x = F.relu(norm(linear(join_classes(x, classes))))
+        x = x.view(len(x), self.first_maps, self.side, self.side).contiguous(memory_format=torch.channels_last)
+        for deconv, norm in zip(self.deconvs[:-1], self.deconv_norms, strict=True):
+            x = F.relu(norm(deconv(join_classes(x, classes))))
+        x = self.deconvs[-1](join_classes(x, classes))
+        return torch.tanh(x) if self.recipe.output == "tanh" else torch.sigmoid(x)
+
+
+def _generator_norm(norm: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], maps: int, recipe: Recipe) -> nn.Module:
+    return norm(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift, track_running_stats=False)
+
+
+def initialise(network: Generator | Discriminator, generator: torch.Generator) -> None:
+    """Draws weights from N(0, init_std), batch-norm gains from N(1, init_std); biases 0 [release]."""
+    std = network.recipe.init_std
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.normal_(module.weight, 0.0, std, generator=generator)
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
+            nn.init.normal_(module.weight, 1.0, std, generator=generator)
+            nn.init.zeros_(module.bias)
+
+
+def build_networks(recipe: Recipe, *, seed: int) -> tuple[Generator, Discriminator]:
+    """Freshly initialised float32 networks on the CPU; equal seeds give equal weights."""
+    generator, discriminator = Generator(recipe), Discriminator(recipe)
+    random = torch.Generator().manual_seed(seed)
+    initialise(generator, random)
+    initialise(discriminator, random)
+    return generator, discriminator
+
+
+def to_network_range(images: Tensor, recipe: Recipe) -> Tensor:
+    """uint8 pictures (N, H, W, 3) -> float32 (N, C, H, W) in the generator's range; one channel is the first.
+
+    tanh: x / 127.5 - 1 [s4]; sigmoid: x / 255 [release].
+    """
+    x = images.permute(0, 3, 1, 2)[:, : recipe.channels].float()
+    return x / 127.5 - 1 if recipe.output == "tanh" else x / 255
+
+
+def draw_z(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """z (count, z_length), float32 on the generator's device: U(-1, 1) or N(0, 1)."""
+    z = torch.empty(count, recipe.z_length, device=generator.device)
+    if recipe.z_law == "uniform":
+        return z.uniform_(-1, 1, generator=generator)
+    return z.normal_(generator=generator)
