@@ -1,0 +1,203 @@
+"""Decoding and fitting of one picture: values worked by hand, and torch or Pillow as the other implementation."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from evalkit.errors import EvalkitError, PictureError
+from evalkit.images.decode import Fit, fitted
+
+RNG = np.random.default_rng(0)
+
+
+def random_rgb(height: int, width: int) -> np.ndarray:
+    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def square(content: bytes | np.ndarray, size: int = 4, filter: str = "antialias") -> np.ndarray:
+    return fitted(content, Fit(size=size, filter=filter)).image
+
+
+@pytest.mark.parametrize("filter", ["antialias", "bilinear-noaa"])
+def test_a_picture_of_the_right_size_is_not_touched(filter):
+    pixels = random_rgb(4, 4)
+    assert np.array_equal(square(encoded(pixels), filter=filter), pixels)
+
+
+@pytest.mark.parametrize("filter", ["antialias", "bilinear-noaa"])
+@pytest.mark.parametrize("long,first", [(5, 1), (6, 1), (7, 2), (9, 3)])
+def test_value_crop_starts_at_half_the_difference_rounded_up(long, first, filter):
+    pixels = random_rgb(4, long)
+    assert np.array_equal(square(encoded(pixels), filter=filter), pixels[:, first : first + 4])
+    turned = np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    assert np.array_equal(square(encoded(turned), filter=filter), turned[first : first + 4])
+
+
+def test_value_longer_side_is_rounded_half_up():
+    pixels = random_rgb(8, 10)  # 8 -> 4, so 10 -> 5, and 8 x 9 -> 4 x 4.5 -> 4 x 5
+    for width in (10, 9):
+        picture = Image.fromarray(np.ascontiguousarray(pixels[:, :width]))
+        wanted = picture.resize((5, 4), Image.Resampling.BILINEAR).crop((1, 0, 5, 4))
+        assert np.array_equal(square(encoded(picture)), np.asarray(wanted))
+
+
+def resized_by_torch(pixels: np.ndarray, side: int, antialias: bool) -> np.ndarray:
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
+    out = torch.nn.functional.interpolate(batch, (side, side), mode="bilinear", antialias=antialias)
+    return out[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("side", [64, 77, 20])
+def test_reference_bilinear_without_antialias_is_torchs(side):
+    pixels = random_rgb(side, side)
+    found = square(encoded(pixels), size=32, filter="bilinear-noaa")
+    wanted = resized_by_torch(pixels, 32, antialias=False)
+    assert np.abs(found - wanted).max() <= 0.5 + 1e-6  # rounding to whole numbers, nothing else
+
+
+@pytest.mark.parametrize("side", [64, 77, 20])
+def test_reference_antialias_is_torchs(side):
+    pixels = random_rgb(side, side)
+    wanted = resized_by_torch(pixels, 32, antialias=True)
+    # Pillow rounds between its two passes, to 0.5, and the second pass averages that error before rounding again.
+    assert np.abs(square(encoded(pixels), size=32) - wanted).max() <= 1.0
+
+
+def test_value_noaa_samples_two_by_two_means_at_half_size():
+    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, axis=2) * 10
+    found = square(encoded(pixels), size=2, filter="bilinear-noaa")[:, :, 0]
+    assert found.tolist() == [[25, 45], [105, 125]]  # (0 + 10 + 40 + 50) / 4 and so on
+
+
+def test_noaa_crop_is_the_middle_of_the_whole():
+    wide = random_rgb(40, 75)  # 32 x 60: the crop starts at column 14
+    whole = np.clip((np.arange(60) + 0.5) * 75 / 60 - 0.5, 0, 74)
+    column = whole[14].astype(int), whole[14] % 1
+    row = 0.5 * 40 / 32 - 0.5
+    top = wide[0, column[0]] * (1 - column[1]) + wide[0, column[0] + 1] * column[1]
+    below = wide[1, column[0]] * (1 - column[1]) + wide[1, column[0] + 1] * column[1]
+    found = square(encoded(wide), size=32, filter="bilinear-noaa")[0, 0]
+    assert np.array_equal(found, np.floor(top * (1 - row) + below * row + 0.5))
+
+
+def test_value_greyscale_has_three_equal_channels_and_is_counted():
+    grey = RNG.integers(0, 256, (4, 4), dtype=np.uint8)
+    decoded = fitted(encoded(grey), Fit(size=4))
+    assert decoded.grey and decoded.format == "PNG"
+    assert np.array_equal(decoded.image, grey[:, :, None].repeat(3, axis=2))
+    assert not fitted(encoded(random_rgb(4, 4)), Fit(size=4)).grey
+
+
+def test_value_transparency_shows_white():
+    layer = np.zeros((4, 4, 4), np.uint8)
+    layer[:, :, 0], layer[:, :2, 3], layer[0, 0, 3] = 200, 255, 51
+    found = square(encoded(layer))
+    assert found[0, 3].tolist() == [255, 255, 255]
+    assert found[1, 1].tolist() == [200, 0, 0]
+    assert found[0, 0].tolist() == [244, 204, 204]  # a fifth of (200, 0, 0), four fifths of white
+
+
+def test_value_palette_with_a_transparent_colour():
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((0, 0), 0)
+    found = square(encoded(picture, transparency=0))
+    assert found[0, 0].tolist() == [255, 255, 255] and found[3, 3].tolist() == [40, 50, 60]
+    assert square(encoded(picture))[0, 0].tolist() == [10, 20, 30]
+
+
+def test_value_grey_with_alpha_and_black_and_white():
+    layer = np.zeros((4, 4, 2), np.uint8)
+    layer[0, 0] = 90, 255
+    found = square(encoded(Image.merge("LA", _bands(layer))))
+    assert found[0, 0].tolist() == [90] * 3 and found[1, 1].tolist() == [255] * 3
+    assert square(encoded(Image.new("1", (4, 4), 1))).min() == 255
+
+
+def _bands(layer: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(np.ascontiguousarray(layer[:, :, k])) for k in range(layer.shape[2])]
+
+
+def test_value_cmyk():
+    inks = np.zeros((4, 4, 4), np.uint8)
+    inks[:, :2] = 255, 0, 0, 0
+    inks[:, 2:] = 0, 0, 0, 255
+    found = square(encoded(Image.merge("CMYK", _bands(inks)), "TIFF"))
+    assert found[0, 0].tolist() == [0, 255, 255] and found[0, 3].tolist() == [0, 0, 0]
+    jpeg = square(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), size=16)
+    assert np.abs(jpeg.astype(int) - [255, 0, 0]).max() <= 2  # JPEG's rounding of a flat red
+
+
+def test_value_16_bits_are_scaled_not_clipped():
+    deep = np.array([[0, 257 * 100], [65535, 257 * 200 + 128]], np.uint16)
+    found = fitted(encoded(deep), Fit(size=2))
+    assert found.image[:, :, 1].tolist() == [[0, 100], [255, 200]]
+    assert found.grey
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reference_exif_orientation_is_pillows(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(random_rgb(5, 4), exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    wanted = upright[1:] if upright.shape[0] == 5 else upright[:, 1:]
+    assert np.array_equal(square(content), wanted)
+
+
+def test_value_exif_orientation_6_turns_clockwise():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = random_rgb(4, 4)
+    assert np.array_equal(square(encoded(pixels, exif=exif)), np.rot90(pixels, -1))
+
+
+def test_value_arrays_of_one_and_three_channels():
+    pixels = random_rgb(4, 4)
+    assert np.array_equal(square(pixels), pixels)
+    one = fitted(pixels[:, :, :1], Fit(size=4))
+    assert one.grey and np.array_equal(one.image, pixels[:, :, :1].repeat(3, axis=2))
+
+
+def _png_claiming(width: int, height: int) -> bytes:
+    def part(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = part(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + part(b"IDAT", zlib.compress(bytes(1000))) + part(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "content,reason",
+    [
+        (b"hello, world", "not a picture"),
+        (b"", "the file is empty"),
+        (encoded(random_rgb(64, 64), "JPEG")[:700], "truncated"),
+        (encoded(random_rgb(64, 64))[:700], "broken picture"),
+        (_png_claiming(12_000, 12_000), "decompression bomb"),
+        (_png_claiming(60_000, 60_000), "decompression bomb"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    ],
+)
+def test_failure_what_is_no_picture_is_refused_with_the_reason(content, reason):
+    with pytest.raises(PictureError, match=reason):
+        square(content)
+
+
+def test_failure_unknown_filter_lists_the_choices():
+    with pytest.raises(EvalkitError, match="'lanczos'; choose from antialias, bilinear-noaa"):
+        Fit(filter="lanczos")
+    with pytest.raises(EvalkitError, match="size 0"):
+        Fit(size=0)

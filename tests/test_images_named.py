@@ -1,0 +1,133 @@
+"""Named data sets: digits in full, torchvision's from small files in their true format, what is missing told plainly."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from sklearn.datasets import load_digits
+
+from evalkit.errors import EvalkitError
+from evalkit.images import dataset_names, find_images, prepare_named
+from evalkit.workspace import Workspace
+
+RNG = np.random.default_rng(0)
+
+
+def test_pinned_and_value_digits(tmp_path):
+    images = prepare_named("digits", tmp_path / "digits", downloads=tmp_path)
+    assert images.splits == {"train": (0, 1297), "test": (1297, 1797)} and images.images.shape == (1797, 32, 32, 3)
+    counts = np.array([np.bincount(images.labels[first:end]) for first, end in images.splits.values()])
+    shares = counts[1] / counts.sum(axis=0)
+    assert np.abs(shares - 500 / 1797).max() < 0.01  # stratified: at most one picture a class from the exact share
+    # The middle of each 4x4 block of the enlarged picture lies nearest to the pixel it came from.
+    digits = load_digits()
+    small = images.images[:, 1::4, 1::4, 0].astype(float)
+    means = [small[images.labels == k].mean(axis=0) for k in range(10)]
+    wanted = [digits.images[digits.target == k].mean(axis=0) * 255 / 16 for k in range(10)]
+    assert all(np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97 for a, b in zip(means, wanted, strict=True))
+    assert images.images.max() == 255 and np.array_equal(images.images[..., 0], images.images[..., 2])
+
+
+def test_digits_at_8_are_the_values_themselves(tmp_path):
+    images = prepare_named("digits", tmp_path / "digits", downloads=tmp_path, size=8)
+    digits = load_digits()
+    found = sorted(image[..., 0].tobytes() for image in images.images)
+    assert found == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in digits.images)
+
+
+def test_find_prepares_on_first_use_and_finds_by_name_and_path(tmp_path):
+    workspace = Workspace(tmp_path / "home")
+    first = find_images(workspace, "digits")
+    written = tmp_path / "home" / "images" / "digits" / "images.npy"
+    before = written.stat().st_mtime_ns
+    assert find_images(workspace, "digits").sha256 == first.sha256
+    assert find_images(workspace, str(written.parent)).sha256 == first.sha256
+    assert prepare_named("digits", written.parent, downloads=tmp_path).sha256 == first.sha256
+    assert written.stat().st_mtime_ns == before
+
+
+def test_failure_a_broken_set_is_told_and_not_silently_made_again(tmp_path):
+    workspace = Workspace(tmp_path)
+    find_images(workspace, "digits")
+    (tmp_path / "images" / "digits" / "labels.npy").write_bytes(b"")
+    with pytest.raises(EvalkitError, match="labels.npy: 0 bytes, the manifest says"):
+        find_images(workspace, "digits")
+
+
+def test_failure_unknown_name_lists_the_choices(tmp_path):
+    with pytest.raises(EvalkitError, match="digits, cifar10, svhn, svhn-extra, mnist, imagenet"):
+        find_images(Workspace(tmp_path), "cifar11")
+    with pytest.raises(EvalkitError, match="no data set 'cifar11'; choose from digits"):
+        prepare_named("cifar11", tmp_path / "x", downloads=tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in dataset_names() if name not in ("digits", "imagenet")])
+def test_failure_missing_files_are_told_with_their_place(tmp_path, name):
+    with pytest.raises(EvalkitError, match=f"the files of {name} are not complete there .*; put there .*(gz|mat)"):
+        prepare_named(name, tmp_path / "out", downloads=tmp_path / "downloads", download=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_failure_imagenet_is_never_downloaded(tmp_path):
+    with pytest.raises(EvalkitError, match="imagenet/train, or prepare them where they are: evalkit prepare FOLDER"):
+        prepare_named("imagenet", tmp_path / "out", downloads=tmp_path)
+
+
+def _idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+
+
+def test_mnist_from_idx_files(tmp_path):
+    pixels = RNG.integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    raw = tmp_path / "MNIST" / "raw"
+    for word, rows in (("train", slice(0, 5)), ("t10k", slice(5, 7))):
+        _idx(raw / f"{word}-images-idx3-ubyte", pixels[rows])
+        _idx(raw / f"{word}-labels-idx1-ubyte", np.arange(7)[rows])
+    images = prepare_named("mnist", tmp_path / "out", downloads=tmp_path, download=False)
+    assert np.array_equal(images.images, pixels[..., None].repeat(3, axis=3))  # 28x28, as the data set is
+    assert images.labels.tolist() == list(range(7)) and images.splits == {"train": (0, 5), "test": (5, 7)}
+
+
+def test_svhn_from_mat_files(tmp_path, monkeypatch):
+    from torchvision.datasets import SVHN
+
+    pixels = RNG.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    sums = dict(SVHN.split_list)
+    for split, rows in (("train", slice(0, 5)), ("test", slice(5, 7))):
+        path = tmp_path / f"{split}_32x32.mat"
+        labels = np.array([1, 2, 10, 4, 5, 6, 10])[rows, None]  # the files call the digit 0 ten
+        scipy.io.savemat(path, {"X": pixels[rows].transpose(1, 2, 3, 0), "y": labels})
+        sums[split] = [*sums[split][:2], hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(SVHN, "split_list", sums)
+    images = prepare_named("svhn", tmp_path / "out", downloads=tmp_path, download=False)
+    assert np.array_equal(images.images, pixels) and images.labels.tolist() == [1, 2, 0, 4, 5, 6, 0]
+
+
+def test_cifar10_from_its_batches(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    pixels = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    planes = pixels.transpose(0, 3, 1, 2).reshape(6, 3072)
+    files = {f"data_batch_{k}": {"data": planes[k - 1 : k], "labels": [k]} for k in range(1, 6)}
+    files["test_batch"] = {"data": planes[5:], "labels": [9]}
+    files["batches.meta"] = {"label_names": [str(k) for k in range(10)]}
+    sums = {}
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{k}", sums[f"data_batch_{k}"]] for k in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+    images = prepare_named("cifar10", tmp_path / "out", downloads=tmp_path, download=False)
+    assert np.array_equal(images.images, pixels) and images.labels.tolist() == [1, 2, 3, 4, 5, 9]
+    assert images.name == "cifar10" and images.class_names[9] == "truck"

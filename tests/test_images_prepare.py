@@ -1,0 +1,214 @@
+"""prepare as a whole: counts, names, determinism, resumption after kill -9, and what it refuses."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evalkit
+from evalkit.errors import EvalkitError, PictureError
+from evalkit.images import load_images, prepare, summary
+from evalkit.images.pool import _Worker
+from evalkit.workspace import Workspace
+
+RNG = np.random.default_rng(0)
+
+
+def write_picture(path: Path, *, side: int = 8, grey: bool = False) -> np.ndarray:
+    """A lossless random picture; returns its pixels as RGB."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (side, side) if grey else (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels[:, :, None].repeat(3, axis=2) if grey else pixels
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The bytes that must not depend on workers or interruptions: everything but the manifest's time stamp."""
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "manifest.json"}
+    manifest = json.loads((directory / "manifest.json").read_text())
+    return files | {"manifest.json": json.dumps(manifest | {"created": ""}).encode()}
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    """Two classes, one grey picture, a text file and a cut JPEG with a picture's name, and a file that is none."""
+    source = tmp_path / "pets"
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        write_picture(source / name, grey=name == "cat/2.png")
+    (source / "cat" / "text.jpg").write_text("not a picture")
+    stream = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
+    (source / "dog" / "cut.jpg").write_bytes(stream.getvalue()[:900])
+    (source / "README.txt").write_text("ignored")
+    return source
+
+
+def test_value_rows_labels_counts_and_names(pets, tmp_path):
+    images = prepare(pets, tmp_path / "out", size=8, workers=1)
+    wanted = [np.asarray(Image.open(pets / name).convert("RGB")) for name in ("cat/1.png", "cat/2.png", "dog/1.png")]
+    assert np.array_equal(images.images, wanted)
+    assert images.labels.tolist() == [0, 0, 1] and images.class_names == ["cat", "dog"]
+    assert images.name == "pets" and images.splits == {"train": (0, 3)}
+    assert images.manifest["counts"] == {"read": 5, "written": 3, "grey": 1, "skipped": 2}
+    assert images.manifest["formats"] == {"PNG": 3}
+    rows = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
+    assert rows[0] == "name,reason"
+    assert rows[1].startswith("cat/text.jpg,not a picture") and rows[2].startswith("dog/cut.jpg,broken picture")
+
+
+def test_summary_names_the_skipped_pictures(pets, tmp_path):
+    for number in range(30):
+        (pets / "dog" / f"bad{number:02}.jpg").write_text("x")
+    lines = summary(prepare(pets, tmp_path / "out", size=8))
+    assert lines[0] == "pets: 3 pictures of 8 x 8 (train 3), 2 classes"
+    assert lines[1] == "read 35 (PNG 3), greyscale converted 1, skipped 32"
+    assert len(lines) == 2 + 20 + 1 and lines[-1] == "and 12 more, all in skipped.csv"
+
+
+def test_failure_strict_stops_at_the_first_bad_picture(pets, tmp_path):
+    with pytest.raises(PictureError, match=r"^cat/text.jpg: not a picture .*; --strict stops at it$"):
+        prepare(pets, tmp_path / "out", size=8, strict=True)
+    assert not (tmp_path / "out").exists()
+    prepare(pets, tmp_path / "out", size=8)
+    with pytest.raises(PictureError, match="cat/text.jpg: .* --strict stops"):
+        prepare(pets, tmp_path / "out", size=8, strict=True)
+
+
+def test_a_finished_set_is_returned_without_work_and_a_changed_source_noticed(pets, tmp_path):
+    first = prepare(pets, tmp_path / "out", size=8)
+    before = (tmp_path / "out" / "images.npy").stat()
+    assert prepare(pets, tmp_path / "out", size=8).sha256 == first.sha256
+    assert (tmp_path / "out" / "images.npy").stat().st_ino == before.st_ino
+    with pytest.raises(EvalkitError, match="holds another image set .size 8 -> 16.; choose another name, or replace"):
+        prepare(pets, tmp_path / "out", size=16)
+    write_picture(pets / "dog" / "1.png")
+    with pytest.raises(EvalkitError, match="holds another image set .source [0-9a-f]{12} -> "):
+        prepare(pets, tmp_path / "out", size=8)
+    assert prepare(pets, tmp_path / "out", size=8, replace=True).sha256 != first.sha256
+
+
+def test_failure_a_target_that_is_something_else_is_left_alone(pets, tmp_path):
+    thesis = tmp_path / "out" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    with pytest.raises(EvalkitError, match="out: exists and is no image set"):
+        prepare(pets, tmp_path / "out", size=8, replace=True)
+    assert thesis.read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    assert len(prepare(pets, tmp_path / "empty", size=8)) == 3
+
+
+def test_failure_when_no_picture_can_be_read(tmp_path):
+    (tmp_path / "a.jpg").write_text("x")
+    with pytest.raises(PictureError, match="not one picture of 1 could be read; the first: a.jpg: not a picture"):
+        prepare(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source,message", [("missing", "no such file or folder"), (".", "no picture in this folder")])
+def test_failure_nothing_there(tmp_path, source, message):
+    with pytest.raises(EvalkitError, match=message):
+        prepare(tmp_path / source, tmp_path / "out")
+
+
+def test_the_workspace_gives_the_set_its_place(pets, tmp_path):
+    prepare(pets, Workspace(tmp_path / "home"), size=8)
+    assert load_images(tmp_path / "home" / "images" / "pets").name == "pets"
+
+
+@pytest.mark.parametrize("quality,name", [(None, "cifar10"), (75, "cifar10-jpeg")])
+def test_lossy_pictures_under_a_lossless_name_are_called_so(tmp_path, quality, name):
+    source = tmp_path / "cifar10"
+    write_picture(source / "a" / "1.png", side=32)
+    if quality:
+        Image.open(source / "a" / "1.png").save(source / "a" / "1.jpg", quality=quality)
+        (source / "a" / "1.png").unlink()
+    images = prepare(source, Workspace(tmp_path / "home"))
+    assert images.name == name
+    assert ("officially lossless" in "".join(summary(images))) == bool(quality)
+
+
+@pytest.fixture
+def many(tmp_path) -> Path:
+    """1,200 pictures in two splits, a tenth of them bad: three shards of pictures."""
+    source = tmp_path / "many"
+    for number in range(1200):
+        path = source / ("train" if number % 3 else "test") / str(number % 7) / f"{number}.png"
+        if number % 10:
+            write_picture(path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(number))
+    return source
+
+
+def test_invariance_any_number_of_workers_gives_the_same_bytes(many, tmp_path):
+    prepare(many, tmp_path / "one", size=4, workers=1)
+    for workers in (2, 3):
+        prepare(many, tmp_path / "more", size=4, workers=workers, replace=True)
+        assert contents(tmp_path / "more") == contents(tmp_path / "one")
+        (tmp_path / "more" / "manifest.json").unlink()
+        for path in (tmp_path / "more").iterdir():
+            path.unlink()
+    assert load_images(tmp_path / "one").splits == {"train": (0, 720), "test": (720, 1080)}
+
+
+# The function prepare hides the module of that name. A record after every shard of 20, so that kills fall between them.
+PREPARE = """
+import sys
+from evalkit.images import prepare
+sys.modules["evalkit.images.prepare"].SAVE_SECONDS = 0.0
+sys.modules["evalkit.images.sources.folder"].SHARD = 20
+prepare(sys.argv[1], sys.argv[2], size=4, workers=2)
+"""
+
+
+def start_prepare(source: Path, target: Path) -> subprocess.Popen:
+    path = str(Path(evalkit.__file__).parents[1])
+    command = [sys.executable, "-c", PREPARE, str(source), str(target)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE)
+
+
+def shards_recorded(target: Path) -> int:
+    try:
+        return json.loads((target.with_name(target.name + ".partial") / "progress.json").read_text())["progress"][
+            "shards"
+        ]
+    except (OSError, ValueError):
+        return 0
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(many, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    prepare(many, whole, size=4, workers=1)
+    seen = []
+    for moment in (0, 1, 7, 20, 33, 45, 55):  # shards of 60
+        process = start_prepare(many, killed)
+        while shards_recorded(killed) < moment and process.poll() is None:
+            time.sleep(0.002)
+        seen.append(shards_recorded(killed))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not killed.exists() or contents(killed) == contents(whole)
+    assert seen[1] >= 1 and sorted(seen) == seen  # each run went on where the one before had got to
+    process = start_prepare(many, killed)
+    assert process.communicate()[1] == b"" and process.returncode == 0
+    assert contents(killed) == contents(whole)
+    assert not killed.with_name("killed.partial").exists()
+
+
+def test_failure_a_decoding_process_that_dies_is_one_clear_line(many, tmp_path):
+    worker = _Worker()
+    worker._process.kill()
+    worker._process.wait()
+    with pytest.raises(EvalkitError, match="ended with status -9 .*run again, it resumes"):
+        worker.answer(None)  # type: ignore[arg-type]
+    worker.end()
