@@ -58,6 +58,16 @@ class RowWriter:
         self.sync()
         self._file.close()
 
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        """Closes the file; after an error without a row count, so that it does not read as whole."""
+        if failure is None:
+            self.close()
+        else:
+            self._file.close()
+
 
 class Building:
     """An artifact under construction in `TARGET.partial`, with the progress that a resumed command starts from."""

@@ -61,6 +61,11 @@ class Discriminator(nn.Module):
             length = units
         self.out = nn.Linear(length + recipe.classes, 1, bias=False)
 
+    def norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The conv blocks' batch norms: {"conv2": ..., ...}, in layer order."""
+        found = {f"conv{index + 1}": block.norm for index, block in enumerate(self.blocks)}
+        return {name: norm for name, norm in found.items() if isinstance(norm, nn.BatchNorm2d)}
+
     def taps(self, images: Tensor, classes: Tensor | None = None) -> dict[str, Tensor]:
         """Output of each conv block after its leaky ReLU: {"conv1": (N, maps, h, w), ...}, in layer order."""
         maps, found = images, {}

@@ -1,0 +1,86 @@
+"""FeatureSet: one row of numbers a picture, memory-mapped, with labels, splits and where each layer lies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evalkit.artifacts import Manifest, read_manifest
+from evalkit.errors import ArtifactError
+from evalkit.features.encoders import check_weights
+from evalkit.features.grids import Layer
+
+KIND = "feature set"
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of all pictures of an image set.
+
+    Attributes:
+        features: float16 or float32 (N, D), memory-mapped.
+        labels: int64 (N,).
+        class_names: the K names.
+        splits: name -> (first row, row after the last).
+        layers: the layers' columns, in order.
+        manifest: encoder, batch-norm mode, hashes.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    splits: dict[str, tuple[int, int]]
+    layers: list[Layer]
+    manifest: Manifest
+
+    @property
+    def dataset(self) -> str:
+        """Name of the image set."""
+        return self.manifest["settings"]["dataset"]
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder, with the batch-norm mode where it is not the paper's."""
+        settings = self.manifest["settings"]
+        mode = settings["batch_norm"]
+        return settings["encoder"] if mode in ("", "target") else f"{settings['encoder']} ({mode} batch norm)"
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of `features.npy`."""
+        return self.manifest["files"]["features.npy"]["sha256"]
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the encoder's weights; empty for pixels."""
+        return self.manifest["made_from"]["weights_sha256"]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split, int64.
+
+        Raises:
+            ArtifactError: no such split; the message lists those there are.
+        """
+        if split not in self.splits:
+            raise ArtifactError(f"{self.dataset}: no split {split!r}; it has {', '.join(self.splits)}")
+        return np.arange(*self.splits[split])
+
+
+def load_features(directory: Path) -> FeatureSet:
+    """Opens a feature set, memory-mapped.
+
+    Raises:
+        ArtifactError: nothing there, cut short, or not a feature set.
+        EvalkitError: its weights file is there and has changed since.
+    """
+    manifest = read_manifest(directory, KIND)
+    check_weights(manifest["settings"]["weights"], manifest["made_from"]["weights_sha256"])
+    return FeatureSet(
+        features=np.load(directory / "features.npy", mmap_mode="r"),
+        labels=np.load(directory / "labels.npy"),
+        class_names=manifest["class_names"],
+        splits={name: (first, end) for name, (first, end) in manifest["splits"].items()},
+        layers=[Layer(**layer) for layer in manifest["layers"]],
+        manifest=manifest,
+    )

@@ -1,0 +1,243 @@
+"""Features: pooling by hand, against plain numpy, batch-norm statistics, resume, provenance."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.features.batchnorm import set_statistics, statistics
+from evalkit.features.encoders import Encoder, find_encoder
+from evalkit.features.extract import extract
+from evalkit.features.featureset import load_features
+from evalkit.features.grids import concatenate, lay_out, pool_to_grid
+from evalkit.gan.networks import build_networks, to_network_range
+from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.trainer import TrainOptions, train
+from evalkit.workspace import Workspace
+
+TINY = override(RECIPES["imagenet32"], {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2})
+CPU = {"device": "cpu", "precision": "float32"}
+
+
+def random_encoder(recipe=TINY, seed=0):
+    return Encoder("random:tiny", f"seed {seed}", discriminator=build_networks(recipe, seed=seed)[1])
+
+
+# -- pooling and layout
+
+
+def test_value_of_pooling_an_8x8_map():
+    ascending = torch.arange(64.0).view(1, 1, 8, 8)
+    # each 2x2 window's largest is its lower right corner
+    expected = [9, 11, 13, 15, 25, 27, 29, 31, 41, 43, 45, 47, 57, 59, 61, 63]
+    assert pool_to_grid(ascending, 4).tolist() == [expected]
+
+
+def test_value_of_pooling_a_map_that_the_grid_does_not_divide():
+    ascending = torch.arange(49.0).view(1, 1, 7, 7)
+    # windows of rows (and columns) 0-1, 1-3, 3-5, 5-6
+    assert pool_to_grid(ascending, 4).view(4, 4)[:, 3].tolist() == [13, 27, 41, 48]
+
+
+def test_pinned_layout_of_the_paper():
+    taps = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
+    layers = lay_out({name: tap.shape[1:] for name, tap in taps.items()}, 4)
+    assert [layer.length for layer in layers] == [2048, 2048, 4096, 4096, 8192, 8192]
+    assert layers[-1].offset + layers[-1].length == 28_672
+    assert [taps[layer.name].shape[2] // 4 for layer in layers] == [8, 4, 4, 2, 2, 1]  # the windows
+    svhn = build_networks(RECIPES["svhn"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
+    assert sum(layer.length for layer in lay_out({k: v.shape[1:] for k, v in svhn.items()}, 4)) == 7_168
+
+
+def test_value_of_concatenation_is_map_by_map_layer_by_layer():
+    first = torch.arange(8.0).view(1, 2, 2, 2)
+    second = torch.tensor([[[[9.0, 8], [7, 6]]]])
+    layers = lay_out({"a": (2, 2, 2), "b": (1, 2, 2), "c": (3,)}, 2)
+    rows = concatenate({"a": first, "b": second, "c": torch.tensor([[-1.0, -2, -3]])}, layers, grid=2)
+    assert rows.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 7, 6, -1, -2, -3]]
+
+
+# -- reference: the whole way in plain numpy
+
+
+def convolve(x, weight, stride):
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))[:, :, ::stride, ::stride]
+    return np.einsum("nchwij,ocij->nohw", windows, weight)
+
+
+def numpy_features(discriminator, train_pictures, pictures):
+    """float64 (n, D): statistics from batches of 128 of `train_pictures`, each normalised by itself, then frozen."""
+    weights = {k: v.double().numpy() for k, v in discriminator.state_dict().items()}
+    batches = [train_pictures[i : i + 128] / 127.5 - 1 for i in range(0, len(train_pictures), 128)]
+    batches = [batch.transpose(0, 3, 1, 2) for batch in batches]
+    x, layers = pictures.transpose(0, 3, 1, 2) / 127.5 - 1, []
+    for i, stride in enumerate(discriminator.recipe.d_strides):
+        kernel = weights[f"blocks.{i}.conv.weight"]
+        batches, x = [convolve(batch, kernel, stride) for batch in batches], convolve(x, kernel, stride)
+        if i > 0:
+            gain, bias = (weights[f"blocks.{i}.norm.{n}"][:, None, None] for n in ("weight", "bias"))
+            moments = [(b.mean((0, 2, 3), keepdims=True), b.var((0, 2, 3), keepdims=True)) for b in batches]
+            mean, variance = (np.mean([m[j] for m in moments], axis=0) for j in (0, 1))
+            batches = [(b - m) / np.sqrt(v + 1e-8) * gain + bias for b, (m, v) in zip(batches, moments, strict=True)]
+            x = (x - mean) / np.sqrt(variance + 1e-8) * gain + bias
+        batches, x = [np.where(b > 0, b, 0.2 * b) for b in batches], np.where(x > 0, x, 0.2 * x)
+        n, maps, side, _ = x.shape
+        layers.append(x.reshape(n, maps, 4, side // 4, 4, side // 4).max((3, 5)).reshape(n, -1))
+    return np.concatenate(layers, axis=1)
+
+
+def test_reference_features_with_target_statistics(striped, tmp_path):
+    encoder = random_encoder()
+    with torch.no_grad():  # gains and biases that would show a mistake in folding
+        for norm in encoder.discriminator.norms().values():
+            norm.bias.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
+    features = extract(striped, encoder, tmp_path / "features", dtype="float32", **CPU)
+    expected = numpy_features(random_encoder_like(encoder), striped.split("train"), striped.images)
+    # float32 through six layers whose inputs are normalised to about 1
+    np.testing.assert_allclose(features.features, expected, rtol=0, atol=2e-4)
+    assert features.features.shape == (360, 28_672 // 32)
+
+
+def random_encoder_like(encoder):
+    return encoder.discriminator.cpu()
+
+
+def test_bfloat16_features_stay_near_float32(striped, tmp_path):
+    whole = extract(striped, random_encoder(), tmp_path / "a", **CPU).features.astype(np.float32)
+    half = extract(striped, random_encoder(), tmp_path / "b", device="cpu", precision="bfloat16").features
+    # bf16 keeps 8 bits; the error of six layers stays within a few units in the last place of values of about 1
+    assert np.abs(half.astype(np.float32) - whole).mean() < 0.02
+
+
+def test_statistics_are_unweighted_averages_of_biased_batch_variances(striped):
+    discriminator = build_networks(TINY, seed=0)[1]
+    pictures = striped.images[:130]  # a batch of 128 and one of 2, which count alike
+    set_statistics(discriminator, pictures, precision="float32", device=torch.device("cpu"), progress=False)
+    batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (pictures[:128], pictures[128:])]
+    outputs = []
+    for batch in batches:
+        first = torch.nn.functional.leaky_relu(discriminator.blocks[0].conv(batch), 0.2)
+        outputs.append(discriminator.blocks[1].conv(first).detach())
+    expected = sum(o.var((0, 2, 3), correction=0) for o in outputs) / 2
+    torch.testing.assert_close(statistics(discriminator)["conv2.variance"], expected, rtol=1e-5, atol=0)
+
+
+# -- batch-norm modes, resume, provenance
+
+
+@pytest.fixture
+def trained(striped, tmp_path):
+    workspace = Workspace(tmp_path / "home")
+    options = TrainOptions(device="cpu", precision="float32")
+    train(striped, workspace.place("run", "tiny"), TINY, options=options)
+    return workspace
+
+
+def test_batch_norm_modes_differ_and_source_is_checked(striped, trained, tmp_path):
+    encoder = find_encoder("tiny", trained)
+    assert encoder.name == "tiny@2"
+    target = extract(striped, encoder, tmp_path / "target", **CPU)
+    running = extract(striped, find_encoder("latest", trained), tmp_path / "running", batch_norm="running", **CPU)
+    source = extract(
+        striped, find_encoder("latest", trained), tmp_path / "source", batch_norm="source", source_images=striped, **CPU
+    )
+    assert np.array_equal(source.features, target.features)  # trained on the same pictures
+    assert np.abs(running.features[:, -512:].astype(float) - target.features[:, -512:]).mean() > 0.05
+    assert running.encoder == "tiny@2 (running batch norm)" and target.encoder == "tiny@2"
+    with pytest.raises(EvalkitError, match="needs the pictures it was trained on, found none given"):
+        extract(striped, encoder, tmp_path / "none", batch_norm="source", **CPU)
+
+
+EXTRACT_SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(2)
+import evalkit.features.extract as module
+from test_features import CPU, random_encoder
+from evalkit.images.imageset import load_images
+module._BATCH, module._CHUNK = 8, 1
+module.extract(load_images(Path({images!r})), random_encoder(), Path({target!r}), **CPU)
+"""
+
+
+def test_killed_extraction_equals_an_undisturbed_one(striped, tmp_path, monkeypatch):
+    monkeypatch.setattr("evalkit.features.extract._BATCH", 8)
+    whole = extract(striped, random_encoder(), tmp_path / "whole", **CPU)
+    target = tmp_path / "killed"
+    script = EXTRACT_SCRIPT.format(
+        tests=str(Path(__file__).parent), images=str(tmp_path / "striped"), target=str(target)
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    progress = tmp_path / "killed.partial" / "progress.json"
+    while process.poll() is None and not (progress.exists() and '"rows": 0' not in progress.read_text()):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    done = json.loads(progress.read_text())["progress"]["rows"]
+    assert 0 < done < 360
+    resumed = extract(striped, random_encoder(), target, **CPU)
+    assert resumed.sha256 == whole.sha256 and not (target / "progress.json").exists()
+
+
+def test_finished_extraction_is_not_repeated_but_other_weights_are(striped, tmp_path):
+    first = extract(striped, random_encoder(), tmp_path / "features", **CPU)
+    again = extract(striped, random_encoder(), tmp_path / "features", **CPU)
+    assert first.manifest["created"] == again.manifest["created"]
+    other = extract(striped, random_encoder(seed=1), tmp_path / "features", **CPU)
+    assert other.sha256 != first.sha256
+
+
+def test_changed_weights_are_noticed(striped, trained, tmp_path):
+    encoder = find_encoder("tiny", trained)
+    extract(striped, encoder, tmp_path / "features", **CPU)
+    assert load_features(tmp_path / "features").weights_sha256 == encoder.sha256
+    Path(encoder.weights).write_bytes(b"other weights")
+    with pytest.raises(EvalkitError, match="no longer the weights these features were made with"):
+        load_features(tmp_path / "features")
+
+
+def test_kept_statistics_are_those_used(striped, tmp_path):
+    encoder = random_encoder()
+    extract(striped, encoder, tmp_path / "features", **CPU)
+    kept = load_file(tmp_path / "features" / "statistics.safetensors")
+    assert list(kept) == sorted(statistics(encoder.discriminator))
+    assert torch.equal(kept["conv6.mean"], encoder.discriminator.norms()["conv6"].running_mean)
+
+
+def test_value_of_pixel_features(striped, tmp_path):
+    pixels = extract(striped, Encoder("pixels"), tmp_path / "pixels", dtype="float32", **CPU)
+    np.testing.assert_allclose(pixels.features, striped.images.reshape(360, -1) / 255, rtol=1e-6)
+
+
+def test_features_that_are_no_numbers_are_refused(striped, tmp_path):
+    encoder = random_encoder()
+    with torch.no_grad():
+        encoder.discriminator.blocks[5].conv.weight.fill_(float("inf"))
+    with pytest.raises(ArtifactError, match="feature .* of picture 0 is nan as float16; the weights may have diverged"):
+        extract(striped, encoder, tmp_path / "features", **CPU)
+
+
+def test_feature_file_cut_short_is_refused(striped, tmp_path):
+    extract(striped, Encoder("pixels"), tmp_path / "pixels", **CPU)
+    path = tmp_path / "pixels" / "features.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ArtifactError, match="features.npy: .* bytes, the manifest says"):
+        load_features(tmp_path / "pixels")
+
+
+def test_encoders_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(EvalkitError, match="no run in this workspace; make one with `evalkit train-gan`"):
+        find_encoder("latest", Workspace(tmp_path))
+    with pytest.raises(EvalkitError, match="nothing: no such run"):
+        find_encoder("nothing", Workspace(tmp_path))
+    with pytest.raises(EvalkitError, match="its discriminator takes classes"):
+        find_encoder("random:mnist", Workspace(tmp_path))
