@@ -140,9 +140,9 @@ def test_value_cmyk():
 
 
 def test_value_16_bits_are_scaled_not_clipped():
-    deep = np.array([[0, 257 * 100], [65535, 257 * 200 + 128]], np.uint16)
+    deep = np.array([[0, 257 * 100], [65535, 257 * 200 + 129]], np.uint16)
     found = fitted(encoded(deep), Fit(size=2))
-    assert found.image[:, :, 1].tolist() == [[0, 100], [255, 200]]
+    assert found.image[:, :, 1].tolist() == [[0, 100], [255, 201]]
     assert found.grey
 
 

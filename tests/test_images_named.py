@@ -1,4 +1,4 @@
-"""Named data sets: digits in full, torchvision's from small files in their true format, what is missing told plainly."""
+"""Named data sets: digits in full, torchvision's from small files in their true format, missing ones told plainly."""
 
 import gzip
 import hashlib

@@ -152,6 +152,15 @@ def test_failure_parquet_cut_short(tmp_path, keep):
         prepared(tmp_path / "a.parquet", tmp_path)
 
 
+def test_more_rows_than_a_shard_in_npz_and_in_one_row_group(tmp_path):
+    pixels = RNG.integers(0, 256, (1201, 2, 2, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    pyarrow.parquet.write_table(pyarrow.table({"image": [png(image) for image in pixels]}), tmp_path / "a.parquet")
+    for source in ("a.npz", "a.parquet"):
+        images = prepare(tmp_path / source, tmp_path / f"out-{source}", size=2, workers=1)
+        assert np.array_equal(images.images, pixels)
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz_with_splits(tmp_path, save):
     labels = np.arange(12) % 4
