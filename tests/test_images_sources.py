@@ -204,10 +204,10 @@ def test_failure_npz_that_is_none(tmp_path):
 def test_failure_unknown_form_lists_the_choices(tmp_path):
     (tmp_path / "a.doc").write_text("x")
     with pytest.raises(
-        EvalkitError, match="files ending in .doc; expected a folder of pictures, or one of parquet, npz"
+        EvalkitError, match="files ending in .doc; expected a folder of pictures, or one of parquet, webdataset"
     ):
         prepared(tmp_path / "a.doc", tmp_path)
-    with pytest.raises(EvalkitError, match="no source 'zip'; choose from parquet, npz"):
+    with pytest.raises(EvalkitError, match="no source 'zip'; choose from parquet, webdataset"):
         prepared(tmp_path / "a.doc", tmp_path, source_kind="zip")
 
 

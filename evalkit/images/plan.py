@@ -16,6 +16,7 @@ SHARD = 500  # pictures: a second's work or less, 1.5 MB of result at 32x32
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "eval"), "validation"
 )
+MOST_BYTES = 1 << 28  # 256 MB: no picture file is larger; a name that claims more is not read
 _HASHED_WHOLE = 1 << 30  # bytes: about a second; a larger source is known by names, sizes and times
 _MOST_CLASSES = 1_000_000
 
@@ -49,6 +50,7 @@ class Plan:
         class_names: the K names; labels are 0 to K - 1, or -1.
         identity: what the source is, as JSON; another source, or a changed one, has another identity.
         notes: what the user should know about the source, sentences.
+        variant: which of several data sets of one name this is, e.g. "imagenet32-chrabaszcz2017"; often empty.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Plan:
     class_names: Sequence[str]
     identity: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
+    variant: str = ""
 
     @property
     def count(self) -> int:
@@ -83,14 +86,17 @@ def printable(name: str | bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def identity_of(files: Sequence[Path], root: Path) -> dict[str, Any]:
-    """What `files` hold: their number, bytes, and a hash over names and contents (names, sizes and times if large)."""
+def identity_of(files: Sequence[Path], root: Path, *, whole: bool = True) -> dict[str, Any]:
+    """What `files` hold: their number, bytes, and a hash over names and contents.
+
+    Over names, sizes and times alone if they are large or `whole` is false.
+    """
     stats = [path.stat() for path in files]
     total = sum(stat.st_size for stat in stats)
-    whole = total <= _HASHED_WHOLE
+    whole = whole and total <= _HASHED_WHOLE
     digest = hashlib.sha256()
     for path, stat in zip(files, stats, strict=True):
-        name = printable(str(path.relative_to(root) if path != root else path.name))
+        name = printable(str(path.relative_to(root) if path.is_relative_to(root) else path))
         digest.update(f"{name}\0{stat.st_size}\n".encode())
         if whole:
             digest.update(path.read_bytes())

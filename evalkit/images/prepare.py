@@ -66,7 +66,7 @@ def prepare(
     """
     fit = Fit(size=size, filter=filter)
     plan = plan_source(source, source_kind)
-    name, notes = _named(plan, name or default_name(source))
+    name, notes = _named(plan, name or plan.variant or default_name(source))
     place = target.place(KIND, name) if isinstance(target, Workspace) else Path(target)
     return write_set(
         plan,
@@ -127,7 +127,11 @@ def write_set(
                 for chunk in chunks(tasks, workers=workers or cores()):
                     output.add(chunk)
                     bar.update(chunk.read)
-            output.finish(plan, new_manifest(KIND, settings=settings, made_from=made_from) | {"notes": list(notes)})
+            output.finish(
+                plan,
+                new_manifest(KIND, settings=settings, made_from=made_from)
+                | {"notes": list(notes), "variant": plan.variant},
+            )
         found = load_images(target)
     if strict and found.manifest["counts"]["skipped"]:
         file, reason = found.manifest["first_skipped"][0]

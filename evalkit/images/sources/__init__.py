@@ -1,6 +1,8 @@
 """Sources: every form in which people hold pictures, read into a Plan. One file a form; prepare comes after."""
 
+import fnmatch
 import glob
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +10,12 @@ from pathlib import Path
 from evalkit.errors import EvalkitError
 from evalkit.images.plan import Plan
 from evalkit.images.sources.arrays import npz_plan
+from evalkit.images.sources.downsampled import downsampled_plan, is_downsampled
 from evalkit.images.sources.folder import folder_plan
+from evalkit.images.sources.listing import listing_plan
+from evalkit.images.sources.lsun import is_lmdb, lsun_plan
 from evalkit.images.sources.parquet import parquet_plan
+from evalkit.images.sources.tar import is_webdataset, tar_plan, webdataset_plan
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,20 @@ def _all_end_in(*suffixes: str) -> Callable[[Path, Sequence[Path]], bool]:
 # Tried in this order: a folder of Parquet files is a folder, too.
 SOURCES = {
     "parquet": Source(_all_end_in(".parquet"), parquet_plan, "Hugging Face's Parquet files, one or many"),
+    "webdataset": Source(is_webdataset, webdataset_plan, "WebDataset shards: tars of 17.jpg, 17.cls"),
+    "tar": Source(
+        _all_end_in(".tar", ".tgz", ".gz"), tar_plan, "tars of folders, or ImageNet's tar of tars; never unpacked"
+    ),
+    "downsampled-imagenet": Source(is_downsampled, downsampled_plan, "the batches of ImageNet 32x32, npz or pickled"),
     "npz": Source(_all_end_in(".npz"), npz_plan, "NumPy arrays: images, labels"),
+    "lsun": Source(is_lmdb, lsun_plan, "LSUN's LMDB folders (extra [lsun])"),
+    "list": Source(_all_end_in(".txt", ".tsv"), listing_plan, "a text file of paths, with or without labels"),
     "folder": Source(
         lambda root, files: root.is_dir() and not files, folder_plan, "a folder a class, or a flat folder"
     ),
 }
-_IN_FOLDERS = (".parquet", ".npz")
+# What makes a folder more than a folder of pictures, in this order. Text files beside pictures do not.
+_IN_FOLDERS = ("*.parquet", "*.tar", "train_data_batch_*", "val_data*", "*.npz", "data.mdb")
 
 
 def source_names() -> list[str]:
@@ -65,15 +79,23 @@ def plan_source(source: Path | str, kind: str | None = None) -> Plan:
     )
 
 
+def _containers(folder: Path) -> list[Path]:
+    """The files below a folder that hold many pictures each, all of one form."""
+    found: dict[str, list[Path]] = {pattern: [] for pattern in _IN_FOLDERS}
+    for parent, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(names):
+            pattern = next((p for p in _IN_FOLDERS if fnmatch.fnmatch(name, p) and not name.startswith(".")), None)
+            if pattern:
+                found["train_data_batch_*" if pattern == "val_data*" else pattern].append(Path(parent, name))
+    return next((paths for paths in found.values() if paths), [])
+
+
 def _located(source: Path | str) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files that are no pictures themselves (Parquet, npz, …)."""
     path = Path(source)
     if path.is_dir():
-        for suffix in _IN_FOLDERS:
-            found = sorted(p for p in path.glob(f"**/*{suffix}") if not p.name.startswith(".") and p.is_file())
-            if found:
-                return path, found
-        return path, []
+        return path, _containers(path)
     if path.exists():
         return path.parent, [path]
     files = sorted(Path(name) for name in glob.glob(str(source), recursive=True))

@@ -1,0 +1,88 @@
+"""LSUN's LMDB folders (bedroom_train_lmdb and so on): JPEG or WebP files by key, no labels. Needs the extra [lsun]."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import EvalkitError
+from evalkit.images.plan import SHARD, Picture, Plan, identity_of, printable, split_of, split_order
+
+_FILE = "data.mdb"
+
+
+def is_lmdb(root: Path, files: Sequence[Path]) -> bool:
+    """Whether the files found are those of LMDB folders."""
+    return bool(files) and all(path.name == _FILE for path in files)
+
+
+@dataclass(frozen=True)
+class LmdbRecords:
+    """`count` records of an LMDB folder from a key on; all of one class, or of none (-1)."""
+
+    split: str
+    path: str
+    key: bytes
+    count: int
+    label: int
+
+    def pictures(self) -> Iterator[Picture]:
+        with _opened(Path(self.path)) as environment, environment.begin(buffers=False) as transaction:
+            cursor = transaction.cursor()
+            cursor.set_key(self.key)
+            for (key, content), _ in zip(cursor.iternext(), range(self.count), strict=False):
+                yield Picture(printable(key), content, self.label)
+
+
+def lsun_plan(root: Path, files: Sequence[Path]) -> Plan:
+    """The records of LMDB folders in the order of their keys; class and split from a folder's name.
+
+    Raises:
+        EvalkitError: lmdb is not installed; a database is none, is cut short, or is empty.
+    """
+    about = [(*_class_and_split(path.parent.resolve().name), path.parent) for path in files]
+    classes = sorted({name for name, _, _ in about if name})
+    shards = []
+    for name, split, folder in sorted(about, key=lambda row: (split_order(row[1]), str(row[2]))):
+        label = classes.index(name) if name else -1
+        shards += [LmdbRecords(split, str(folder), key, count, label) for key, count in _runs(folder)]
+    if not shards:
+        raise EvalkitError(f"{root}: no records in this LMDB; expected LSUN's pictures")
+    return Plan("lsun", shards, [printable(name) for name in classes], identity_of(files, root))
+
+
+def _class_and_split(folder: str) -> tuple[str, str]:
+    """("bedroom", "train") from "bedroom_train_lmdb"; the class is empty where the name tells none."""
+    words = folder.removesuffix("_lmdb").split("_")
+    split = split_of(reversed(words))
+    named = re.fullmatch(r"(.+)_(train|val|test)_lmdb", folder)
+    return (named.group(1) if named else ""), split or "train"
+
+
+def _opened(folder: Path) -> Any:
+    try:
+        import lmdb  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        raise EvalkitError(f"{folder}: reading LMDB needs the package lmdb; pip install 'evalkit[lsun]'") from None
+    path = folder / _FILE
+    try:
+        environment = lmdb.open(str(folder), readonly=True, lock=False, create=False, readahead=False, max_readers=1)
+    except lmdb.Error as error:
+        raise EvalkitError(f"{path}: cannot be read as LMDB ({error}); fetch it again") from None
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if path.stat().st_size < needed:  # reading past the end of the mapping would kill the process
+        environment.close()
+        raise EvalkitError(f"{path}: {path.stat().st_size:,} bytes, the LMDB has {needed:,}: cut short; fetch it again")
+    return environment
+
+
+def _runs(folder: Path) -> list[tuple[bytes, int]]:
+    """(first key, number of records) of runs of at most SHARD records."""
+    runs: list[tuple[bytes, int]] = []
+    with _opened(folder) as environment, environment.begin() as transaction:
+        for row, key in enumerate(transaction.cursor().iternext(keys=True, values=False)):
+            if row % SHARD == 0:
+                runs.append((key, 0))
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+    return runs

@@ -1,0 +1,243 @@
+"""Pictures in tars, never unpacked: WebDataset shards, ImageNet's tar of tars, or folders in a tar.
+
+The headers are read once, without the contents; a worker then reads each picture at its offset in the outermost file.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from evalkit.errors import EvalkitError
+from evalkit.images.plan import (
+    MOST_BYTES,
+    SHARD,
+    Picture,
+    Plan,
+    checked_labels,
+    identity_of,
+    printable,
+    split_of,
+    split_order,
+)
+from evalkit.images.sources.folder import EXTENSIONS, numbered, oord_variant, splits_and_classes
+
+_LABELS = (".cls", ".json")  # WebDataset's names for a sample's label
+_END = bytes(512)  # a tar ends with blocks of zeros
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int  # of the contents, in the outermost file
+    size: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class TarMembers:
+    """Pictures inside a tar: names, offsets and sizes of their contents, and labels."""
+
+    split: str
+    path: str
+    members: tuple[_Member, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.members)
+
+    def pictures(self) -> Iterator[Picture]:
+        with open(self.path, "rb") as file:
+            for member, label in zip(self.members, self.labels, strict=True):
+                content = b"" if member.problem else _content(file, member)
+                yield Picture(printable(member.name), content, label, member.problem)
+
+
+def _content(file: BinaryIO, member: _Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own: the inner tar of a tar of tars."""
+
+    def __init__(self, file: BinaryIO, first: int, size: int):
+        self._file, self._first, self._size, self._at = file, first, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        self._file.seek(self._first + self._at)
+        found = self._file.read(left if count < 0 else min(count, left))
+        self._at += len(found)
+        return found
+
+
+def _members(file: BinaryIO, start: int, size: int, source: str) -> Iterator[_Member]:
+    """The members of the tar in `file` from `start` on, links and other oddities with the reason not to read them.
+
+    Raises:
+        EvalkitError: compressed, no tar, or cut short.
+    """
+    window = _Window(file, start, size)
+    try:
+        with tarfile.open(fileobj=window, mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte a picture
+                if not member.isdir():
+                    yield _Member(member.name, start + member.offset_data, member.size, _problem(member))
+            window.seek(tar.offset)
+            if window.read(512) != _END:
+                raise EvalkitError(f"{source}: the tar is cut short or broken at byte {tar.offset:,}; fetch it again")
+    except (tarfile.TarError, OverflowError, UnicodeError) as error:
+        raise EvalkitError(f"{source}: not a whole, uncompressed tar ({error}); gunzip or fetch it again") from None
+
+
+def _problem(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return "a link, not a file"
+    if not member.isreg() or member.issparse():
+        return "not a regular file"
+    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+        return "its name leads out of the archive"
+    return f"{member.size:,} bytes, more than a picture has" if member.size > MOST_BYTES else ""
+
+
+def is_webdataset(root: Path, files: Sequence[Path]) -> bool:
+    """Whether `files` are tars of which the first begins with a sample that has a label beside its picture."""
+    if not files or not all(path.suffix == ".tar" for path in files):
+        return False
+    try:
+        with open(files[0], "rb") as file:
+            head = [m.name for m, _ in zip(_members(file, 0, files[0].stat().st_size, ""), range(32), strict=False)]
+    except (EvalkitError, OSError):
+        return False
+    return any(name.endswith(_LABELS) for name in head)
+
+
+def webdataset_plan(root: Path, files: Sequence[Path]) -> Plan:
+    """WebDataset shards: a sample is the members that share a name up to its first dot, as 17.jpg and 17.cls.
+
+    Class names come from `classnames.txt` beside the shards, a line a class, if it is there.
+
+    Raises:
+        EvalkitError: a shard is broken, a label is no number or out of range.
+    """
+    rows = []
+    for path in sorted(files, key=lambda path: (split_order(_split(path)), str(path))):
+        with open(path, "rb") as file:
+            pictures, labels = _samples(file, path)
+        rows += [(_split(path), str(path), member, labels.get(_key(member.name), -1)) for member in pictures]
+    if not rows:
+        raise EvalkitError(f"{files[0]}: no pictures in this WebDataset; expected members as 17.jpg and 17.cls")
+    words = root / "classnames.txt"
+    names = words.read_text(encoding="utf-8", errors="backslashreplace").splitlines() if words.is_file() else []
+    names = checked_labels(np.array([row[3] for row in rows]), names, files[0])
+    return Plan("webdataset", _shards(rows), names, identity_of(files, root))
+
+
+def _samples(file: BinaryIO, path: Path) -> tuple[list[_Member], dict[str, int]]:
+    pictures, labels = [], {}
+    for member in _members(file, 0, path.stat().st_size, str(path)):
+        if member.name.lower().endswith(EXTENSIONS):
+            pictures.append(member)
+        elif member.name.endswith(_LABELS) and not member.problem:
+            at = file.tell()
+            label = _label(_content(file, member)[:100_000], member.name, path)
+            file.seek(at)
+            if label is not None:
+                labels[_key(member.name)] = label
+    return pictures, labels
+
+
+def _key(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.split('.')[0]}"
+
+
+def _label(content: bytes, name: str, path: Path) -> int | None:
+    """The label in a .cls (a number as text) or .json member (under "label" or "cls"); None if a .json has none."""
+    try:
+        value = json.loads(content)
+        if name.endswith(".json"):
+            value = next((value[key] for key in ("label", "cls") if key in value), None)
+        return None if value is None else int(value)
+    except (ValueError, TypeError, RecursionError):
+        raise EvalkitError(f"{path}: {printable(name)} holds {content[:20]!r}, expected a class number") from None
+
+
+def tar_plan(root: Path, files: Sequence[Path]) -> Plan:
+    """Tars of pictures in folders, or ImageNet's tar of tars, where an inner tar is a class.
+
+    Raises:
+        EvalkitError: no picture in it, or not a whole, uncompressed tar.
+    """
+    found = [(path, *row) for path in files for row in _pictures(path)]
+    if not found:
+        raise EvalkitError(
+            f"{files[0]}: no pictures in this tar; expected files ending in {', '.join(EXTENSIONS[:4])}, …"
+        )
+    # A member that will not be read gives no class its name.
+    inside = splits_and_classes([PurePosixPath(name).name if m.problem else name for _, m, name in found], "/")
+    # A folder called as the tar is no class: everything is in it.
+    names, labels = numbered(
+        [None if name == path.stem else name for (path, *_), (_, name) in zip(found, inside, strict=True)]
+    )
+    rows = [
+        (split or _split(path), str(path), member, label)
+        for (path, member, _), (split, _), label in zip(found, inside, labels, strict=True)
+    ]
+    rows.sort(key=lambda row: split_order(row[0]))
+    variant = "" if names else oord_variant([path.stem for path in files], found[0][1].name)
+    return Plan("tar", _shards(rows), [printable(name) for name in names], identity_of(files, root), variant=variant)
+
+
+def _pictures(path: Path) -> Iterator[tuple[_Member, str]]:
+    """(member, its name as it would be in a folder) of a tar's pictures; an inner tar counts as a folder."""
+    with open(path, "rb") as file:
+        for member in _members(file, 0, path.stat().st_size, str(path)):
+            if member.name.endswith(".tar") and not member.problem.startswith(("a link", "not", "its name")):
+                folder = PurePosixPath(member.name).stem
+                at = file.tell()
+                for inner in _members(file, member.offset, member.size, f"{path}[{printable(member.name)}]"):
+                    if inner.name.lower().endswith(EXTENSIONS):
+                        yield inner, f"{folder}/{inner.name.lstrip('/')}"
+                file.seek(at)
+            elif member.name.lower().endswith(EXTENSIONS):
+                yield member, member.name.removeprefix("./")
+
+
+def _split(path: Path) -> str:
+    """The split a tar's name tells anywhere in it, as in imagenet1k-validation-07.tar or ILSVRC2012_img_val.tar."""
+    return split_of(re.split(r"[-_.]", path.stem)) or "train"
+
+
+def _shards(rows: list[tuple[str, str, _Member, int]]) -> list[TarMembers]:
+    """Runs of at most SHARD pictures of one split and one file."""
+    shards: list[TarMembers] = []
+    first = 0
+    for row in range(1, len(rows) + 1):
+        if row == len(rows) or rows[row][:2] != rows[first][:2] or row - first == SHARD:
+            part = rows[first:row]
+            shards.append(TarMembers(*rows[first][:2], tuple(r[2] for r in part), tuple(r[3] for r in part)))
+            first = row
+    return shards
