@@ -62,7 +62,7 @@ def folder_plan(root: Path, files: Sequence[Path] = ()) -> Plan:
 
 
 def oord_variant(containers: Sequence[str], first: str) -> str:
-    """The name imagenet32-oord2016 for the unlabelled PNGs of train_32x32 and valid_32x32 ("small ImageNet"), else nothing.
+    """The name imagenet32-oord2016 for the unlabelled PNGs of train_32x32 and valid_32x32, else nothing.
 
     Source: van den Oord et al. 2016, Pixel Recurrent Neural Networks; 1,281,149 and 49,999 pictures, also of 64 pixels.
     """
