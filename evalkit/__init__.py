@@ -1,1 +1,50 @@
-"""How good is an image representation? Train the DCGAN, take features, fit exact linear SVMs, print the table."""
+"""How good is an image representation? Train the DCGAN, take features, fit exact linear SVMs, print the table.
+
+The names below are the public API; each is imported when it is first used, so that `import evalkit` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import EvalkitError as EvalkitError
+from evalkit.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from evalkit.features.encoders import find_encoder as find_encoder
+    from evalkit.features.extract import extract as extract
+    from evalkit.features.featureset import load_features as load_features
+    from evalkit.gan.options import TrainOptions as TrainOptions
+    from evalkit.gan.recipes import override as override
+    from evalkit.gan.recipes import recipe_named as recipe_named
+    from evalkit.gan.trainer import train as train
+    from evalkit.images import find_images as find_images
+    from evalkit.images import load_images as load_images
+    from evalkit.images import prepare as prepare
+    from evalkit.probes.l2svm import L2SVM as L2SVM
+    from evalkit.protocols.evaluate import evaluate as evaluate
+    from evalkit.protocols.settings import Protocol as Protocol
+    from evalkit.workspace import Workspace as Workspace
+
+_HOMES = {
+    "L2SVM": "probes.l2svm",
+    "Protocol": "protocols.settings",
+    "TrainOptions": "gan.options",
+    "Workspace": "workspace",
+    "evaluate": "protocols.evaluate",
+    "extract": "features.extract",
+    "find_encoder": "features.encoders",
+    "find_images": "images",
+    "load_features": "features.featureset",
+    "load_images": "images",
+    "override": "gan.recipes",
+    "prepare": "images",
+    "recipe_named": "gan.recipes",
+    "train": "gan.trainer",
+}
+__all__ = ["EvalkitError", "__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'evalkit' has no attribute {name!r}")
+    return getattr(import_module(f"evalkit.{_HOMES[name]}"), name)

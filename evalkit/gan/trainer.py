@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +33,12 @@ from evalkit.gan.checkpoint import (
 )
 from evalkit.gan.monitor import Metrics, write_sample_grid
 from evalkit.gan.networks import draw_z, to_network_range
+from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe
 from evalkit.gan.steps import discriminator_step, generator_step
 from evalkit.images.imageset import ImageSet
 
 GENERATOR, DISCRIMINATOR = 0, 1
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to run a training, as opposed to what to train (the recipe). None of it changes the weights but `seed`
-    and `precision`."""
-
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    checkpoint_minutes: float = 10.0  # time between checkpoints
-    checkpoint_updates: int = 0  # D updates between checkpoints besides; 0: by time alone
-    keep: int = 3  # checkpoints kept, the latest ones
-    milestones: int = 0  # checkpoints at multiples of this many D updates are kept for good
-    log_updates: int = 20  # D updates between lines of metrics.csv
 
 
 class Minibatches:

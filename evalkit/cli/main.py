@@ -1,0 +1,76 @@
+"""The `evalkit` group: the workspace option, and the border where errors become one line."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evalkit.cli.datasets import datasets_command, doctor_command
+from evalkit.cli.extract import extract_command
+from evalkit.cli.prepare import prepare_command
+from evalkit.cli.report import report_command
+from evalkit.cli.reproduce import reproduce_command
+from evalkit.cli.svm import svm_command
+from evalkit.cli.train import train_command
+from evalkit.errors import EvalkitError
+from evalkit.version import __version__
+from evalkit.workspace import Workspace
+
+_USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+class Group(click.Group):
+    """Shows an error that the user can mend as one line, exit status 1; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EvalkitError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno not in _USERS_TO_MEND:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror}; what was finished is kept") from error
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="evalkit")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("evalkit-home"),
+    envvar="EVALKIT_HOME",
+    show_default=True,
+    show_envvar=True,
+    help="Workspace in which commands find each other's output.",
+)
+@click.pass_context
+def main(ctx: click.Context, home: Path) -> None:
+    """How good is an image representation?
+
+    Train the DCGAN paper's network, take features, fit exact linear SVMs, print the number beside the published one.
+
+    \b
+    Example:
+      evalkit prepare /data/ILSVRC2012/train --name imagenet
+      evalkit train-gan
+      evalkit extract --dataset cifar10
+      evalkit svm
+      evalkit report
+    """
+    ctx.obj = Workspace(home)
+
+
+for _command in (
+    prepare_command,
+    train_command,
+    extract_command,
+    svm_command,
+    report_command,
+    reproduce_command,
+    datasets_command,
+    doctor_command,
+):
+    main.add_command(_command)

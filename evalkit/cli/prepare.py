@@ -1,0 +1,80 @@
+"""evalkit prepare."""
+
+import click
+
+from evalkit.cli.options import download_option, say
+from evalkit.workspace import Workspace
+
+
+@click.command("prepare")
+@click.argument("source")
+@click.option("--name", help="Name of the image set [default: the source's].")
+@click.option("--size", type=click.IntRange(min=8), default=None, help="Side of the square pictures [default: 32].")
+@click.option(
+    "--filter",
+    "filter_",
+    type=click.Choice(["antialias", "bilinear-noaa"]),
+    default="antialias",
+    show_default=True,
+    help="How to shrink; bilinear-noaa samples as the paper's release does.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Decoding processes [default: one a core].")
+@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read instead of skipping it.")
+@click.option("--source", "source_kind", help="The source's form [default: recognised from the path].")
+@click.option("--replace", is_flag=True, help="Overwrite an image set made from something else.")
+@download_option
+@click.pass_obj
+def prepare_command(
+    workspace: Workspace,
+    source: str,
+    name: str | None,
+    size: int | None,
+    filter_: str,
+    workers: int | None,
+    strict: bool,
+    source_kind: str | None,
+    replace: bool,
+    download: bool,
+) -> None:
+    """Make an image set of SOURCE: shorter side to --size, centre crop, uint8.
+
+    SOURCE is a folder a class, a flat folder, Parquet files (a file, a folder, a glob), an .npz, or the name of a data
+    set (`evalkit datasets` lists them). An interrupted prepare goes on where it was.
+
+    \b
+    Example:
+      evalkit prepare /data/ILSVRC2012/train --name imagenet
+      evalkit prepare '/data/tiny/train-*.parquet' --name tiny-imagenet
+      evalkit prepare cifar10
+    """
+    from pathlib import Path
+
+    from evalkit.images import dataset_names, prepare, prepare_named, summary
+
+    if source in dataset_names() and not Path(source).exists():
+        images = prepare_named(
+            source,
+            workspace.place("image set", name or source),
+            downloads=workspace.downloads,
+            download=download,
+            size=size,
+            filter=filter_,
+            replace=replace,
+            progress=True,
+        )
+    else:
+        images = prepare(
+            source,
+            workspace,
+            name=name,
+            size=size or 32,
+            filter=filter_,
+            workers=workers,
+            strict=strict,
+            source_kind=source_kind,
+            replace=replace,
+            progress=True,
+        )
+    for line in summary(images):
+        say(line)
+    click.echo(workspace.place("image set", images.name))

@@ -1,0 +1,41 @@
+"""evalkit reproduce."""
+
+import click
+
+from evalkit.cli.options import device_option, download_option, say
+from evalkit.reproductions import REPRODUCTIONS
+from evalkit.workspace import Workspace
+
+
+@click.command("reproduce")
+@click.argument("name", type=click.Choice(list(REPRODUCTIONS)))
+@click.option("--data", metavar="SOURCE", help="The data set's pictures, as `prepare` takes them [default: download].")
+@click.option("--images", help="Image set to train on [default: the recipe's, else the latest prepared].")
+@click.option("--encoder", help="Trained run or checkpoint to use instead of training one.")
+@device_option
+@download_option
+@click.pass_obj
+def reproduce_command(
+    workspace: Workspace,
+    name: str,
+    data: str | None,
+    images: str | None,
+    encoder: str | None,
+    device: str,
+    download: bool,
+) -> None:
+    """Run everything that is missing for a table of the paper, and print it: features of the trained network,
+    of the same network with random weights, and raw pixels.
+
+    \b
+    Example:
+      evalkit reproduce digits
+      evalkit reproduce cifar10 --data /data/cifar10
+    """
+    from evalkit.pipeline import reproduce
+    from evalkit.report.tables import as_text, compare
+    from evalkit.results import read_results
+
+    reproduce(workspace, name, data=data, images=images, encoder=encoder, device=device, download=download, say=say)
+    table = compare(read_results(workspace.results))
+    click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))

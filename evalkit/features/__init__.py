@@ -1,0 +1,1 @@
+"""Features: from pictures and an encoder to a feature set."""

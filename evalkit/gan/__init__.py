@@ -1,0 +1,1 @@
+"""The DCGAN: recipes, networks, training, checkpoints."""

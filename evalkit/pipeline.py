@@ -1,0 +1,169 @@
+"""The commands as functions over a workspace: each finds its input there, unless told, and puts its output there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.features.batchnorm import BatchNormMode
+from evalkit.features.encoders import Encoder, find_encoder
+from evalkit.features.extract import extract
+from evalkit.features.featureset import KIND as FEATURES
+from evalkit.features.featureset import FeatureSet, load_features
+from evalkit.gan.checkpoint import RUN_KIND
+from evalkit.gan.options import TrainOptions
+from evalkit.gan.recipes import Recipe, recipe_named
+from evalkit.gan.trainer import train
+from evalkit.images import ImageSet, dataset_names, find_images, load_images, prepare
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.settings import Protocol
+from evalkit.reproductions import REPRODUCTIONS
+from evalkit.results import Figure, add_figure, read_results
+from evalkit.workspace import Workspace
+
+Say = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """Says nothing; what the functions here report to unless told otherwise."""
+
+
+def training_images(
+    workspace: Workspace, recipe: Recipe, name: str | None = None, *, download: bool = True
+) -> ImageSet:
+    """The pictures to train on: those named, else the recipe's, else the latest prepared set that is no benchmark.
+
+    Raises:
+        EvalkitError: there are none; the message says how to prepare some.
+    """
+    if name or recipe.images:
+        return find_images(workspace, name or recipe.images, download=download, progress=True)
+    for path in reversed(workspace.all("image set")):
+        if path.name.removesuffix("-jpeg") not in set(dataset_names()) - {"imagenet"}:
+            return load_images(path)
+    return find_images(workspace, "imagenet", progress=True)
+
+
+def train_gan(
+    workspace: Workspace,
+    recipe: Recipe,
+    *,
+    images: str | None = None,
+    name: str | None = None,
+    options: TrainOptions = TrainOptions(),
+    download: bool = True,
+    say: Say = quiet,
+) -> Path:
+    """Trains (or goes on training) the run `name`, by default the recipe's, and returns its last checkpoint."""
+    pictures = training_images(workspace, recipe, images, download=download)
+    run = workspace.place(RUN_KIND, name or recipe.name)
+    say(f"images: {pictures.name} ({len(pictures):,} pictures)")
+    say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
+    return train(pictures, run, recipe, options=options)
+
+
+def extract_features(
+    workspace: Workspace,
+    dataset: str,
+    encoder: str = "latest",
+    *,
+    batch_norm: BatchNormMode = "target",
+    dtype: str = "float16",
+    device: str = "auto",
+    precision: str = "auto",
+    download: bool = True,
+    say: Say = quiet,
+) -> FeatureSet:
+    """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--MODE)."""
+    pictures = find_images(workspace, dataset, download=download, progress=True)
+    found = find_encoder(encoder, workspace)
+    say(f"images: {pictures.name} ({len(pictures):,} pictures)")
+    say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
+    source = _source_images(workspace, found) if batch_norm == "source" else None
+    mode = "" if batch_norm == "target" or found.discriminator is None else f"--{batch_norm}"
+    target = workspace.place(FEATURES, f"{pictures.name}--{found.name.replace(':', '-')}{mode}")
+    return extract(
+        pictures,
+        found,
+        target,
+        batch_norm=batch_norm,
+        source_images=source,
+        dtype=dtype,
+        device=device,
+        precision=precision,
+    )
+
+
+def _source_images(workspace: Workspace, encoder: Encoder) -> ImageSet | None:
+    """The image set in the workspace that the encoder was trained on."""
+    for path in workspace.all("image set"):
+        try:
+            found = load_images(path)
+        except ArtifactError:
+            continue
+        if found.sha256 == encoder.images_sha256:
+            return found
+    return None
+
+
+def fit_svm(
+    workspace: Workspace,
+    protocol: Protocol,
+    *,
+    features: str | None = None,
+    device: str = "auto",
+    memory: str | None = None,
+    say: Say = quiet,
+) -> Figure:
+    """Measures one figure on a feature set (the latest, unless named) and puts it into results.csv."""
+    path = workspace.find(FEATURES, features) if features else workspace.latest(FEATURES)
+    found = load_features(path)
+    say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
+    figure = evaluate(found, protocol, device=device, memory=memory, say=say)
+    add_figure(workspace.results, figure)
+    return figure
+
+
+def reproduce(
+    workspace: Workspace,
+    name: str,
+    *,
+    data: str | None = None,
+    images: str | None = None,
+    encoder: str | None = None,
+    device: str = "auto",
+    download: bool = True,
+    say: Say = quiet,
+) -> None:
+    """Runs what is missing of a reproduction: pictures, training, features and figures of encoder and baselines.
+
+    Args:
+        name: one of REPRODUCTIONS.
+        data: source of the data set's pictures (a folder, Parquet files), instead of torchvision's download.
+        images: the image set to train on, instead of the recipe's.
+        encoder: a trained encoder, instead of training one.
+
+    Raises:
+        EvalkitError: an unknown name (the message lists the names), or what the steps raise.
+    """
+    if name not in REPRODUCTIONS:
+        raise EvalkitError(f"{name}: no such reproduction; choose {', '.join(REPRODUCTIONS)}")
+    chosen = REPRODUCTIONS[name]
+    dataset = prepare(data, workspace, name=chosen.dataset, progress=True).name if data else chosen.dataset
+    if encoder is None:
+        options = TrainOptions(device=device)
+        recipe = recipe_named(chosen.recipe)
+        encoder = str(train_gan(workspace, recipe, images=images, options=options, download=download, say=say))
+    for each in (encoder, *chosen.baselines):
+        features = extract_features(workspace, dataset, each, device=device, download=download, say=say)
+        path = workspace.place(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
+        for labels_per_class in chosen.labels_per_class:
+            protocol = Protocol(labels_per_class=labels_per_class)
+            if not _measured(workspace, features, protocol):
+                say(f"protocol: {protocol.name}")
+                fit_svm(workspace, protocol, features=str(path), device=device, say=say)
+
+
+def _measured(workspace: Workspace, features: FeatureSet, protocol: Protocol) -> bool:
+    table = read_results(workspace.results)
+    same = (table["features_sha256"] == features.sha256) & (table["protocol"] == protocol.name)
+    return bool((same & (table["seed"] == protocol.seed) & (table["encoder"] == features.encoder)).any())

@@ -1,0 +1,1 @@
+"""Protocols: from features to figures. `settings` says what is measured, `evaluate` measures it."""

@@ -1,0 +1,1 @@
+"""Tables: measured figures beside published ones."""
