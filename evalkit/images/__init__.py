@@ -1,8 +1,9 @@
 """Image sets: pictures in from any source, out as one uint8 array with labels and splits."""
 
-from evalkit.images.decode import FILTERS as FILTERS
-from evalkit.images.decode import Fit as Fit
 from evalkit.images.find import find_images as find_images
+from evalkit.images.fit import DECODES as DECODES
+from evalkit.images.fit import FILTERS as FILTERS
+from evalkit.images.fit import Fit as Fit
 from evalkit.images.imageset import ImageSet as ImageSet
 from evalkit.images.imageset import load_images as load_images
 from evalkit.images.named import dataset_names as dataset_names

@@ -1,4 +1,4 @@
-"""From a picture file's bytes to uint8 RGB, and from any size to the square that a network wants.
+"""From a picture file's bytes to uint8 RGB of the wanted size: formats, modes, orientation.
 
 Called by prepare's workers for every picture; what it refuses is skipped and named, or stops a strict run.
 """
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from evalkit.errors import EvalkitError, PictureError
-
-FILTERS = ("antialias", "bilinear-noaa")
+from evalkit.errors import PictureError
+from evalkit.images.fit import Fit, squared, squared_from_reduced
 
 # No EPS (it would start Ghostscript) and nothing that is not met as a data set's picture.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
@@ -28,26 +27,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a picture becomes a square: shorter side to `size`, then the centre (Radford et al. 2016, sec. 4.3).
-
-    Attributes:
-        size: side of the square in pixels.
-        filter: "antialias" is Pillow's BILINEAR, whose support grows with the reduction; "bilinear-noaa" samples four
-            neighbours whatever the reduction, as OpenCV's INTER_LINEAR does and with it the authors' release.
-    """
-
-    size: int = 32
-    filter: str = "antialias"
-
-    def __post_init__(self) -> None:
-        if self.filter not in FILTERS:
-            raise EvalkitError(f"no filter {self.filter!r}; choose from {', '.join(FILTERS)}")
-        if not 1 <= self.size <= 4096:
-            raise EvalkitError(f"size {self.size}: expected 1 to 4096 pixels")
 
 
 @dataclass(frozen=True)
@@ -68,7 +47,7 @@ def fitted(content: bytes | np.ndarray, fit: Fit) -> Decoded:
     if isinstance(content, np.ndarray):
         grey = content.ndim == 2 or content.shape[2] == 1
         rgb = np.repeat(content.reshape(*content.shape[:2], 1), 3, axis=2) if grey else content
-        return Decoded(_squared(rgb, fit), "array", grey)
+        return Decoded(squared(Image.fromarray(np.ascontiguousarray(rgb)), fit), "array", grey)
     with warnings.catch_warnings():  # Pillow warns of odd metadata; such a picture is fine
         warnings.simplefilter("ignore")
         try:
@@ -92,9 +71,21 @@ def _decoded(picture: Image.Image, fit: Fit) -> Decoded:
         raise PictureError(f"{width} x {height} pixels, more than the {_MOST_PIXELS:,} allowed (decompression bomb?)")
     name = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a camera's JPEG with a second picture
     grey = picture.mode.startswith(_GREY)
-    rgb = _rgb(picture)
     turn = _UPRIGHT.get(_orientation(picture))
-    return Decoded(_squared(rgb if turn is None else rgb.transpose(turn), fit), name, grey)
+    if fit.decode == "scaled" and picture.format == "JPEG" and turn is None:
+        return Decoded(_reduced(picture, fit), name, grey)
+    rgb = _rgb(picture)
+    return Decoded(squared(rgb if turn is None else rgb.transpose(turn), fit), name, grey)
+
+
+def _reduced(picture: Image.Image, fit: Fit) -> np.ndarray:
+    """A JPEG decoded no larger than need be: at least twice the wanted size in both directions, if it is that large."""
+    width, height = picture.size
+    drafted = picture.draft(None, (2 * fit.size, 2 * fit.size))  # None: keep the mode
+    reduction = width / drafted[1][2] if drafted else 1.0  # the box is the exact size, the picture's is rounded up
+    if picture.size == (width, height):
+        return squared(_rgb(picture), fit)
+    return squared_from_reduced(_rgb(picture), width, height, reduction, fit)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -106,6 +97,8 @@ def _orientation(picture: Image.Image) -> int:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB: what is transparent shows white, 16 bits are scaled to 8."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
     if picture.mode.startswith("I"):
         return _scaled_to_8_bits(picture).convert("RGB")
     if picture.mode == "F":
@@ -122,34 +115,3 @@ def _scaled_to_8_bits(picture: Image.Image) -> Image.Image:
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise PictureError(f"pixels from {values.min()} to {values.max()}, expected 0 to 65535")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; rounded
-
-
-def _squared(picture: Image.Image | np.ndarray, fit: Fit) -> np.ndarray:
-    """Shorter side to `size`, the other rounded half up, centre crop, as the release's min_resize and center_crop."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(np.ascontiguousarray(picture))
-    width, height = picture.size
-    if min(width, height) < 1:
-        raise PictureError(f"{width} x {height} pixels")
-    shorter = min(width, height)
-    wide, high = ((2 * side * fit.size + shorter) // (2 * shorter) for side in (width, height))
-    left, top = (wide - fit.size + 1) // 2, (high - fit.size + 1) // 2
-    if fit.filter == "bilinear-noaa":
-        return _sampled(np.asarray(picture), (high, wide), (top, left), fit.size)
-    if (wide, high) != (width, height):
-        picture = picture.resize((wide, high), Image.Resampling.BILINEAR)
-    return np.asarray(picture.crop((left, top, left + fit.size, top + fit.size)))
-
-
-def _sampled(pixels: np.ndarray, full: tuple[int, int], offset: tuple[int, int], size: int) -> np.ndarray:
-    """The crop at `offset` of `pixels` resized to `full` = (height, width) by plain bilinear sampling."""
-    y, x = (
-        np.clip((np.arange(first, first + size) + 0.5) * (old / new) - 0.5, 0, old - 1)
-        for first, old, new in zip(offset, pixels.shape, full, strict=False)
-    )
-    y0, x0 = y.astype(int), x.astype(int)
-    y1, x1 = np.minimum(y0 + 1, pixels.shape[0] - 1), np.minimum(x0 + 1, pixels.shape[1] - 1)
-    down, right = (y - y0)[:, None, None], (x - x0)[None, :, None]
-    upper = pixels[y0][:, x0] * (1 - right) + pixels[y0][:, x1] * right
-    lower = pixels[y1][:, x0] * (1 - right) + pixels[y1][:, x1] * right
-    return np.floor(upper * (1 - down) + lower * down + 0.5).astype(np.uint8)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import EvalkitError
-from evalkit.images.decode import Fit
+from evalkit.images.fit import Fit
 from evalkit.images.imageset import ImageSet
 from evalkit.images.plan import Plan
 from evalkit.images.prepare import finished, prepare, write_set

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from evalkit.arrays import Building, RowWriter, building
 from evalkit.artifacts import MANIFEST, new_manifest
 from evalkit.errors import EvalkitError, PictureError
-from evalkit.images.decode import Fit
+from evalkit.images.fit import Fit
 from evalkit.images.imageset import KIND, ImageSet, load_images
 from evalkit.images.plan import Plan, printable
 from evalkit.images.pool import chunks, cores
@@ -40,6 +40,7 @@ def prepare(
     name: str | None = None,
     size: int = Fit.size,
     filter: str = Fit.filter,
+    decode: str | None = None,
     workers: int | None = None,
     strict: bool = False,
     source_kind: str | None = None,
@@ -54,6 +55,8 @@ def prepare(
         name: the data set's name; the folder's or file's if not given.
         size: side of the square pictures in pixels.
         filter: how to shrink: "antialias" or "bilinear-noaa" (see Fit).
+        decode: "scaled" decodes large JPEGs at a fraction of their size, "exact" never does (see Fit); if not given,
+            scaled where the filter allows it.
         workers: decoding processes; one a core if not given. The result does not depend on it.
         strict: stop at the first picture that cannot be decoded instead of skipping it.
         source_kind: the source's form (see `source_names`); recognised if not given.
@@ -64,7 +67,7 @@ def prepare(
         EvalkitError: nothing to prepare, or the target is something else.
         PictureError: a bad picture, in a strict run; or every picture is bad.
     """
-    fit = Fit(size=size, filter=filter)
+    fit = Fit(size=size, filter=filter, decode=decode or ("scaled" if filter == "antialias" else "exact"))
     plan = plan_source(source, source_kind)
     name, notes = _named(plan, name or plan.variant or default_name(source))
     place = target.place(KIND, name) if isinstance(target, Workspace) else Path(target)
@@ -113,7 +116,7 @@ def write_set(
     progress: bool = False,
 ) -> ImageSet:
     """Carries out a plan; what `prepare` and the named data sets share. Arguments as in `prepare`."""
-    settings = {"name": name, **asdict(fit), "decode": "exact"}
+    settings = {"name": name, **asdict(fit)}
     made_from = {"source": plan.kind, **plan.identity}
     found = finished(target, settings, made_from, replace=replace)
     if found is None:
