@@ -21,7 +21,9 @@ from evalkit.workspace import Workspace
     show_default=True,
     help="Statistics: of the data set's training pictures (the paper's), of the GAN's, or the GAN's running ones.",
 )
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Type on disk."
+)
 @device_option
 @precision_option
 @download_option

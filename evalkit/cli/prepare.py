@@ -18,6 +18,11 @@ from evalkit.workspace import Workspace
     show_default=True,
     help="How to shrink; bilinear-noaa samples as the paper's release does.",
 )
+@click.option(
+    "--decode",
+    type=click.Choice(["scaled", "exact"]),
+    help="scaled decodes large JPEGs at a fraction of their size [default: scaled where the filter allows].",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Decoding processes [default: one a core].")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read instead of skipping it.")
 @click.option("--source", "source_kind", help="The source's form [default: recognised from the path].")
@@ -30,6 +35,7 @@ def prepare_command(
     name: str | None,
     size: int | None,
     filter_: str,
+    decode: str | None,
     workers: int | None,
     strict: bool,
     source_kind: str | None,
@@ -69,6 +75,7 @@ def prepare_command(
             name=name,
             size=size or 32,
             filter=filter_,
+            decode=decode,
             workers=workers,
             strict=strict,
             source_kind=source_kind,

@@ -28,7 +28,9 @@ from evalkit.workspace import Workspace
     show_default=True,
     help="C values: the release's seven, or those and on beyond an end that is best.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=Protocol.seed, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=Protocol.seed, show_default=True, help="Of validation rows and draws."
+)
 @click.option("--memory", metavar="SIZE", help="Budget of the solver, like 4GB [default: what the features need].")
 @device_option
 @click.pass_obj

@@ -22,7 +22,9 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 @click.option("--images", help="Image set by name or path [default: the recipe's, else the latest prepared].")
 @click.option("--name", help="Name of the run [default: the recipe's].")
 @click.option("--updates", type=click.IntRange(min=1), help="D updates; short for --set d_updates=N.")
-@click.option("--seed", type=click.IntRange(min=0), default=TrainOptions.seed, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=TrainOptions.seed, show_default=True, help="Of weights, order and z."
+)
 @click.option(
     "--checkpoint-minutes",
     type=click.FloatRange(min=0),

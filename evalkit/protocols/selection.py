@@ -13,7 +13,9 @@ Score = Callable[[Sequence[float]], Sequence[float]]
 
 
 def choose_C(score: Score, *, grid: str, say: Progress) -> tuple[float, float, str]:
-    """The C of the best validation accuracy (the smallest of equals), that accuracy, and the grid tried, e.g. "extended 1e-05..0.01".
+    """The C of the best validation accuracy (the smallest of equals), that accuracy, and the name of the grid tried.
+
+    The name says how far the grid went, e.g. "extended 1e-05..0.01".
 
     `score` maps C values to validation accuracies. An `extended` grid goes on in steps of 1, 2, 5 while an end is best.
     """

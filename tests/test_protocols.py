@@ -1,0 +1,152 @@
+"""Protocols: splits and draws by invariance, C by value, figures against scikit-learn, refusals."""
+
+import numpy as np
+import pytest
+from sklearn.svm import LinearSVC
+
+from evalkit.errors import EvalkitError
+from evalkit.features.featureset import FeatureSet
+from evalkit.features.grids import Layer
+from evalkit.protocols.draws import draw_labels, split_validation
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.selection import choose_C
+from evalkit.protocols.settings import RELEASE_GRID, Protocol
+
+
+def feature_set(count=300, classes=3, length=20, seed=0, names=None):
+    """Gaussian classes that overlap: two thirds `train`, one third `test`."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    features = (random.normal(size=(classes, length))[labels] + 1.5 * random.normal(size=(count, length))).astype("f4")
+    return FeatureSet(
+        features=features,
+        labels=labels,
+        class_names=names or [str(k) for k in range(classes)],
+        splits={"train": (0, 2 * count // 3), "test": (2 * count // 3, count)},
+        layers=[Layer("a", length, 1, 0, length)],
+        manifest={
+            "settings": {"dataset": "made", "encoder": "gaussian", "batch_norm": ""},
+            "made_from": {"weights_sha256": "w"},
+            "files": {"features.npy": {"sha256": "f"}},
+        },
+    )
+
+
+def test_validation_is_stratified_disjoint_and_a_function_of_the_seed():
+    features = feature_set()
+    fit, validation = split_validation(features.labels, features.rows("train"), Protocol(seed=1))
+    assert len(validation) == 40 and sorted([*fit, *validation]) == list(range(200))
+    assert np.bincount(features.labels[validation]).tolist() in ([14, 13, 13], [13, 14, 13], [13, 13, 14])
+    again = split_validation(features.labels, features.rows("train"), Protocol(seed=1))[1]
+    other = split_validation(features.labels, features.rows("train"), Protocol(seed=2))[1]
+    assert np.array_equal(validation, again) and not np.array_equal(validation, other)
+
+
+def test_draws_have_equal_classes_and_differ():
+    labels, rows = np.arange(90) % 3, np.arange(10, 80)
+    first, second = (draw_labels(labels, rows, 7, seed=(0, i)) for i in (0, 1))
+    assert np.bincount(labels[first]).tolist() == [7, 7, 7] and len(set(first)) == 21
+    assert set(first) <= set(rows) and not np.array_equal(first, second)
+
+
+def test_value_of_the_chosen_C():
+    scores = dict(zip(RELEASE_GRID, (0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.4), strict=True))
+    chosen = choose_C(lambda Cs: [scores[C] for C in Cs], grid="extended", say=print)
+    assert chosen == (5e-4, 0.7, "extended 0.0001..0.01")  # the smaller of equals
+
+
+@pytest.mark.parametrize(("peak", "grid"), [(2e-6, "extended 1e-06..0.01"), (0.05, "extended 0.0001..0.1")])
+def test_value_of_a_grid_that_goes_on_beyond_its_end(peak, grid):
+    def score(Cs):
+        return [1 - abs(np.log(C / peak)) / 100 for C in Cs]
+
+    C, _, name = choose_C(score, grid="extended", say=print)
+    assert C == pytest.approx(peak, rel=1e-9) and name == grid
+    C, _, name = choose_C(score, grid="release", say=print)
+    assert C in (1e-4, 1e-2) and name == "release 0.0001..0.01"
+
+
+def test_reference_all_labels_figure_equals_scikit_learn():
+    features = feature_set()
+    figure = evaluate(features, Protocol(), device="cpu")
+    train, test = features.rows("train"), features.rows("test")
+    fit, validation = split_validation(features.labels, train, Protocol())
+
+    def fitted(C, rows):
+        svm = LinearSVC(C=C, tol=1e-8, max_iter=100_000, random_state=0)
+        return svm.fit(features.features[rows], features.labels[rows])
+
+    best = fitted(figure.C, fit).score(features.features[validation], features.labels[validation])
+    assert figure.validation_percent == pytest.approx(100 * best)
+    for C in RELEASE_GRID:
+        assert fitted(C, fit).score(features.features[validation], features.labels[validation]) <= best
+    accuracy = fitted(figure.C, train).score(features.features[test], features.labels[test])
+    assert figure.value == pytest.approx(100 * accuracy)
+    assert figure.spread == pytest.approx(196 * np.sqrt(accuracy * (1 - accuracy) / 100))
+    assert (figure.n, figure.n_train, figure.n_validation, figure.n_test) == (1, 200, 40, 100)
+    assert figure.duality_gap <= 1e-6
+
+
+def test_reference_few_labels_figure_equals_scikit_learn():
+    features = feature_set()
+    protocol = Protocol(labels_per_class=5, select_draws=3, repeats=6)
+    figure = evaluate(features, protocol, device="cpu")
+    test, (fit, _) = features.rows("test"), split_validation(features.labels, features.rows("train"), protocol)
+    accuracies = []
+    for i in range(3, 9):  # the draws after those that chose C
+        rows = draw_labels(features.labels, fit, 5, seed=(0, i))
+        svm = LinearSVC(C=figure.C, tol=1e-8, max_iter=100_000, random_state=0)
+        svm.fit(features.features[rows], features.labels[rows])
+        accuracies.append(svm.score(features.features[test], features.labels[test]))
+    assert figure.value == pytest.approx(100 * np.mean(accuracies))
+    assert figure.spread == pytest.approx(196 * np.std(accuracies))
+    assert (figure.n, figure.n_train, figure.protocol) == (6, 15, "5")
+
+
+def test_test_labels_do_not_move_the_choice_of_C():
+    features = feature_set()
+    figure = evaluate(features, Protocol(), device="cpu")
+    features.labels[features.rows("test")] = 0
+    again = evaluate(features, Protocol(), device="cpu")
+    assert (figure.C, figure.validation_percent) == (again.C, again.validation_percent)
+
+
+def test_svhn_figures_are_errors():
+    features = feature_set()
+    accuracy = evaluate(features, Protocol(), device="cpu").value
+    features.manifest["settings"]["dataset"] = "svhn"
+    figure = evaluate(features, Protocol(), device="cpu")
+    assert figure.metric == "error_percent" and figure.value == pytest.approx(100 - accuracy)
+
+
+def test_default_draws_are_the_releases_unless_a_draw_is_large():
+    assert Protocol(100).with_counts(10).repeats == 100 and Protocol(100).with_counts(10).select_draws == 10
+    assert Protocol(400).with_counts(10).repeats == 10
+    assert Protocol(400, repeats=25).with_counts(10).repeats == 25
+
+
+def one_class():
+    features = feature_set(names=["cat", "dog", "bird"])
+    features.labels[:] = 1
+    return features
+
+
+def label_out_of_range():
+    features = feature_set()
+    features.labels[3] = 7
+    return features
+
+
+@pytest.mark.parametrize(
+    ("features", "protocol", "message"),
+    [
+        (one_class, {}, "all 200 training labels are 'dog', a fit needs two classes"),
+        (label_out_of_range, {}, "training labels 0 to 7, expected 0 to 2"),
+        (feature_set, {"labels_per_class": 60}, "draws 60 labels a class, class 0 has 53 outside validation"),
+        (feature_set, {"labels_per_class": 0}, "labels_per_class = 0, expected at least 1"),
+        (feature_set, {"grid": "all"}, "grid 'all', expected extended or release"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(features, protocol, message):
+    with pytest.raises(EvalkitError, match=message):
+        evaluate(features(), Protocol(**protocol), device="cpu")

@@ -1,0 +1,117 @@
+"""results.csv and the comparison with the published rows: golden text, round trip, refusals."""
+
+import dataclasses
+
+import pytest
+
+from evalkit.errors import ArtifactError
+from evalkit.report.tables import as_csv, as_text, compare, published
+from evalkit.results import COLUMNS, Figure, add_figure, read_results
+
+FIGURE = Figure(
+    dataset="cifar10",
+    encoder="imagenet32@150000",
+    features=28672,
+    protocol="all",
+    metric="accuracy_percent",
+    value=82.5,
+    spread=0.75,
+    spread_kind="95% binomial interval over test pictures",
+    n=1,
+    C=1e-4,
+    grid="extended 1e-05..0.01",
+    validation_percent=82.1,
+    n_train=50000,
+    n_validation=10000,
+    n_test=10000,
+    duality_gap=3.21e-7,
+    error_estimate=1e-8,
+    weights_sha256="abc",
+    features_sha256="def",
+    seed=0,
+    seconds=12.345,
+    device="CPU",
+    versions="evalkit 0",
+    date="2026-01-02",
+)
+
+GOLDEN_RESULTS = (
+    ",".join(COLUMNS)
+    + """
+cifar10,imagenet32@150000,28672,400,accuracy_percent,73.25,0.50,1.96 std over draws,10,0.0001,extended 1e-05..0.01,\
+82.10,4000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02
+cifar10,imagenet32@150000,28672,all,accuracy_percent,82.50,0.75,95% binomial interval over test pictures,1,0.0001,\
+extended 1e-05..0.01,82.10,50000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02
+"""
+)
+
+GOLDEN_REPORT = """\
+dataset,protocol,metric,method,value,spread,spread_kind,n,origin,difference,verdict
+cifar10,all,accuracy_percent,1-layer K-means,80.60,,as published,,"published (Radford et al. 2016, table 1)",,
+cifar10,all,accuracy_percent,3-layer K-means learned RF,82.00,,as published,,"published (Radford et al. 2016, table 1)",,
+cifar10,all,accuracy_percent,view-invariant K-means,81.90,,as published,,"published (Radford et al. 2016, table 1)",,
+cifar10,all,accuracy_percent,Exemplar CNN,84.30,,as published,,"published (Radford et al. 2016, table 1)",,
+cifar10,all,accuracy_percent,DCGAN + L2-SVM,82.80,,as published,,"published (Radford et al. 2016, table 1)",,
+cifar10,all,accuracy_percent,imagenet32@150000 + L2-SVM,82.50,0.75,95% binomial interval over test pictures,1,measured,-0.30,within the spread
+"""  # noqa: E501
+
+FEW = dataclasses.replace(
+    FIGURE, protocol="400", value=73.25, spread=0.5, spread_kind="1.96 std over draws", n=10, n_train=4000
+)
+
+
+def test_golden_results_and_round_trip(tmp_path):
+    path = tmp_path / "results.csv"
+    add_figure(path, FIGURE)
+    add_figure(path, FEW)
+    assert path.read_text() == GOLDEN_RESULTS
+    add_figure(path, FEW)  # reading and writing again changes nothing, and the same figure takes its own place
+    assert path.read_text() == GOLDEN_RESULTS
+
+
+def test_a_figure_measured_again_replaces_its_row_and_others_stay(tmp_path):
+    path = tmp_path / "results.csv"
+    add_figure(path, FIGURE)
+    add_figure(path, dataclasses.replace(FIGURE, value=80.0))
+    add_figure(path, dataclasses.replace(FIGURE, value=70.0, features_sha256="other"))
+    assert sorted(read_results(path)["value"]) == [70.0, 80.0]
+
+
+def test_golden_report(tmp_path):
+    add_figure(tmp_path / "results.csv", FIGURE)
+    table = compare(read_results(tmp_path / "results.csv"))
+    assert as_csv(table) == GOLDEN_REPORT
+    text = as_text(table)
+    assert "cifar10, all labels: accuracy in %" in text
+    assert "measured, n = 1  -0.30  within the spread" in text and "82.80         published" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({"value": 82.0}, "outside the spread"),
+        ({"value": 83.5}, "within the spread"),
+        ({"dataset": "cifar10-jpeg"}, "other pictures than the published"),
+        ({"protocol": "400", "value": 74.9}, "within the spread"),  # 0.75 of ours and 0.4 of the paper's
+        ({"protocol": "400", "value": 75.0}, "outside the spread"),
+        ({"dataset": "digits"}, ""),
+    ],
+)
+def test_value_of_verdicts(tmp_path, change, verdict):
+    add_figure(tmp_path / "results.csv", dataclasses.replace(FIGURE, **change))
+    table = compare(read_results(tmp_path / "results.csv"))
+    assert table["verdict"].iloc[-1] == verdict
+
+
+def test_pinned_published_rows():
+    table = published().set_index(["table", "protocol", "method"])["value"]
+    assert len(table) == 19
+    assert table[1, "all", "DCGAN + L2-SVM"] == 82.8 and table[1, "400", "DCGAN + L2-SVM"] == 73.8
+    assert table[2, "100", "DCGAN + L2-SVM"] == 22.48 and table[2, "100", "KNN"] == 77.93
+
+
+def test_a_file_with_other_columns_is_refused(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("dataset,accuracy\ncifar10,1\n")
+    with pytest.raises(ArtifactError, match="not a results.csv of this evalkit .columns that differ: C, accuracy"):
+        read_results(path)
