@@ -1,7 +1,7 @@
 """Many small training sets at once: the label draws of a protocol, each with every C. Uses the kernel solver.
 
-Rows of all draws are read once, each draw costs one Gram matrix, and all weights are scored in one pass over the rows
-to evaluate.
+Each draw costs one read of its rows and one Gram matrix; the weights of all draws and C are scored together, in one
+pass over the rows to evaluate.
 """
 
 import time
@@ -14,6 +14,7 @@ import torch
 
 from evalkit.probes.l2svm.fit import LinearFit, score_rows, to_labels
 from evalkit.probes.l2svm.path import TOL, l2svm_path
+from evalkit.probes.l2svm.problem import InputError
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class DrawFits:
 
     Attributes:
         Cs: the C values, in the order given.
+        classes: (K,) sorted labels.
         predictions: labels (draws, Cs, evaluated rows).
-        objective: float64 (draws, Cs, K) as in LinearFit.
+        objective: float64 (draws, Cs, K), as in LinearFit.
         duality_gap: float64 (draws, Cs, K), rigorous and relative to the objective.
         error_estimate: float64 (draws, Cs, K).
         seconds: wall time of the call.
     """
 
     Cs: list[float]
+    classes: np.ndarray
     predictions: np.ndarray
     objective: np.ndarray
     duality_gap: np.ndarray
@@ -54,42 +57,55 @@ def l2svm_draws(
     """Fits every draw at every C and predicts the rows to evaluate.
 
     Args:
-        features: (N, D) numpy array, memory map or torch tensor.
+        features: (N, D) numpy array, memory map, torch tensor or feature set.
         labels: of all N rows.
         draws: row numbers of each training set, all with the same classes.
         Cs: weights of the losses.
         evaluate_rows: row numbers to predict.
-        tol, device, class_weight, fit_intercept, intercept_scaling, progress: as for `l2svm_path`.
+        tol, device, class_weight, fit_intercept, intercept_scaling: as for `l2svm_path`.
+        progress: called with a line of text after every draw.
+
+    Raises:
+        EvalkitError: wrong input.
+        ConvergenceError: a fit missed `tol`.
     """
     start = time.perf_counter()
-    fits: list[list[LinearFit]] = []
+    labels = np.asarray(labels)
+    fits: list[LinearFit] = []
     for number, rows in enumerate(draws):
-        fits.append(
-            l2svm_path(
-                features,
-                np.asarray(labels)[rows],
-                Cs,
-                rows=rows,
-                tol=tol,
-                device=device,
-                class_weight=class_weight,
-                fit_intercept=fit_intercept,
-                intercept_scaling=intercept_scaling,
-            )
+        fits += l2svm_path(
+            features,
+            labels[rows],
+            Cs,
+            rows=rows,
+            tol=tol,
+            device=device,
+            class_weight=class_weight,
+            fit_intercept=fit_intercept,
+            intercept_scaling=intercept_scaling,
         )
+        if not np.array_equal(fits[-1].classes, fits[0].classes):
+            found, expected = fits[-1].classes.tolist(), fits[0].classes.tolist()
+            raise InputError(f"draw {number} has classes {found}, the first draw has {expected}; draw from every class")
         if progress is not None:
             progress(f"draw {number + 1} of {len(draws)}")
-    flat = [fit for draw in fits for fit in draw]
-    coef, intercept = np.concatenate([f.coef for f in flat]), np.concatenate([f.intercept for f in flat])
-    scores = score_rows(features, coef, intercept, rows=evaluate_rows, device=device)
     shape = (len(draws), len(Cs), -1)
-    scores = scores.T.reshape(*shape, len(evaluate_rows)).swapaxes(2, 3)
-    classes = flat[0].classes
     return DrawFits(
         Cs=[float(C) for C in Cs],
-        predictions=to_labels(classes, scores[..., 0] if len(classes) == 2 else scores),
-        objective=np.stack([f.objective for f in flat]).reshape(shape),
-        duality_gap=np.stack([f.duality_gap for f in flat]).reshape(shape),
-        error_estimate=np.stack([f.error_estimate for f in flat]).reshape(shape),
+        classes=fits[0].classes,
+        predictions=_predictions(features, fits, evaluate_rows, device).reshape(*shape[:2], len(evaluate_rows)),
+        objective=np.stack([fit.objective for fit in fits]).reshape(shape),
+        duality_gap=np.stack([fit.duality_gap for fit in fits]).reshape(shape),
+        error_estimate=np.stack([fit.error_estimate for fit in fits]).reshape(shape),
         seconds=time.perf_counter() - start,
     )
+
+
+def _predictions(features: Any, fits: list[LinearFit], rows: np.ndarray, device: str | torch.device) -> np.ndarray:
+    """Labels (fits, rows) from one pass over the rows."""
+    coef = np.concatenate([fit.coef for fit in fits])
+    intercept = np.concatenate([fit.intercept for fit in fits])
+    scores = score_rows(features, coef, intercept, rows=rows, device=device)
+    scores = scores.reshape(len(scores), len(fits), -1).swapaxes(0, 1)
+    classes = fits[0].classes
+    return to_labels(classes, scores[..., 0] if len(classes) == 2 else scores)

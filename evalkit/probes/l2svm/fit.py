@@ -8,7 +8,7 @@ import torch
 
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.problem import InputError
-from evalkit.probes.l2svm.rows import as_matrix, check_finite, resident_rows
+from evalkit.probes.l2svm.rows import as_matrix, check_finite, open_rows
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def score_rows(
     features = as_matrix(features)
     if features.shape[1] != coef.shape[1]:
         raise InputError(f"features have {features.shape[1]} columns, the fit was made on {coef.shape[1]}")
-    source = resident_rows(features, rows, device=torch.device(device), storage="auto")
+    source = open_rows(features, rows, device=torch.device(device))
     scores = Passes(source, constant=None).scores(torch.as_tensor(coef, dtype=source.dtype, device=source.device))
     if not torch.isfinite(scores).all():
         check_finite(source)
-    scores = scores.cpu().numpy()
-    return scores + intercept.astype(scores.dtype)
+    biases = torch.as_tensor(intercept, dtype=scores.dtype, device=scores.device)
+    return (scores + biases).cpu().numpy()
 
 
 def to_labels(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:

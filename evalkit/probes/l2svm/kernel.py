@@ -1,8 +1,12 @@
-"""Few rows: the exact solution from the Gram matrix, by active-set Newton steps in float64.
+"""Few rows: the exact solution from the Gram matrix, by active-set Newton steps in float64. Used by path and draws.
 
-With w = X^T beta the optimality conditions are beta_i = 0 where sign_i f_i >= 1, and on the other rows A (the active
-set)  (K_AA + diag(1 / 2 cost_A)) beta_A = sign_A.  Solving them on the current A and taking the new A from the scores
-f = K beta is Newton's method; it ends in a few steps, and when A repeats the answer is exact.
+With w = X^T beta a point is optimal where beta_i = 0 on the rows I with sign_i f_i >= 1, and on the other rows A
+(K_AA + R_A) beta_A = sign_A, with the diagonal R_i = 1 / 2 cost_i. Solving that for the current A and taking the new A
+from the scores f = K beta is Newton's method; when A repeats, the answer is exact.
+
+When all columns share their costs, N = (K + R)^-1 is computed once for all classes and steps. With u = N sign the
+solution is beta = u - N_I delta, where N_II delta = u_I: one small factor of the inactive rows instead of one of the
+active rows. The scores then follow from (K + R) beta = sign - delta on I, without a product.
 """
 
 from dataclasses import dataclass
@@ -14,87 +18,135 @@ from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.problem import Columns, losses
 from evalkit.probes.l2svm.products import matrix_path
 
-_GRAM_FEATURES = 2048  # features a float32 partial product: partial sums are added in float64, so errors stay at 1e-7
+_GRAM_FEATURES = 2048  # features a float32 partial product; the parts are added in float64
 _BELOW_TOL = 1e-3  # Newton's last step takes the gap from 1e-3 to 1e-15, so asking for more than tol costs nothing
-_MAX_STEPS = 100  # Newton ends in 4 to 8 steps on every kind of features seen
+_MAX_STEPS = 100  # 4 to 9 steps on every kind of features seen
 
 
 @dataclass(frozen=True)
 class KernelSolution:
-    """Solutions of all columns in the rows' coordinates, float64.
+    """Solutions of some columns in the rows' coordinates.
 
     Attributes:
-        beta: (N, columns); weights are X^T beta.
-        scores: (N, columns), K beta.
-        objective: (columns,)
-        duality_gap: (columns,), a bound on (objective - optimum) / objective for this Gram matrix.
-        steps: Newton steps of each column (columns,).
+        beta: float64 (N, columns); weights are X^T beta.
+        scores: float64 (N, columns), K beta.
+        steps: int64 (columns,), Newton steps.
     """
 
     beta: Tensor
     scores: Tensor
-    objective: Tensor
-    duality_gap: Tensor
     steps: Tensor
 
 
 def gram_matrix(features: Tensor, *, constant: float | None) -> Tensor:
-    """X X^T of float32 or float64 rows (N, D) with their constant feature, float64 (N, N)."""
+    """X X^T of float32 or float64 rows (N, D) with their constant feature, float64 (N, N).
+
+    The diagonal is summed in float64: float32 rounds its large one-signed sums always the same way, which alone would
+    move the objective by 1e-5; errors elsewhere have either sign and move it by 1e-7.
+    """
     product = matrix_path(features.device)
-    gram = features.new_full((len(features),) * 2, (constant or 0.0) ** 2, dtype=torch.float64)
+    count = len(features)
+    gram = features.new_zeros((count, count), dtype=torch.float64)
+    diagonal = features.new_zeros(count, dtype=torch.float64)
     for start in range(0, features.shape[1], _GRAM_FEATURES):
         part = features[:, start : start + _GRAM_FEATURES].contiguous()
         gram += product(part, part)
-    return gram
+        diagonal += torch.linalg.vecdot(part, part) if part.dtype == torch.float64 else part.double().square_().sum(1)
+    gram = (gram + gram.T) / 2  # the order of a product's sums need not be symmetric
+    gram.diagonal().copy_(diagonal)
+    return gram.add_((constant or 0.0) ** 2)
 
 
-def solve_kernel(gram: Tensor, columns: Columns, *, start: Tensor | None = None, tol: float) -> KernelSolution:
-    """The optimum of every column; `columns` in float64, `start` an earlier beta (N, columns) of the same rows."""
-    beta = torch.zeros_like(columns.signs) if start is None else start.clone()
-    scores = gram @ beta
+def solve_kernel(gram: Tensor, columns: Columns, *, start: KernelSolution | None = None, tol: float) -> KernelSolution:
+    """The optimum of every column, to a duality gap far below `tol`.
+
+    Args:
+        gram: float64 (N, N).
+        columns: float64 problems of one C (or of several, then without a shared inverse).
+        start: a solution for the same rows and columns at another C.
+        tol: of the objective, relative.
+    """
+    inverse = shared_inverse(gram, columns)
+    if start is not None:
+        beta, scores = start.beta.clone(), start.scores.clone()
+    else:
+        beta, scores = torch.zeros_like(columns.signs), torch.zeros_like(columns.signs)
     steps = torch.zeros(beta.shape[1], dtype=torch.int64)
-    for column in range(beta.shape[1]):
-        problem = columns.take(torch.tensor([column], device=gram.device))
-        solved = _newton(gram, problem, beta[:, column : column + 1], scores[:, column : column + 1], tol)
-        beta[:, column : column + 1], scores[:, column : column + 1], steps[column] = solved
-    objective = 0.5 * (beta * scores).sum(0) + losses(columns, scores)
-    gap = kernel_gap(gram, columns, beta, scores) / objective
-    return KernelSolution(beta, scores, objective, gap, steps)
+    for number in range(beta.shape[1]):
+        where = slice(number, number + 1)
+        solver = _Newton(gram, Columns(columns.signs[:, where], columns.costs[:, where]), inverse)
+        beta[:, where], scores[:, where], steps[number] = solver.run(beta[:, where], scores[:, where], tol)
+    return KernelSolution(beta, scores, steps)
 
 
-def _newton(gram: Tensor, problem: Columns, beta: Tensor, scores: Tensor, tol: float) -> tuple[Tensor, Tensor, int]:
-    """One column to its optimum: (beta, scores, steps), each tensor (N, 1)."""
-    for step in range(_MAX_STEPS):
-        objective = 0.5 * (beta * scores).sum(0) + losses(problem, scores)
-        if kernel_gap(gram, problem, beta, scores) <= _BELOW_TOL * tol * objective:
-            return beta, scores, step
-        active = (1 - problem.signs * scores > 0)[:, 0] & (problem.costs[:, 0] > 0)
-        direction = _solve_active(gram, problem, active) - beta
-        change = gram @ direction
-        size = exact_steps(problem, scores, change, slope=(beta * change).sum(0), curvature=(direction * change).sum(0))
-        beta, scores = beta + size * direction, scores + size * change
-    return beta, scores, _MAX_STEPS
+def shared_inverse(gram: Tensor, columns: Columns) -> Tensor | None:
+    """(K + R)^-1 when every column has the same positive costs, else None."""
+    cost = columns.costs[:, 0]
+    if columns.costs.shape[1] == 1 or not (columns.costs == cost[:, None]).all() or not (cost > 0).all():
+        return None
+    matrix = gram.clone()
+    matrix.diagonal().add_(0.5 / cost)
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
 
 
-def _solve_active(gram: Tensor, problem: Columns, active: Tensor) -> Tensor:
-    """beta (N, 1) that is optimal if exactly the active rows have a loss."""
-    index = active.nonzero()[:, 0]
-    matrix = gram[index][:, index]
-    matrix.diagonal().add_(0.5 / problem.costs[index, 0])
-    beta = torch.zeros_like(problem.signs)
-    beta[index] = torch.cholesky_solve(problem.signs[index], torch.linalg.cholesky(matrix))
-    return beta
+class _Newton:
+    """Newton's method on one column; tensors are (N,)."""
+
+    def __init__(self, gram: Tensor, column: Columns, inverse: Tensor | None) -> None:
+        self.gram = gram
+        self.column = column
+        self.signs, self.costs = column.signs[:, 0], column.costs[:, 0]
+        self.inverse = inverse
+        self.first = None if inverse is None else inverse @ self.signs
+
+    def run(self, beta: Tensor, scores: Tensor, tol: float) -> tuple[Tensor, Tensor, int]:
+        """From (N, 1) tensors to the optimum: (beta, scores, steps)."""
+        for step in range(_MAX_STEPS):
+            objective = 0.5 * (beta * scores).sum(0) + losses(self.column, scores)
+            if kernel_gap(self.column, beta, scores, self.gram) <= _BELOW_TOL * tol * objective:
+                return beta, scores, step
+            solved, solved_scores = self._solve((1 - self.signs * scores[:, 0] > 0) & (self.costs > 0))
+            direction, change = solved[:, None] - beta, solved_scores[:, None] - scores
+            slope, curvature = (beta * change).sum(0), (direction * change).sum(0)
+            size = exact_steps(self.column, scores, change, slope=slope, curvature=curvature)
+            beta, scores = beta + size * direction, scores + size * change
+        return beta, scores, _MAX_STEPS
+
+    def _solve(self, active: Tensor) -> tuple[Tensor, Tensor]:
+        """beta and scores that are optimal if exactly the active rows have a loss."""
+        few = int(active.sum()) < len(active) / 2
+        if self.inverse is None or self.first is None or few:
+            return self._solve_on_active(active.nonzero()[:, 0])
+        index = (~active).nonzero()[:, 0]
+        across = self.inverse[index]
+        factor = torch.linalg.cholesky(across[:, index])
+        delta = torch.cholesky_solve(self.first[index, None], factor)[:, 0]
+        beta = self.first - across.T @ delta
+        beta[index] = 0
+        scores = self.signs - beta / (2 * self.costs)
+        scores[index] -= delta
+        return beta, scores
+
+    def _solve_on_active(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        across = self.gram[index]
+        matrix = across[:, index]
+        matrix.diagonal().add_(0.5 / self.costs[index])
+        solved = torch.cholesky_solve(self.signs[index, None], torch.linalg.cholesky(matrix))[:, 0]
+        beta = torch.zeros_like(self.signs)
+        beta[index] = solved
+        return beta, across.T @ solved
 
 
-def kernel_gap(gram: Tensor, columns: Columns, beta: Tensor, scores: Tensor) -> Tensor:
+def kernel_gap(columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor) -> Tensor:
     """Objective at w = X^T beta minus the dual objective at alpha = max(0, sign x beta): never negative, (columns,).
 
     It is  0.5 ||w - X^T(sign alpha)||^2 + sum cost (xi - alpha / 2 cost)^2 + sum alpha max(0, sign f - 1):
-    each term is a sum of squares or of products of non-negative numbers, so it is small only if it is computed small.
+    sums of squares and of products of non-negative numbers, so no large numbers cancel.
     """
     alpha = torch.where(columns.costs > 0, (columns.signs * beta).clamp(min=0), 0)
     apart = beta - columns.signs * alpha
     margin = 1 - columns.signs * scores
-    unequal = margin.clamp(min=0) - alpha / (2 * columns.costs).clamp(min=torch.finfo(alpha.dtype).tiny)
-    weights = 0.5 * (apart * (gram @ apart)).sum(0)
-    return weights + (columns.costs * unequal**2).sum(0) + (alpha * (-margin).clamp(min=0)).sum(0)
+    wanted = alpha / (2 * columns.costs).clamp(min=torch.finfo(alpha.dtype).tiny)
+    unequal = columns.costs * (margin.clamp(min=0) - wanted) ** 2
+    distance = 0.5 * (apart * (gram @ apart)).sum(0) if bool(apart.any()) else 0.0
+    return distance + unequal.sum(0) + (alpha * (-margin).clamp(min=0)).sum(0)

@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 from evalkit.probes.l2svm.problem import Columns
+from evalkit.probes.l2svm.ranks import Ranks
 
 _MAX_ROUNDS = 30  # Newton on a piecewise linear increasing function: 3 to 6 rounds as seen
 
 
-def exact_steps(columns: Columns, scores: Tensor, change: Tensor, *, slope: Tensor, curvature: Tensor) -> Tensor:
+def exact_steps(
+    columns: Columns,
+    scores: Tensor,
+    change: Tensor,
+    *,
+    slope: Tensor,
+    curvature: Tensor,
+    ranks: Ranks | None = None,
+) -> Tensor:
     """The step t >= 0 of each column that minimises its objective at w + t p, (columns,).
 
     Args:
@@ -19,10 +28,12 @@ def exact_steps(columns: Columns, scores: Tensor, change: Tensor, *, slope: Tens
         change: X p, (N, columns).
         slope: w.p, (columns,): the slope of 0.5 ||w + t p||^2 at 0.
         curvature: ||p||^2, (columns,).
+        ranks: the processes among which the rows are divided.
 
     The slope in t, slope + t curvature - 2 sum cost (1 - sign(f + t q))_+ sign q, increases and is linear between
     kinks, so Newton's method from any side ends at its zero; a bracket keeps it from cycling.
     """
+    ranks = ranks or Ranks()
     signed_change = columns.signs * change
     margin = 1 - columns.signs * scores
     weighted = columns.costs * signed_change
@@ -31,8 +42,9 @@ def exact_steps(columns: Columns, scores: Tensor, change: Tensor, *, slope: Tens
     for _ in range(_MAX_ROUNDS):
         left = torch.addcmul(margin, signed_change, steps.to(margin.dtype), value=-1)
         active = weighted * (left > 0)
-        first = slope + steps * curvature - 2 * (active * left).sum(0, dtype=slope.dtype)
-        second = curvature + 2 * (active * signed_change).sum(0, dtype=slope.dtype)
+        sums = torch.stack([(active * each).sum(0, dtype=slope.dtype) for each in (left, signed_change)])
+        loss_slope, loss_curvature = 2 * ranks.sum(sums)
+        first, second = slope + steps * curvature - loss_slope, curvature + loss_curvature
         low, high = torch.where(first < 0, steps, low), torch.where(first >= 0, steps, high)
         moved = steps - first / second.clamp(min=torch.finfo(second.dtype).tiny)
         middle = torch.where(high.isinf(), 2 * steps, (low + high) / 2)

@@ -3,10 +3,10 @@
 A weight vector has one entry a feature and, with an intercept, one more for the constant feature.
 """
 
-import torch
 from torch import Tensor
 
 from evalkit.probes.l2svm.products import matrix_path
+from evalkit.probes.l2svm.ranks import Ranks
 from evalkit.probes.l2svm.rows import Rows
 
 
@@ -14,43 +14,42 @@ class Passes:
     """Products of the feature matrix X (N, D), with its constant column if any, by blocks of columns.
 
     Args:
-        rows: the rows of X.
+        rows: this rank's rows of X.
         constant: value of the constant feature (intercept_scaling), or None without an intercept.
+        ranks: the processes among which the rows of X are divided.
+
+    Attributes:
+        width: length of a weight vector, D or D + 1.
+        count: passes made so far.
     """
 
-    def __init__(self, rows: Rows, *, constant: float | None) -> None:
+    def __init__(self, rows: Rows, *, constant: float | None, ranks: Ranks | None = None) -> None:
         self.rows = rows
         self.constant = constant
+        self.ranks = ranks or Ranks()
         self.width = rows.features + (constant is not None)
         self.product = matrix_path(rows.device)
         self.count = 0
 
     def scores(self, weights: Tensor) -> Tensor:
-        """X @ weights.T: weights (columns, width) to scores (N, columns), in the type of the arithmetic."""
+        """X @ weights.T of this rank's rows: (columns, width) to (N, columns), in the type of the arithmetic."""
         self.count += 1
         features = weights[:, : self.rows.features].contiguous()
         scores = weights.new_empty(self.rows.count, len(weights))
-        for where, chunk in self.rows.chunks():
+        for where, chunk in self.rows.chunks(len(weights)):
             scores[where] = self.product(chunk, features)
         if self.constant is not None:
             scores += self.constant * weights[:, -1]
         return scores
 
     def weighted_rows(self, coefficients: Tensor) -> Tensor:
-        """coefficients.T @ X: (N, columns) to (columns, width), in the type of the arithmetic."""
+        """coefficients.T @ X over all ranks: (N, columns) to (columns, width), in the type of the arithmetic."""
         self.count += 1
         across = coefficients.T.contiguous()
         total = across.new_zeros(len(across), self.width)
         features = total[:, : self.rows.features]
-        for where, chunk in self.rows.chunks():
+        for where, chunk in self.rows.chunks(len(across)):
             features += self.product(across[:, where], chunk.T)
         if self.constant is not None:
             total[:, -1] = self.constant * across.sum(1)
-        return total
-
-    def sample(self, index: Tensor) -> Tensor:
-        """Rows of X by number, constant included, float32 (len(index), width)."""
-        chosen = self.rows.take(index)
-        if self.constant is None:
-            return chosen
-        return torch.cat([chosen, chosen.new_full((len(chosen), 1), self.constant)], 1)
+        return self.ranks.sum(total)

@@ -13,18 +13,27 @@ from torch import Tensor
 
 from evalkit.errors import ConvergenceError
 from evalkit.probes.l2svm.fit import LinearFit
-from evalkit.probes.l2svm.kernel import gram_matrix, solve_kernel
+from evalkit.probes.l2svm.kernel import KernelSolution, gram_matrix, kernel_gap, solve_kernel
+from evalkit.probes.l2svm.memory import parse_memory, plan_memory
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.primal import solve_primal
-from evalkit.probes.l2svm.problem import Columns, Labels, check_costs, class_weights, encode_labels, make_columns
-from evalkit.probes.l2svm.rows import as_matrix, check_finite, resident_rows
+from evalkit.probes.l2svm.primal import Solution, solve_primal
+from evalkit.probes.l2svm.problem import (
+    Columns,
+    InputError,
+    Labels,
+    check_costs,
+    class_weights,
+    encode_labels,
+    losses,
+    make_columns,
+)
+from evalkit.probes.l2svm.ranks import Ranks
+from evalkit.probes.l2svm.rows import Rows, as_matrix, check_finite, open_rows, storage_type
 
 TOL = 1e-6  # relative to the objective; test accuracy is settled from 1e-5 on
+POLISHED_GAP = 1e-4  # rigorous gap that `polish` reaches
 FEW_ROWS = 4000  # up to here one Gram matrix is cheaper than passes
-SAMPLE_ROWS = 6000  # of the sampled Hessian
-
-Solved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # weights, objective, duality gap, error estimate, iterations
 
 
 def l2svm_path(
@@ -42,108 +51,163 @@ def l2svm_path(
     sample_weight: Any = None,
     fit_intercept: bool = True,
     intercept_scaling: float = 1.0,
+    distributed: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[LinearFit]:
-    """One fit for each C, in the order given, each proven to be within `tol` of its optimum.
+    """One fit for each C, in the order given, each within `tol` of its optimum.
 
     Args:
-        features: (N, D) numpy array, memory map or torch tensor; float16 stays float16 in memory.
-        labels: one label for each row chosen (of `rows` when given, else of all), or one for each row of `features`.
+        features: (N, D) numpy array, memory map, torch tensor or feature set; float16 stays float16 in memory.
+        labels: one label for each row of `features`, or for each of `rows`.
         Cs: weights of the losses, the larger the less regularised; positive.
         rows: numbers of the training rows; all when None.
-        tol: largest relative error of each objective, by the solver's own estimate.
-        memory: bytes (or "4GB") that features may take; beyond it they stream from the file.
+        tol: largest relative error of each objective, by rigorous gap or by the solver's own estimate.
+        memory: bytes (or "4GB") the whole fit may take; features beyond it stream from their file.
         device: where to compute.
         storage: type rows are held in: "auto", "float16" or "float32".
-        polish: go on until the rigorous duality gap, too, is at most 1e-4 (or `tol`, if larger).
+        polish: go on until the rigorous gap, too, is small: 1e-4, or `tol` if that is larger.
         class_weight: None, "balanced", or a mapping of label to weight, with LinearSVC's meaning.
-        sample_weight: one weight for each row chosen.
+        sample_weight: one weight for each label.
         fit_intercept: whether to learn an intercept; it is penalised, as in liblinear.
         intercept_scaling: value of the constant feature whose weight makes the intercept.
-        progress: called with a line of text now and then.
+        distributed: divide the work among the ranks of the default process group; each gives its own rows.
+        progress: called with a line of text at every step of the block solver.
 
-    Nothing is random: the sample of rows that speeds the solver up is always the same one.
-    Raises EvalkitError for wrong input, ConvergenceError when `tol` is missed.
+    Nothing is random: the sample of rows that speeds up the block solver is always the same one.
+
+    Raises:
+        EvalkitError: wrong input.
+        ConvergenceError: a fit missed `tol`.
     """
     start = time.perf_counter()
-    values = check_costs(Cs)
+    ranks = Ranks(distributed=distributed)
+    values = sorted(check_costs(Cs))
     features = as_matrix(features)
-    source = resident_rows(features, rows, device=torch.device(device), storage=storage)
-    check_finite(source)
-    encoded = encode_labels(chosen_labels(labels, rows, len(features)), source.count)
-    passes = Passes(source, constant=intercept_scaling if fit_intercept else None)
-    few = source.count <= FEW_ROWS
-    columns = make_columns(
-        encoded,
-        sorted(values),
-        weights=class_weights(encoded, class_weight, sample_weight),
-        sample_weight=sample_weight,
-        device=source.device,
-        dtype=torch.float64 if few else source.dtype,
+    rows, labels, sample_weight = _chosen(rows, len(features), labels, sample_weight)
+    encoded = encode_labels(labels, len(features) if rows is None else len(rows), ranks)
+    total = sum(ranks.objects(len(encoded.index)))
+    weights = class_weights(encoded, class_weight, sample_weight, ranks)
+    stored = storage_type(features, storage)
+    count = len(values) * encoded.columns
+    plan = plan_memory(
+        len(encoded.index), features.shape[1], count, encoded.columns, stored=stored, memory=parse_memory(memory)
     )
-    solved = _solve_few(passes, columns, tol) if few else _solve_many(passes, columns, tol, progress)
-    seconds = time.perf_counter() - start
-    fits = _fits(solved, sorted(values), encoded, passes, seconds)
+    source = open_rows(features, rows, device=torch.device(device), storage=storage, resident=plan.resident)
+    check_finite(source)
+    passes = Passes(source, constant=intercept_scaling if fit_intercept else None, ranks=ranks)
+
+    def columns_of(some: Sequence[float], dtype: torch.dtype) -> Columns:
+        return make_columns(
+            encoded, some, weights=weights, sample_weight=sample_weight, device=source.device, dtype=dtype
+        )
+
+    if total <= FEW_ROWS:
+        solution = solve_few(passes, [columns_of([C], torch.float64) for C in values], tol)
+    else:
+        gap = max(tol, POLISHED_GAP) if polish else None
+        some = max(1, plan.group // encoded.columns)
+        groups = [columns_of(values[first : first + some], source.dtype) for first in range(0, len(values), some)]
+        solution = _solve_many(passes, groups, encoded.columns, plan.sample, tol=tol, gap=gap, progress=progress)
+    fits = make_fits(solution, values, encoded, passes, time.perf_counter() - start)
     for fit in fits:
         check_converged(fit, tol)
-    return [fits[sorted(values).index(C)] for C in values]
+    return [fits[values.index(float(C))] for C in Cs]
 
 
-def chosen_labels(labels: Any, rows: np.ndarray | None, total: int) -> np.ndarray:
-    """Labels of the chosen rows, from labels of all rows or of the chosen ones."""
+def _chosen(
+    rows: np.ndarray | None, total: int, labels: Any, sample_weight: Any
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
+    """Row numbers sorted (files are read in order), with the labels and weights of exactly those rows."""
     labels = np.asarray(labels)
-    return labels[rows] if rows is not None and len(labels) == total != len(rows) else labels
+    weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    if weights is not None and (weights.shape != labels.shape or not np.isfinite(weights).all() or weights.min() < 0):
+        raise InputError("sample_weight: expected one finite weight of at least 0 for each label")
+    if rows is None:
+        return None, labels, weights
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or len(rows) == 0 or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= total:
+        raise InputError(f"rows: expected row numbers from 0 to {total - 1}, at least one")
+    order = np.argsort(rows, kind="stable")
+    if len(labels) not in (total, len(rows)):
+        raise InputError(f"{len(labels)} labels for {len(rows)} chosen rows of {total}; give one label for each row")
+    pick = rows[order] if len(labels) == total else order
+    return rows[order], labels[pick], None if weights is None else weights[pick]
 
 
-def _solve_few(passes: Passes, columns: Columns, tol: float) -> Solved:
-    """All columns from one Gram matrix, each C starting from the solution of the C below."""
-    everything = torch.arange(passes.rows.count, device=passes.rows.device)
-    gram = gram_matrix(passes.rows.take(everything), constant=passes.constant)
-    solution = solve_kernel(gram, columns, tol=tol)
-    weights = passes.weighted_rows(solution.beta.to(passes.rows.dtype))
-    return weights, solution.objective, solution.duality_gap, solution.duality_gap, solution.steps
+def solve_few(passes: Passes, problems: Sequence[Columns], tol: float) -> Solution:
+    """All C from one Gram matrix, each starting from the solution at the C before; the same on every rank."""
+    ranks, rows = passes.ranks, passes.rows
+    everything = torch.arange(rows.count, device=rows.device)
+    stored = ranks.concatenate(rows.take(everything)).to(rows.dtype)
+    gathered = Passes(Rows(stored), constant=passes.constant)
+    gram = gram_matrix(stored, constant=passes.constant)
+    whole = [Columns(ranks.concatenate(each.signs), ranks.concatenate(each.costs)) for each in problems]
+    solutions: list[KernelSolution] = []
+    for columns in whole:
+        solutions.append(solve_kernel(gram, columns, start=solutions[-1] if solutions else None, tol=tol))
+    columns = Columns(torch.cat([each.signs for each in whole], 1), torch.cat([each.costs for each in whole], 1))
+    beta = torch.cat([each.beta for each in solutions], 1)
+    weights = gathered.weighted_rows(beta.to(rows.dtype))
+    passes.count += gathered.count
+    return _proven(gathered, gram, columns, weights, beta, torch.cat([each.steps for each in solutions]))
 
 
-def _solve_many(passes: Passes, columns: Columns, tol: float, progress: Callable[[str], None] | None) -> Solved:
-    hessian = SampledHessian(passes, size=min(SAMPLE_ROWS, passes.rows.count))
-    start = columns.signs.new_zeros(columns.signs.shape[1], passes.width)
-    solution = solve_primal(passes, columns, hessian, start=start, tol=tol)
-    return (
-        solution.weights,
-        solution.objective,
-        solution.duality_gap,
-        solution.error_estimate,
-        solution.iterations,
-    )
+def _proven(gathered: Passes, gram: Tensor, columns: Columns, weights: Tensor, beta: Tensor, steps: Tensor) -> Solution:
+    """Objective and gap of the weights themselves, from their own scores, free of the Gram matrix's rounding."""
+    scores = gathered.scores(weights).double()
+    objective = 0.5 * weights.double().square().sum(1) + losses(columns, scores)
+    gap = kernel_gap(columns, beta, scores, gram) / objective
+    return Solution(weights, objective, gap, gap, steps)
 
 
-def _fits(solved: Solved, Cs: list[float], labels: Labels, passes: Passes, seconds: float) -> list[LinearFit]:
-    weights, objective, gap, estimate, steps = (part.detach().cpu().numpy() for part in solved)
-    constant = passes.constant
+def _solve_many(
+    passes: Passes,
+    groups: Sequence[Columns],
+    classes: int,
+    sample: int,
+    *,
+    tol: float,
+    gap: float | None,
+    progress: Callable[[str], None] | None,
+) -> Solution:
+    """Group after group of C values, each column starting from its class's solution at the largest C before."""
+    hessian = SampledHessian(passes, size=sample)
+    parts: list[Solution] = []
+    start = groups[0].signs.new_zeros(classes, passes.width)
+    for columns in groups:
+        repeated = start.repeat(columns.signs.shape[1] // classes, 1)
+        parts.append(solve_primal(passes, columns, hessian, start=repeated, tol=tol, gap=gap, progress=progress))
+        start = parts[-1].weights[-classes:]
+    return Solution(*(torch.cat(each) for each in zip(*(part.tensors() for part in parts), strict=True)))
+
+
+def make_fits(solution: Solution, Cs: list[float], labels: Labels, passes: Passes, seconds: float) -> list[LinearFit]:
+    """A LinearFit for each C from the solution's columns, which are C by C, classes inside."""
+    weights, objective, gap, estimate, steps = (part.detach().cpu().numpy() for part in solution.tensors())
+    constant, features = passes.constant, passes.rows.features
     fits = []
     for number, C in enumerate(Cs):
         where = slice(number * labels.columns, (number + 1) * labels.columns)
-        intercept = np.zeros(labels.columns) if constant is None else weights[where, -1].astype(np.float64) * constant
-        fits.append(
-            LinearFit(
-                C=C,
-                classes=labels.classes,
-                coef=weights[where, : passes.rows.features].copy(),
-                intercept=intercept,
-                objective=objective[where].copy(),
-                duality_gap=gap[where].copy(),
-                error_estimate=estimate[where].copy(),
-                n_iterations=int(steps[where].max()),
-                n_passes=passes.count,
-                seconds=seconds,
-            )
+        bias = np.zeros(labels.columns) if constant is None else weights[where, -1].astype(np.float64) * constant
+        fit = LinearFit(
+            C=C,
+            classes=labels.classes,
+            coef=weights[where, :features].copy(),
+            intercept=bias,
+            objective=objective[where],
+            duality_gap=gap[where],
+            error_estimate=estimate[where],
+            n_iterations=int(steps[where].max()),
+            n_passes=passes.count,
+            seconds=seconds,
         )
+        fits.append(fit)
     return fits
 
 
 def check_converged(fit: LinearFit, tol: float) -> None:
     """Raises ConvergenceError unless every problem of the fit is within `tol` by gap or estimate."""
-    error = np.minimum(fit.duality_gap, fit.error_estimate)
+    error = np.fmin(fit.duality_gap, fit.error_estimate)
     if not (error <= tol).all():
         worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
         label = fit.classes[worst if len(fit.classes) > 2 else 1]

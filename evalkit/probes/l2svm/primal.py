@@ -13,29 +13,10 @@ from torch import Tensor
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.problem import Columns, dual_variables, losses
+from evalkit.probes.l2svm.problem import Columns, Solution, dual_variables, losses
 
 _HISTORY = 10  # pairs kept
 _MAX_ITERATIONS = 500
-
-
-@dataclass
-class PrimalSolution:
-    """Solutions of all columns.
-
-    Attributes:
-        weights: float32 (columns, width).
-        objective: float64 (columns,).
-        duality_gap: rigorous bound on (objective - optimum) / objective, (columns,).
-        error_estimate: 0.5 g^T H^-1 g / objective with the solver's inverse Hessian, (columns,): close, but no bound.
-        iterations: of each column, (columns,).
-    """
-
-    weights: Tensor
-    objective: Tensor
-    duality_gap: Tensor
-    error_estimate: Tensor
-    iterations: Tensor
 
 
 class History:
@@ -95,7 +76,7 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 def _evaluate(passes: Passes, columns: Columns, weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (columns, width) and objective (columns,) at these weights and scores."""
     gradient = weights - passes.weighted_rows(columns.signs * dual_variables(columns, scores))
-    return gradient, 0.5 * _dot(weights, weights) + losses(columns, scores)
+    return gradient, 0.5 * _dot(weights, weights) + passes.ranks.sum(losses(columns, scores))
 
 
 def solve_primal(
@@ -105,24 +86,26 @@ def solve_primal(
     *,
     start: Tensor,
     tol: float,
+    gap: float | None = None,
     max_iterations: int = _MAX_ITERATIONS,
-    progress: Callable[[int, Tensor], None] | None = None,
-) -> PrimalSolution:
-    """Minimises every column from `start` until its error estimate is at most `tol`."""
-    scores = passes.scores(start)
-    gradient, objective = _evaluate(passes, columns, start, scores)
-    state = _State(columns, torch.arange(len(start), device=start.device), start, scores, gradient, objective)
-    hessian.start(columns, scores)
+    progress: Callable[[str], None] | None = None,
+) -> Solution:
+    """Minimises every column from `start` (columns, width).
+
+    A column is done when its error estimate is at most `tol` and, if `gap` is given, its rigorous duality gap at most
+    `gap`, both relative to its objective; or after `max_iterations`, which the caller sees from those two.
+    """
+    state, done = _start(passes, columns, start)
+    hessian.start(columns, state.scores)
     history = History()
-    blank = torch.full_like(objective, torch.inf)
-    done = PrimalSolution(start.clone(), objective.clone(), blank, blank.clone(), blank.clone())
     for iteration in range(max_iterations + 1):
         direction = -history.inverse(state.gradient, hessian.inverse)
         estimate = -0.5 * _dot(state.gradient, direction) / state.objective
-        _store(done, state, estimate, iteration)
+        rigorous = 0.5 * _dot(state.gradient, state.gradient) / state.objective
+        _store(done, state, rigorous, estimate, iteration)
+        left = ((estimate > tol) | (rigorous > (torch.inf if gap is None else gap))).nonzero()[:, 0]
         if progress is not None:
-            progress(iteration, estimate)
-        left = (estimate > tol).nonzero()[:, 0]
+            progress(f"step {iteration}: {len(left)} of {len(start)} problems left, error {float(estimate.max()):.1e}")
         if len(left) == 0 or iteration == max_iterations:
             break
         if len(left) < len(estimate):
@@ -130,8 +113,17 @@ def solve_primal(
             history.keep(left)
             hessian.keep(left)
         _advance(passes, state, direction, history)
-        hessian.follow(state.columns, state.scores)
+        hessian.follow(state.scores)
     return done
+
+
+def _start(passes: Passes, columns: Columns, weights: Tensor) -> tuple[_State, Solution]:
+    scores = passes.scores(weights)
+    gradient, objective = _evaluate(passes, columns, weights, scores)
+    number = torch.arange(len(weights), device=weights.device)
+    blank = torch.full_like(objective, torch.inf)
+    done = Solution(weights.clone(), objective.clone(), blank, blank.clone(), torch.zeros_like(number))
+    return _State(columns, number, weights, scores, gradient, objective), done
 
 
 def _advance(passes: Passes, state: _State, direction: Tensor, history: History) -> None:
@@ -143,6 +135,7 @@ def _advance(passes: Passes, state: _State, direction: Tensor, history: History)
         change,
         slope=_dot(state.weights, direction),
         curvature=_dot(direction, direction),
+        ranks=passes.ranks,
     )
     move = steps.to(direction.dtype)[:, None] * direction
     state.weights = state.weights + move
@@ -152,9 +145,9 @@ def _advance(passes: Passes, state: _State, direction: Tensor, history: History)
     state.gradient = gradient
 
 
-def _store(done: PrimalSolution, state: _State, estimate: Tensor, iteration: int) -> None:
+def _store(done: Solution, state: _State, rigorous: Tensor, estimate: Tensor, iteration: int) -> None:
     done.weights[state.number] = state.weights
     done.objective[state.number] = state.objective
-    done.duality_gap[state.number] = 0.5 * _dot(state.gradient, state.gradient) / state.objective
+    done.duality_gap[state.number] = rigorous
     done.error_estimate[state.number] = estimate
-    done.iterations[state.number] = iteration
+    done.steps[state.number] = iteration

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import EvalkitError
+from evalkit.probes.l2svm.ranks import Ranks
 
 
 class InputError(EvalkitError, ValueError):
@@ -42,15 +43,38 @@ class Labels:
         return np.array([1]) if self.columns == 1 else np.arange(len(self.classes))
 
 
-def encode_labels(labels: Any, rows: int) -> Labels:
-    """Labels of `rows` rows as class numbers; refuses another length and fewer than two classes."""
+@dataclass(frozen=True)
+class Solution:
+    """Solutions of some columns.
+
+    Attributes:
+        weights: (columns, width), the intercept's weight last.
+        objective: float64 (columns,).
+        duality_gap: rigorous bound on (objective - optimum) / objective, (columns,).
+        error_estimate: estimate of the same, usually close, but no bound, (columns,).
+        steps: of the solver, (columns,).
+    """
+
+    weights: Tensor
+    objective: Tensor
+    duality_gap: Tensor
+    error_estimate: Tensor
+    steps: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The attributes in their order."""
+        return self.weights, self.objective, self.duality_gap, self.error_estimate, self.steps
+
+
+def encode_labels(labels: Any, rows: int, ranks: Ranks | None = None) -> Labels:
+    """Labels of this rank's `rows` rows as class numbers; refuses another length and, over all ranks, one class."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or len(labels) != rows:
         raise InputError(f"labels have shape {labels.shape}, the features have {rows} rows; give one label a row")
-    classes, index = np.unique(labels, return_inverse=True)
+    classes = np.unique(np.concatenate((ranks or Ranks()).objects(np.unique(labels))))
     if len(classes) < 2:
         raise InputError(f"every label is {classes[:1].tolist()}: one class; a classifier needs two or more")
-    return Labels(classes, index.astype(np.int64))
+    return Labels(classes, np.searchsorted(classes, labels).astype(np.int64))
 
 
 def check_costs(Cs: Sequence[float]) -> list[float]:
@@ -64,7 +88,9 @@ def check_costs(Cs: Sequence[float]) -> list[float]:
     return values
 
 
-def class_weights(labels: Labels, class_weight: Mapping | str | None, sample_weight: Any) -> np.ndarray:
+def class_weights(
+    labels: Labels, class_weight: Mapping | str | None, sample_weight: Any, ranks: Ranks | None = None
+) -> np.ndarray:
     """Weight of each class (K,): ones, "balanced" (by weighted counts), or from a mapping of label to weight."""
     if class_weight is None:
         return np.ones(len(labels.classes))
@@ -72,6 +98,7 @@ def class_weights(labels: Labels, class_weight: Mapping | str | None, sample_wei
         if class_weight != "balanced":
             raise InputError(f"class_weight is {class_weight!r}; give None, 'balanced' or a mapping label: weight")
         counts = np.bincount(labels.index, weights=sample_weight, minlength=len(labels.classes))
+        counts = np.sum((ranks or Ranks()).objects(counts), axis=0)
         return counts.sum() / (len(labels.classes) * counts)
     known = labels.classes.tolist()
     unknown = [label for label in class_weight if label not in known]

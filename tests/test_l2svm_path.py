@@ -1,0 +1,189 @@
+"""Fits along C: both solvers against liblinear and each other, every way to give the rows, certificates, failures."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.svm import LinearSVC
+
+from evalkit.errors import ConvergenceError, EvalkitError
+from evalkit.probes.l2svm import L2SVM, l2svm_draws, l2svm_path, memory, path
+from evalkit.probes.l2svm import rows as rows_module
+
+CS = [1e-3, 1e-1, 1e-2]  # not sorted: fits come in the order given
+
+
+def make_data(rows, features, classes=3, seed=0, dtype=np.float32):
+    """Overlapping classes with a large common mean, as rectified features have."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, rows)
+    centres = 0.3 * generator.normal(size=(classes, features))
+    return (centres[labels] + generator.normal(size=(rows, features)) + 1).astype(dtype), labels
+
+
+def objective(features, labels, coef, intercept, C):
+    """0.5 ||w||^2 + C sum of squared hinges of each one-vs-rest problem, plain numpy in float64."""
+    signs = np.where(labels[:, None] == np.arange(len(coef)), 1, -1)
+    margins = np.maximum(0, 1 - signs * (features.astype(np.float64) @ coef.T.astype(np.float64) + intercept))
+    return 0.5 * ((coef.astype(np.float64) ** 2).sum(1) + intercept**2) + C * (margins**2).sum(0)
+
+
+@pytest.fixture
+def block_solver(monkeypatch):
+    """Sends small problems to the solver for many rows."""
+    monkeypatch.setattr(path, "FEW_ROWS", 1)
+
+
+@pytest.mark.parametrize("rows, features", [(120, 800), (5000, 20)])  # the kernel solver; the block solver
+def test_objective_weights_and_predictions_are_liblinears(rows, features):
+    given, labels = make_data(rows, features)
+    test, _ = make_data(500, features, seed=1)
+    for C, fit in zip(CS, l2svm_path(given, labels, CS), strict=True):
+        dual = features > rows
+        theirs = LinearSVC(C=C, dual=dual, tol=1e-10, max_iter=10**7, random_state=0).fit(given.astype(float), labels)
+        best = objective(given, labels, theirs.coef_, theirs.intercept_, C)
+        ours = objective(given, labels, fit.coef, fit.intercept, C)
+        assert fit.C == C
+        np.testing.assert_allclose(ours, best, rtol=1e-6)  # the tolerance asked for
+        np.testing.assert_allclose(fit.objective, ours, rtol=1e-6)  # float32 scores
+        np.testing.assert_allclose(fit.intercept, theirs.intercept_, atol=2e-3 * np.abs(theirs.intercept_).max())
+        assert (fit.predict(test) == theirs.predict(test)).mean() > 0.995  # ties of near-equal scores
+
+
+@pytest.mark.parametrize("weights", [{}, {"class_weight": "balanced"}, {"fit_intercept": False}])
+def test_block_solver_finds_the_kernel_solvers_optimum(weights, monkeypatch):
+    features, labels = make_data(600, 300, dtype=np.float64)
+    exact = l2svm_path(features, labels, CS, **weights)
+    monkeypatch.setattr(path, "FEW_ROWS", 1)
+    monkeypatch.setattr(memory, "SAMPLE_ROWS", 200)
+    for fit, best in zip(l2svm_path(features, labels, CS, tol=1e-9, **weights), exact, strict=True):
+        np.testing.assert_allclose(fit.objective, best.objective, rtol=1e-8)  # 10 x the estimate asked for
+        assert (fit.objective >= best.objective * (1 - 1e-12)).all()  # rounding
+
+
+def test_rounding_in_the_gram_matrix_does_not_reach_the_objective():
+    features, labels = make_data(200, 6000)
+    features += 3  # a large common mean: the Gram matrix's entries are large, their differences small
+    single, double = l2svm_path(features, labels, [1.0])[0], l2svm_path(features.astype(np.float64), labels, [1.0])[0]
+    np.testing.assert_allclose(single.objective, double.objective, rtol=1e-6)  # what the benchmark asks for
+    assert single.duality_gap.max() < 1e-6
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-3])
+def test_duality_gap_is_a_bound(tol, block_solver, monkeypatch):
+    monkeypatch.setattr(memory, "SAMPLE_ROWS", 100)
+    features, labels = make_data(600, 300, dtype=np.float64)
+    for loose, exact in zip(
+        l2svm_path(features, labels, CS, tol=tol), l2svm_path(features, labels, CS, tol=1e-12), strict=True
+    ):
+        error = (loose.objective - exact.objective) / loose.objective
+        assert (loose.duality_gap >= error).all() and (error > 0).any()
+
+
+def test_polish_reaches_a_small_rigorous_gap(block_solver, monkeypatch):
+    monkeypatch.setattr(memory, "SAMPLE_ROWS", 100)
+    features, labels = make_data(600, 300)
+    plain, polished = (l2svm_path(features, labels, [1.0], tol=1e-3, polish=polish)[0] for polish in (False, True))
+    assert plain.duality_gap.max() > 1e-3 >= polished.duality_gap.max()
+
+
+def test_missed_tolerance_is_an_error():
+    features, labels = make_data(100, 50)
+    with pytest.raises(ConvergenceError, match=r"C = 1, class \d: relative error .* expected at most 1.0e-30"):
+        l2svm_path(features, labels, [1.0], tol=1e-30)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_rows_of_a_file_equal_a_copy(few, tmp_path, monkeypatch):
+    features, labels = make_data(600, 100, dtype=np.float16)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    rows = np.random.default_rng(0).choice(600, 400, replace=False)
+    monkeypatch.setattr(path, "FEW_ROWS", 4000 if few else 1)
+    want = l2svm_path(features[np.sort(rows)].astype(np.float32), labels[np.sort(rows)], CS)
+    for given in (mapped, torch.from_numpy(features), features, mapped[:]):
+        for chosen in (labels, labels[rows]):
+            got = l2svm_path(given, chosen, CS, rows=rows)
+            for one, two in zip(got, want, strict=True):
+                np.testing.assert_allclose(one.coef, two.coef, atol=1e-4)  # another sample and order of sums: tol
+                np.testing.assert_allclose(one.objective, two.objective, rtol=1e-6)  # tol
+    np.testing.assert_array_equal(got[0].predict(mapped, rows=np.arange(90)), got[0].predict(features[:90]))
+
+
+def test_streaming_within_a_budget_changes_nothing(tmp_path, block_solver, monkeypatch):
+    features, labels = make_data(3000, 200)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    monkeypatch.setattr(memory, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(memory, "_LIBRARY_BYTES", 0)
+    for module in (memory, rows_module):
+        monkeypatch.setattr(module, "SLAB_BYTES", 100_000)
+    plan = memory.plan_memory(3000, 200, 9, 3, stored=torch.float32, memory=3_000_000)
+    assert 0 < plan.resident < 3000 and plan.group == 9
+    whole, streamed = l2svm_path(mapped, labels, CS), l2svm_path(mapped, labels, CS, memory="3MB")
+    for one, two in zip(whole, streamed, strict=True):
+        np.testing.assert_allclose(one.objective, two.objective, rtol=1e-6)  # tol
+
+
+def test_draws_equal_single_fits():
+    features, labels = make_data(900, 60, dtype=np.float16)
+    generator = np.random.default_rng(0)
+    draws = [generator.choice(600, size, replace=False) for size in (80, 150)]
+    evaluate = np.arange(600, 900)
+    fits = l2svm_draws(features, labels, draws, CS, evaluate_rows=evaluate)
+    assert fits.predictions.shape == (2, 3, 300) and fits.duality_gap.max() < 1e-6
+    for draw, rows in enumerate(draws):
+        for number, fit in enumerate(l2svm_path(features[rows], labels[rows], CS)):
+            np.testing.assert_allclose(fits.objective[draw, number], fit.objective, rtol=1e-6)  # float32 sums
+            assert (fits.predictions[draw, number] == fit.predict(features[evaluate])).mean() > 0.99  # ties
+
+
+def broken(kind):
+    features, labels = make_data(50, 10)
+    if kind in ("nan", "inf", "big"):
+        features[7, 3] = {"nan": np.nan, "inf": -np.inf, "big": 1e30}[kind]
+    if kind == "constant":
+        labels[:] = 4
+    return features, labels[:-1] if kind == "length" else labels
+
+
+@pytest.mark.parametrize(
+    "kind, settings, message",
+    [
+        ("nan", {}, "row 7, column 3 is NaN"),
+        ("inf", {}, "row 7, column 3 is infinity"),
+        ("big", {}, "row 7, column 3 is 1e\\+30: float32 overflows"),
+        ("constant", {}, r"every label is \[4\]"),
+        ("length", {}, "labels have shape .49,., the features have 50 rows"),
+        ("", {"Cs": [0.1, 0.0]}, "C = 0: C weighs the losses"),
+        ("", {"Cs": [float("nan")]}, "C = nan"),
+        ("", {"Cs": []}, "no C value given"),
+        ("", {"memory": "4 apples"}, "memory '4 apples' is no size"),
+        ("", {"memory": "1KB"}, "memory budget .* need at least"),
+        ("", {"storage": "int8"}, "storage is 'int8'"),
+        ("", {"rows": np.array([0, 50])}, "expected row numbers from 0 to 49"),
+        ("", {"sample_weight": -np.ones(50)}, "sample_weight: expected"),
+        ("", {"class_weight": {9: 1.0}}, "class_weight names 9"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(kind, settings, message):
+    with pytest.raises(EvalkitError, match=message) as caught:
+        l2svm_path(*broken(kind), **{"Cs": [0.1], **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_cut_short_is_refused(tmp_path):
+    features, labels = make_data(500, 100)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    with open(tmp_path / "features.npy", "r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(EvalkitError, match="features.npy: ends inside row 249 .* cut short"):
+        l2svm_path(mapped, labels, [0.1])
+
+
+def test_estimator_streams_and_reports_certificates(tmp_path):
+    features, labels = make_data(300, 40)
+    np.save(tmp_path / "features.npy", features)
+    model = L2SVM(C=0.1).fit(np.load(tmp_path / "features.npy", mmap_mode="r"), labels)
+    assert model.duality_gap_.shape == model.error_estimate_.shape == (3,) and model.duality_gap_.max() <= 1e-6
+    np.testing.assert_allclose(model.coef_, L2SVM(C=0.1).fit(features, labels).coef_, atol=1e-6)  # float32
