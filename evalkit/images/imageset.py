@@ -8,6 +8,7 @@ import numpy as np
 
 from evalkit.artifacts import Manifest, read_manifest
 from evalkit.errors import ArtifactError
+from evalkit.images.view import ROWS, Rows, checked_parent, identity
 
 KIND = "image set"
 
@@ -18,7 +19,8 @@ class ImageSet:
 
     Attributes:
         name: the data set's name, as figures carry it.
-        images: uint8 (N, H, W, 3), usually memory-mapped; MNIST, too, has three equal channels.
+        images: uint8 (N, H, W, 3), memory-mapped, or Rows of such an array where the set is a view of another; MNIST,
+            too, has three equal channels.
         labels: int64 (N,), -1 where a picture has no label.
         class_names: the K names; label k is class_names[k].
         splits: name -> (first row, row after the last), e.g. {"train": (0, 50000), "test": (50000, 60000)}.
@@ -37,8 +39,8 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of `images.npy`: the identity of the pictures."""
-        return self.manifest["files"]["images.npy"]["sha256"]
+        """The identity of the pictures: SHA-256 of `images.npy`, or of it and the rows where this is a view."""
+        return identity(self.manifest)
 
     def split(self, name: str) -> np.ndarray:
         """The pictures of one split, uint8 (n, H, W, 3).
@@ -53,17 +55,24 @@ class ImageSet:
 
 
 def load_images(directory: Path) -> ImageSet:
-    """Opens a prepared image set, memory-mapped.
+    """Opens a prepared image set, memory-mapped, or a view of one.
 
     Raises:
-        ArtifactError: nothing there, cut short, or not an image set.
+        ArtifactError: nothing there, cut short, not an image set, or a view of pictures that have changed since.
     """
     manifest = read_manifest(directory, KIND)
-    about = manifest["settings"]
+    of = manifest["made_from"].get("view_of")
+    if of is None:
+        images, labels = np.load(directory / "images.npy", mmap_mode="r"), np.load(directory / "labels.npy")
+    else:
+        parent = load_images((directory / of["path"]).resolve())
+        checked_parent(directory, manifest, directory / of["path"], parent.sha256)
+        rows = np.load(directory / ROWS)
+        images, labels = Rows(parent.images, rows), parent.labels[rows]
     return ImageSet(
-        name=about["name"],
-        images=np.load(directory / "images.npy", mmap_mode="r"),
-        labels=np.load(directory / "labels.npy"),
+        name=manifest["settings"]["name"],
+        images=images,
+        labels=labels,
         class_names=manifest["class_names"],
         splits={name: (first, end) for name, (first, end) in manifest["splits"].items()},
         manifest=manifest,

@@ -1,0 +1,166 @@
+"""dedup: finds duplicates in an image set, or what it shares with another, and writes the rest as a view.
+
+Comes between prepare and training. Codes (codes.py, autoencoder.py) -> groups (grouping.py) -> report and view.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit.arrays import building
+from evalkit.device import resolve_device
+from evalkit.errors import EvalkitError
+from evalkit.images.dedup import codes, report
+from evalkit.images.dedup.autoencoder import AutoencoderOptions, autoencoder_codes, train_autoencoder
+from evalkit.images.dedup.grouping import groups
+from evalkit.images.imageset import ImageSet, load_images
+from evalkit.images.prepare import finished
+from evalkit.images.view import ROWS, splits_of_rows, view_manifest
+
+# Bits in which neighbours may differ. The paper's hash is compared for equality; 4 of the perceptual hash's 64 bits
+# find what encoding and brightness change and hardly a stranger (benchmarks/results/dedup-recall.csv).
+MODES = {"autoencoder": 0, "exact": 0, "perceptual": 4}
+_DEFAULT = AutoencoderOptions()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The pictures of a set, followed by those of a split of another one, if any, as one run of rows."""
+
+    images: ImageSet
+    other: ImageSet | None
+    split: str
+
+    @property
+    def others(self) -> Any:
+        """The other set's pictures, or None."""
+        return self.other.split(self.split) if self.other else None
+
+    def picture(self, row: int) -> np.ndarray:
+        """One picture, uint8 (H, W, 3)."""
+        inside = row < len(self.images)
+        return np.asarray(self.images.images[row] if inside else self.others[row - len(self.images)])
+
+    def describe(self, row: int) -> tuple[str, int, int, str]:
+        """(set, row in that set, label, class)."""
+        source = self.images
+        if row >= len(source):
+            assert self.other is not None
+            source, row = self.other, row - len(source) + self.other.splits[self.split][0]
+        label = int(source.labels[row])
+        return source.name, row, label, source.class_names[label] if label >= 0 else ""
+
+
+def dedup(
+    directory: Path,
+    target: Path,
+    *,
+    mode: str = "autoencoder",
+    distance: int | None = None,
+    against: Path | None = None,
+    against_split: str = "test",
+    options: AutoencoderOptions = _DEFAULT,
+    seed: int = 0,
+    device: str = "auto",
+    replace: bool = False,
+) -> ImageSet:
+    """Writes a view of the image set in `directory` without its duplicates, or without what `against` holds, too.
+
+    Of a group of duplicates the first picture stays; of pictures that `against` holds none stays. The view's folder has
+    groups.csv, largest.png and, in the manifest under "dedup", the counts and the estimated false positives.
+
+    Args:
+        directory: the image set.
+        target: the view's folder; its name is the view's.
+        mode: "autoencoder" (the paper's), "exact" (equal pixels) or "perceptual" (cosine hash, shifts by a pixel).
+        distance: bits in which two codes may differ; the mode's own if not given.
+        against: another image set, of pictures of the same size.
+        against_split: the split of it that counts.
+        options: how to train the autoencoder.
+        seed: of its initialisation, order and noise, and of the pairs that are judged.
+        device: of the autoencoder; "auto", "cpu", "cuda" or "cuda:N".
+        replace: overwrite an image set of another origin in `target`.
+
+    Raises:
+        EvalkitError: no such mode, pictures of two sizes, or `target` is something else.
+    """
+    pair = _Pair(load_images(directory), load_images(against) if against else None, against_split)
+    _check(pair, mode, directory, target)
+    bits = MODES[mode] if distance is None else distance
+    settings: dict[str, Any] = {"mode": mode, "distance": bits, "seed": seed}
+    if mode == "autoencoder":
+        settings["autoencoder"] = asdict(options)
+    if pair.other:
+        settings["against"] = {"name": pair.other.name, "split": against_split, "sha256": pair.other.sha256}
+    manifest = view_manifest(directory, pair.images.sha256, pair.images.class_names, target, settings)
+    found = finished(target, manifest["settings"], manifest["made_from"], replace=replace)
+    if found is None:
+        keys, about = _codes(pair, mode, options, seed, device)
+        with building(target, settings=manifest["settings"], made_from=manifest["made_from"]) as work:
+            rows, counts = _write(work.path, pair, groups(keys, bits), seed)
+            splits = splits_of_rows(pair.images.splits, rows)
+            work.finish(manifest | {"splits": {k: list(v) for k, v in splits.items()}, "dedup": counts | about})
+        found = load_images(target)
+    return found
+
+
+def _check(pair: _Pair, mode: str, directory: Path, target: Path) -> None:
+    if mode not in MODES:
+        raise EvalkitError(f"no mode {mode!r}; choose from {', '.join(MODES)}")
+    if target.resolve() == Path(directory).resolve():
+        raise EvalkitError(f"{target}: is the image set itself; give the view another name")
+    if pair.other and pair.others.shape[1:] != pair.images.images.shape[1:]:
+        sizes = " and ".join(f"{a.shape[1]} x {a.shape[2]}" for a in (pair.images.images, pair.others))
+        raise EvalkitError(f"{pair.images.name} and {pair.other.name}: pictures of {sizes}; prepare them in one size")
+
+
+def _codes(
+    pair: _Pair, mode: str, options: AutoencoderOptions, seed: int, device: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The codes of all pictures of the pair, and what there is to tell about them."""
+    parts = [pair.images.images] + ([pair.others] if pair.other else [])
+    if mode != "autoencoder":
+        code = {"exact": codes.exact, "perceptual": codes.perceptual}[mode]
+        return np.concatenate([codes.coded(part, code) for part in parts]), {}
+    on = resolve_device(device)
+    model, error = train_autoencoder(pair.images.images, options, seed=seed, device=on)
+    keys = np.concatenate([autoencoder_codes(model, part, on) for part in parts])
+    return keys, {"reconstruction_error": round(error, 5)}
+
+
+def _write(folder: Path, pair: _Pair, found: list[np.ndarray], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Writes rows.npy, groups.csv and largest.png; returns the rows that stay and the counts."""
+    own = len(pair.images)
+    if pair.other:
+        found = [group for group in found if group[0] < own <= group[-1]]  # ascending: pictures of both sets
+        dropped = [group[group < own] for group in found]
+    else:
+        dropped = [group[1:] for group in found]
+    gone = np.concatenate([np.empty(0, np.int64), *dropped])
+    rows = np.setdiff1d(np.arange(own), gone)
+    np.save(folder / ROWS, rows)
+    report.write_groups(folder / report.GROUPS, found, pair.describe)
+    report.write_largest(folder / report.LARGEST, found, pair.picture)
+    largest = max(map(len, found), default=0)
+    counts = {"pictures": own, "groups": len(found), "largest": largest, "dropped": len(gone), "kept": len(rows)}
+    return rows, counts | report.false_positives(found, pair.picture, seed=seed)
+
+
+def dedup_summary(view: ImageSet) -> list[str]:
+    """What dedup found, as lines for the terminal."""
+    about, settings = view.manifest["dedup"], view.manifest["settings"]
+    other = settings.get("against")
+    shared = f"also in {other['name']} ({other['split']})" if other else "duplicates"
+    lines = [
+        f"{view.name}: {about['kept']:,} of {about['pictures']:,} pictures kept, {about['dropped']:,} {shared} in "
+        f"{about['groups']:,} groups, the largest of {about['largest']:,} ({settings['mode']}, "
+        f"{settings['distance']} bits)"
+    ]
+    if about["pairs_judged"]:
+        lines.append(
+            f"false positives: {about['unlike']} of {about['pairs_judged']} pairs judged unlike, "
+            f"{about['false_positive_percent']} % (95 %: {about['low_percent']} to {about['high_percent']} %)"
+        )
+    return lines + [f"groups in {report.GROUPS}, the largest ones in {report.LARGEST}"]

@@ -1,0 +1,219 @@
+"""Duplicates: planted ones are found, strangers are not; views behave as arrays; leaks are told and dropped."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.images import ImageSet, load_images, prepare
+from evalkit.images.dedup import AutoencoderOptions, dedup, dedup_summary
+from evalkit.images.dedup.autoencoder import train_autoencoder
+from evalkit.images.dedup.codes import exact, perceptual
+from evalkit.images.dedup.grouping import groups
+from evalkit.images.dedup.likeness import LIKE, likeness
+from evalkit.images.dedup.report import _wilson
+from evalkit.images.view import Rows
+
+OPTIONS = AutoencoderOptions(pictures=2_500, batch_size=50)
+
+
+def scenes(count: int, seed: int) -> np.ndarray:
+    """Pictures, uint8 (count, 32, 32, 3), no two alike: random frequencies that fall off as photographs' do."""
+    random = np.random.default_rng(seed)
+    waves = np.cos(np.pi * np.arange(16)[:, None] * (np.arange(32) + 0.5) / 32)
+    light, colour = random.normal(0, 1, (count, 16, 16, 1)), random.normal(0, 0.2, (count, 16, 16, 3))
+    weights = (light + colour) / (1 + np.arange(16)[:, None, None] + np.arange(16)[:, None])
+    pictures = np.einsum("nklc,ky,lx->nyxc", weights, waves, waves)
+    return (127 + 45 * pictures).clip(0, 255).astype(np.uint8)
+
+
+def shifted(picture: np.ndarray) -> np.ndarray:
+    return np.pad(picture, ((1, 0), (0, 0), (0, 0)), mode="edge")[:32]
+
+
+def brighter(picture: np.ndarray) -> np.ndarray:
+    return np.minimum(picture * 1.15, 255).astype(np.uint8)
+
+
+def encoded_again(picture: np.ndarray) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=85)
+    return np.asarray(Image.open(stream))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Steps of a millisecond: threads would wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def image_set(directory: Path, pictures: np.ndarray, name: str, *, test: int = 0) -> ImageSet:
+    arrays = {"x_train": pictures[: len(pictures) - test], "y_train": np.arange(len(pictures) - test) % 3}
+    if test:
+        arrays |= {"x_test": pictures[-test:], "y_test": np.arange(test) % 3}
+    np.savez(directory / f"{name}.npz", **arrays)
+    return prepare(directory / f"{name}.npz", directory / name, workers=1)
+
+
+@pytest.fixture
+def planted(tmp_path) -> Path:
+    """100 scenes; row 100 is row 5 again, 101 row 5 shifted, 102 row 7 brighter, 103 row 9 encoded again."""
+    own = scenes(100, seed=0)
+    copies = [own[5], shifted(own[5]), brighter(own[7]), encoded_again(own[9])]
+    image_set(tmp_path, np.concatenate([own, copies]), "planted")
+    return tmp_path / "planted"
+
+
+def rows_by_group(view: Path) -> list[list[int]]:
+    found: dict[str, list[int]] = {}
+    for line in csv.DictReader((view / "groups.csv").read_text().splitlines()):
+        found.setdefault(line["group"], []).append(int(line["row"]))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("mode,wanted", [("exact", [[5, 100]]), ("perceptual", [[5, 100, 101], [7, 102], [9, 103]])])
+def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_path, mode, wanted):
+    view = dedup(planted, tmp_path / "view", mode=mode)
+    assert rows_by_group(tmp_path / "view") == wanted
+    gone = [row for group in wanted for row in group[1:]]
+    kept = [row for row in range(104) if row not in gone]
+    assert np.array_equal(np.asarray(view.images), np.load(planted / "images.npy")[kept])
+    assert view.labels.tolist() == [row % 3 for row in kept] and view.splits == {"train": (0, len(kept))}
+    assert view.manifest["dedup"]["unlike"] == 0 and view.manifest["dedup"]["dropped"] == len(gone)
+    assert f"{len(kept)} of 104 pictures kept, {len(gone)} duplicates in {len(wanted)} groups" in dedup_summary(view)[0]
+    sheet = Image.open(tmp_path / "view" / "largest.png")
+    assert np.array_equal(np.asarray(sheet)[:32, :32], np.load(planted / "images.npy")[5])
+    assert sorted(path.name for path in (tmp_path / "view").iterdir()) == [
+        "groups.csv",
+        "largest.png",
+        "manifest.json",
+        "rows.npy",
+    ]  # an index, no copy
+
+
+def test_the_papers_hash_groups_equal_pictures(planted, tmp_path):
+    view = dedup(planted, tmp_path / "view", options=OPTIONS, device="cpu")
+    assert any({5, 100} <= set(group) for group in rows_by_group(tmp_path / "view"))
+    again = dedup(planted, tmp_path / "again", options=OPTIONS, device="cpu")
+    assert again.manifest["files"] == view.manifest["files"]  # determinism
+
+
+def test_the_autoencoder_learns_and_leaves_torchs_generator_alone():
+    pictures = scenes(60, seed=3)[:, ::4, ::4]
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    errors = [
+        train_autoencoder(
+            pictures, AutoencoderOptions(pictures=shown, batch_size=50), seed=0, device=torch.device("cpu")
+        )[1]
+        for shown in (50, 20_000)
+    ]
+    assert errors[1] < errors[0] / 3
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_leaks_between_two_sets(planted, tmp_path):
+    own = np.load(planted / "images.npy")
+    strangers = scenes(20, seed=9)
+    benchmark = np.concatenate([strangers, own[[30]], strangers[:3], own[[40]], shifted(own[41])[None]])
+    image_set(tmp_path, benchmark, "benchmark", test=5)  # row 20, in its training split, does not count
+    view = dedup(planted, tmp_path / "view", mode="perceptual", against=tmp_path / "benchmark")
+    assert view.manifest["dedup"]["dropped"] == 2 and len(view) == 102
+    lines = (tmp_path / "view" / "groups.csv").read_text().splitlines()
+    assert lines[1:] == [
+        "0,planted,40,1,1",
+        "0,benchmark,24,0,0",
+        "1,planted,41,2,2",
+        "1,benchmark,25,1,1",
+    ]
+    assert "2 also in benchmark (test)" in dedup_summary(view)[0]
+
+
+def test_a_view_is_found_again_and_refused_when_its_pictures_changed(planted, tmp_path):
+    first = dedup(planted, tmp_path / "view", mode="exact")
+    assert dedup(planted, tmp_path / "view", mode="exact").sha256 == first.sha256
+    assert first.sha256 not in (load_images(planted).sha256, dedup(planted, tmp_path / "p", mode="perceptual").sha256)
+    with pytest.raises(EvalkitError, match="holds another image set .mode exact -> perceptual"):
+        dedup(planted, tmp_path / "view", mode="perceptual")
+    prepare(tmp_path / "planted.npz", planted, size=16, workers=1, replace=True)
+    with pytest.raises(ArtifactError, match="view: a view of other pictures than those now in .*; run dedup again"):
+        load_images(tmp_path / "view")
+
+
+def test_failure_modes_sizes_and_places(planted, tmp_path):
+    with pytest.raises(EvalkitError, match="no mode 'sha1'; choose from autoencoder, exact, perceptual"):
+        dedup(planted, tmp_path / "view", mode="sha1")
+    with pytest.raises(EvalkitError, match="is the image set itself"):
+        dedup(planted, planted, mode="exact")
+    image_set(tmp_path, scenes(4, seed=0), "other", test=2)
+    prepare(tmp_path / "other.npz", tmp_path / "small", size=16, workers=1)
+    with pytest.raises(EvalkitError, match="pictures of 32 x 32 and 16 x 16; prepare them in one size"):
+        dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small")
+    assert not (tmp_path / "view").exists()
+
+
+def test_a_view_stands_where_an_array_may_stand():
+    array = np.arange(60).reshape(10, 2, 3)
+    chosen = np.array([1, 4, 5, 9])
+    rows, plain = Rows(array, chosen), array[chosen]
+    assert rows.shape == plain.shape and len(rows) == 4 and rows.dtype == plain.dtype and rows.ndim == 3
+    for key in (2, -1, slice(1, 3), slice(None, None, 2), np.array([3, 0]), [1, 1], (slice(0, 2), 1), (3, 0, 2)):
+        assert np.array_equal(np.asarray(rows[key]), plain[key])
+    assert isinstance(rows[1:3][1:], Rows) and np.array_equal(np.asarray(rows[1:3][1:]), plain[2:3])
+    assert np.array_equal(np.array(rows), plain)
+
+
+def near_by_comparing_all(codes: np.ndarray, distance: int) -> list[list[int]]:
+    """The same groups by brute force: every pair, then transitive closure by repeated passes."""
+    bits = np.unpackbits(codes, axis=2)
+    apart = (bits[:, None, 0] != bits[None, :, 0]).sum(axis=2)
+    for window in range(1, codes.shape[1]):
+        one_way = (bits[:, None, 0] != bits[None, :, window]).sum(axis=2)
+        apart = np.minimum(apart, np.minimum(one_way, one_way.T))
+    near = (apart <= distance).astype(int)
+    for _ in range(8):
+        near = (near @ near > 0).astype(int)
+    found = {tuple(np.flatnonzero(row).tolist()) for row in near}
+    return sorted([list(group) for group in found if len(group) > 1])
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+@pytest.mark.parametrize("distance", [0, 1, 3])
+def test_reference_groups_are_those_of_comparing_all_pairs(windows, distance):
+    random = np.random.default_rng(distance)
+    codes = random.integers(0, 256, (300, windows, 2), dtype=np.uint8)
+    codes[:, :, 1] &= 0b11100000  # 11 bits: many near ones
+    if distance == 0:
+        codes = codes[:, :1]
+    assert [group.tolist() for group in groups(codes, distance)] == near_by_comparing_all(codes, distance)
+
+
+def test_value_likeness_of_copies_and_strangers():
+    one, two = scenes(2, seed=1)
+    assert likeness(one, shifted(one)) == pytest.approx(1.0)
+    assert likeness(one, brighter(one)) > LIKE and likeness(one, encoded_again(one)) > LIKE
+    assert likeness(one, two) < 0.8
+    assert likeness(np.zeros_like(one), np.full_like(one, 9)) == 1.0  # flat and flat
+    assert likeness(np.zeros_like(one), one) < 0.1
+
+
+def test_value_codes():
+    pictures = scenes(3, seed=2)
+    assert np.array_equal(exact(pictures), exact(pictures.copy()))
+    assert len(np.unique(exact(np.concatenate([pictures, pictures[:1] ^ 1])), axis=0)) == 4
+    middle, down = perceptual(pictures[:1])[0, 0], perceptual(shifted(pictures[0])[None])[0]
+    assert any(np.array_equal(middle, window) for window in down)  # a window of the shifted picture is the middle's
+    assert not np.array_equal(perceptual(pictures[:1])[0, 0], perceptual(pictures[1:2])[0, 0])
+
+
+def test_value_wilson_interval():
+    assert _wilson(0, 200) == pytest.approx((0, 1.885), abs=1e-3)  # z^2 / (n + z^2)
+    assert _wilson(5, 10) == pytest.approx((23.66, 76.34), abs=1e-2)  # Wilson 1927's formula by hand
