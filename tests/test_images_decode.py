@@ -27,7 +27,7 @@ def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: obj
 
 
 def square(content: bytes | np.ndarray, size: int = 4, filter: str = "antialias") -> np.ndarray:
-    return fitted(content, Fit(size=size, filter=filter)).image
+    return fitted(content, Fit(size=size, filter=filter)).images[0]
 
 
 @pytest.mark.parametrize("filter", ["antialias", "bilinear-noaa"])
@@ -96,7 +96,7 @@ def test_value_greyscale_has_three_equal_channels_and_is_counted():
     grey = RNG.integers(0, 256, (4, 4), dtype=np.uint8)
     decoded = fitted(encoded(grey), Fit(size=4))
     assert decoded.grey and decoded.format == "PNG"
-    assert np.array_equal(decoded.image, grey[:, :, None].repeat(3, axis=2))
+    assert np.array_equal(decoded.images[0], grey[:, :, None].repeat(3, axis=2))
     assert not fitted(encoded(random_rgb(4, 4)), Fit(size=4)).grey
 
 
@@ -143,7 +143,7 @@ def test_value_cmyk():
 def test_value_16_bits_are_scaled_not_clipped():
     deep = np.array([[0, 257 * 100], [65535, 257 * 200 + 129]], np.uint16)
     found = fitted(encoded(deep), Fit(size=2))
-    assert found.image[:, :, 1].tolist() == [[0, 100], [255, 201]]
+    assert found.images[0][:, :, 1].tolist() == [[0, 100], [255, 201]]
     assert found.grey
 
 
@@ -168,7 +168,7 @@ def test_value_arrays_of_one_and_three_channels():
     pixels = random_rgb(4, 4)
     assert np.array_equal(square(pixels), pixels)
     one = fitted(pixels[:, :, :1], Fit(size=4))
-    assert one.grey and np.array_equal(one.image, pixels[:, :, :1].repeat(3, axis=2))
+    assert one.grey and np.array_equal(one.images[0], pixels[:, :, :1].repeat(3, axis=2))
 
 
 def _png_claiming(width: int, height: int) -> bytes:
@@ -208,8 +208,8 @@ def scenery(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [16, 32])
 def test_scaled_decoding_is_near_exact_decoding(height, width, size):
     content = encoded(scenery(height, width), "JPEG", quality=95)
-    exact = fitted(content, Fit(size=size)).image.astype(int)
-    scaled = fitted(content, Fit(size=size, decode="scaled")).image
+    exact = fitted(content, Fit(size=size)).images[0].astype(int)
+    scaled = fitted(content, Fit(size=size, decode="scaled")).images[0]
     # A crop that is off by a tenth of a pixel of the result differs by 2 at these edges.
     assert 0 < np.abs(scaled - exact).mean() < 0.5
 
@@ -222,7 +222,7 @@ def test_scaled_decoding_touches_no_small_picture_no_png_and_no_turned_one():
         encoded(scenery(375, 500)),
         encoded(scenery(375, 500), "JPEG", exif=exif),
     ):
-        exact, scaled = (fitted(content, Fit(size=64, decode=decode)).image for decode in ("exact", "scaled"))
+        exact, scaled = (fitted(content, Fit(size=64, decode=decode)).images[0] for decode in ("exact", "scaled"))
         assert np.array_equal(exact, scaled)
 
 
@@ -231,7 +231,7 @@ def test_scaled_decoding_of_grey_and_cmyk(mode):
     content = encoded(Image.fromarray(scenery(375, 500)).convert(mode), "JPEG", quality=95)
     exact, scaled = (fitted(content, Fit(size=32, decode=decode)) for decode in ("exact", "scaled"))
     assert exact.grey == scaled.grey == (mode == "L")
-    assert np.abs(exact.image.astype(int) - scaled.image).mean() < 0.5
+    assert np.abs(exact.images[0].astype(int) - scaled.images[0]).mean() < 0.5
 
 
 def test_a_line_of_pixels_does_not_fill_the_memory():

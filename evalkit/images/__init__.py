@@ -1,5 +1,6 @@
 """Image sets: pictures in from any source, out as one uint8 array with labels and splits."""
 
+from evalkit.images.faces import Faces as Faces
 from evalkit.images.find import find_images as find_images
 from evalkit.images.fit import DECODES as DECODES
 from evalkit.images.fit import FILTERS as FILTERS

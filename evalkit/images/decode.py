@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from evalkit.errors import PictureError
+from evalkit.errors import EvalkitError, PictureError
+from evalkit.images.faces import Faces, face_boxes
 from evalkit.images.fit import Fit, squared, squared_from_reduced
 
 # No EPS (it would start Ghostscript) and nothing that is not met as a data set's picture.
@@ -31,15 +32,15 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as uint8 (size, size, 3), the format it came in, and whether it had one channel."""
+    """What a picture gave, uint8 (size, size, 3) each; the format it came in, and whether it had one channel."""
 
-    image: np.ndarray
+    images: list[np.ndarray]
     format: str
     grey: bool
 
 
-def fitted(content: bytes | np.ndarray, fit: Fit) -> Decoded:
-    """A picture file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB.
+def fitted(content: bytes | np.ndarray, fit: Fit, faces: Faces | None = None) -> Decoded:
+    """A picture file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB, or one a face.
 
     Raises:
         PictureError: the bytes are no whole picture; the message is the reason alone, the caller knows the name.
@@ -47,13 +48,13 @@ def fitted(content: bytes | np.ndarray, fit: Fit) -> Decoded:
     if isinstance(content, np.ndarray):
         grey = content.ndim == 2 or content.shape[2] == 1
         rgb = np.repeat(content.reshape(*content.shape[:2], 1), 3, axis=2) if grey else content
-        return Decoded(squared(Image.fromarray(np.ascontiguousarray(rgb)), fit), "array", grey)
+        return Decoded(_squares(Image.fromarray(np.ascontiguousarray(rgb)), fit, faces), "array", grey)
     with warnings.catch_warnings():  # Pillow warns of odd metadata; such a picture is fine
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                return _decoded(picture, fit)
-        except (PictureError, MemoryError):
+                return _decoded(picture, fit, faces)
+        except (EvalkitError, MemoryError):
             raise
         except Image.UnidentifiedImageError:
             raise PictureError(f"not a picture ({_first_bytes(content)})") from None
@@ -65,17 +66,23 @@ def _first_bytes(content: bytes) -> str:
     return f"begins with {content[:8]!r}" if content else "the file is empty"
 
 
-def _decoded(picture: Image.Image, fit: Fit) -> Decoded:
+def _decoded(picture: Image.Image, fit: Fit, faces: Faces | None) -> Decoded:
     width, height = picture.size
     if width * height > _MOST_PIXELS:
         raise PictureError(f"{width} x {height} pixels, more than the {_MOST_PIXELS:,} allowed (decompression bomb?)")
     name = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a camera's JPEG with a second picture
     grey = picture.mode.startswith(_GREY)
     turn = _UPRIGHT.get(_orientation(picture))
-    if fit.decode == "scaled" and picture.format == "JPEG" and turn is None:
-        return Decoded(_reduced(picture, fit), name, grey)
+    if fit.decode == "scaled" and picture.format == "JPEG" and turn is None and faces is None:
+        return Decoded([_reduced(picture, fit)], name, grey)
     rgb = _rgb(picture)
-    return Decoded(squared(rgb if turn is None else rgb.transpose(turn), fit), name, grey)
+    return Decoded(_squares(rgb if turn is None else rgb.transpose(turn), fit, faces), name, grey)
+
+
+def _squares(rgb: Image.Image, fit: Fit, faces: Faces | None) -> list[np.ndarray]:
+    if faces is None:
+        return [squared(rgb, fit)]
+    return [squared(rgb.crop(box), fit) for box in face_boxes(rgb, faces)]
 
 
 def _reduced(picture: Image.Image, fit: Fit) -> np.ndarray:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from evalkit.arrays import Building, RowWriter, building
 from evalkit.artifacts import MANIFEST, new_manifest
 from evalkit.errors import EvalkitError, PictureError
+from evalkit.images.faces import Faces, check_opencv
 from evalkit.images.fit import Fit
 from evalkit.images.imageset import KIND, ImageSet, load_images
 from evalkit.images.plan import Plan, printable
@@ -41,6 +42,7 @@ def prepare(
     size: int = Fit.size,
     filter: str = Fit.filter,
     decode: str | None = None,
+    faces: Faces | None = None,
     workers: int | None = None,
     strict: bool = False,
     source_kind: str | None = None,
@@ -57,6 +59,7 @@ def prepare(
         filter: how to shrink: "antialias" or "bilinear-noaa" (see Fit).
         decode: "scaled" decodes large JPEGs at a fraction of their size, "exact" never does (see Fit); if not given,
             scaled where the filter allows it.
+        faces: crop each face that these settings find to a picture of its own; photographs without one give none.
         workers: decoding processes; one a core if not given. The result does not depend on it.
         strict: stop at the first picture that cannot be decoded instead of skipping it.
         source_kind: the source's form (see `source_names`); recognised if not given.
@@ -76,6 +79,7 @@ def prepare(
         place,
         name=name,
         fit=fit,
+        faces=faces,
         notes=(*plan.notes, *notes),
         workers=workers,
         strict=strict,
@@ -109,6 +113,7 @@ def write_set(
     *,
     name: str,
     fit: Fit,
+    faces: Faces | None = None,
     notes: Sequence[str] = (),
     workers: int | None = None,
     strict: bool = False,
@@ -117,12 +122,15 @@ def write_set(
 ) -> ImageSet:
     """Carries out a plan; what `prepare` and the named data sets share. Arguments as in `prepare`."""
     settings = {"name": name, **asdict(fit)}
+    if faces:
+        check_opencv()
+        settings["faces"] = asdict(faces)
     made_from = {"source": plan.kind, **plan.identity}
     found = finished(target, settings, made_from, replace=replace)
     if found is None:
         with building(target, settings=settings, made_from=made_from) as work:
             output = _Output(work, fit.size)
-            tasks = [Task(shard, fit, strict) for shard in plan.shards[output.tally["shards"] :]]
+            tasks = [Task(shard, fit, strict, faces) for shard in plan.shards[output.tally["shards"] :]]
             bar = tqdm(
                 total=plan.count, initial=output.tally["read"], unit="picture", disable=None if progress else True
             )
@@ -180,6 +188,7 @@ class _Output:
             "skipped_bytes": 0,
             "splits": {},
             "formats": {},
+            "faces": {},
         }
         self.tally: dict[str, Any] = work.progress or start
         rows = sum(self.tally["splits"].values())
@@ -210,6 +219,7 @@ class _Output:
         tally["skipped"] += len(chunk.skipped)
         tally["splits"][chunk.split] = tally["splits"].get(chunk.split, 0) + len(chunk.labels)
         tally["formats"] = dict(sorted((Counter(tally["formats"]) + chunk.formats).items()))
+        tally["faces"] = dict(sorted((Counter(tally["faces"]) + chunk.faces).items()))
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self._images.sync()
             self._labels.sync()
@@ -235,7 +245,7 @@ class _Output:
             why = f"; the first: {first[0][0]}: {first[0][1]}" if first else ""
             raise PictureError(f"{self._work.target}: not one picture of {tally['read']:,} could be read{why}")
         counts = {"read": tally["read"], "written": row, "grey": tally["grey"], "skipped": tally["skipped"]}
-        about = {"class_names": list(plan.class_names), "splits": splits, "counts": counts}
+        about = {"class_names": list(plan.class_names), "splits": splits, "counts": counts, "faces": tally["faces"]}
         self._work.finish(manifest | about | {"formats": tally["formats"], "first_skipped": first})
 
 
@@ -250,8 +260,14 @@ def summary(images: ImageSet) -> list[str]:
     lines = [
         f"{images.name}: {counts['written']} pictures of {width} x {height} ({splits}), {classes}",
         f"read {counts['read']} ({formats}), greyscale converted {counts['grey']}, skipped {counts['skipped']}",
+        *_about_faces(about.get("faces") or {}),
         *about["notes"],
         *(f"skipped {name}: {reason}" for name, reason in about["first_skipped"]),
     ]
     more = about["counts"]["skipped"] - len(about["first_skipped"])
     return lines + ([f"and {more:,} more, all in {SKIPPED}"] if more > 0 else [])
+
+
+def _about_faces(counts: dict[str, int]) -> list[str]:
+    found = ", ".join(f"{name} {counts.get(name, 0):,}" for name in ("none", "one", "several"))
+    return [f"faces in a picture: {found}"] if counts else []

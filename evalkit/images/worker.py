@@ -15,6 +15,7 @@ import numpy as np
 
 from evalkit.errors import PictureError
 from evalkit.images.decode import fitted
+from evalkit.images.faces import Faces
 from evalkit.images.fit import Fit
 from evalkit.images.plan import Shard
 
@@ -30,6 +31,7 @@ class Chunk:
     grey: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    faces: Counter[str] = field(default_factory=Counter)  # pictures with none, one and several
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,32 @@ class Task:
     shard: Shard
     fit: Fit
     strict: bool
+    faces: Faces | None = None
 
     def __call__(self) -> Chunk:
         """Decodes the shard's pictures in order."""
-        images = np.empty((self.shard.count, self.fit.size, self.fit.size, 3), np.uint8)
+        chunk = Chunk(self.shard.split, np.empty((0, self.fit.size, self.fit.size, 3), np.uint8), np.empty(0, np.int64))
+        images: list[np.ndarray] = []
         labels: list[int] = []
-        chunk = Chunk(self.shard.split, images, np.empty(0))
         for picture in self.shard.pictures():
             chunk.read += 1
             try:
                 if picture.problem:
                     raise PictureError(picture.problem)
-                decoded = fitted(picture.content, self.fit)
+                decoded = fitted(picture.content, self.fit, self.faces)
             except PictureError as error:
                 if self.strict:
                     raise PictureError(f"{picture.name}: {error}; --strict stops at it") from None
                 chunk.skipped.append((picture.name, " ".join(str(error).split())))
                 continue
-            images[len(labels)] = decoded.image
-            labels.append(picture.label)
+            images += decoded.images
+            labels += [picture.label] * len(decoded.images)
+            if self.faces:
+                chunk.faces[("none", "one", "several")[min(len(decoded.images), 2)]] += 1
             chunk.formats[decoded.format] += 1
             chunk.grey += decoded.grey
-        chunk.images, chunk.labels = images[: len(labels)], np.array(labels, np.int64)
+        if images:
+            chunk.images, chunk.labels = np.stack(images), np.array(labels, np.int64)
         return chunk
 
 
