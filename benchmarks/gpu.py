@@ -1,0 +1,102 @@
+"""First run on a GPU: do the CUDA paths give what the CPU gives, and how fast do they go?
+
+    python benchmarks/gpu.py [--device cuda] [--width 128] [--out gpu.csv]
+
+Checks one update of each network, features and an SVM path against the CPU in float32, then times training and
+extraction at the recipe's batch size on made pictures. Prints and writes one row a check or time: name, value, unit.
+Exit status 1 when a check is out of its bound.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evalkit.device import arithmetic, describe_device, resolve_device
+from evalkit.features.batchnorm import set_statistics
+from evalkit.features.encoders import FoldedDiscriminator
+from evalkit.features.grids import concatenate, lay_out
+from evalkit.gan.checkpoint import new_state
+from evalkit.gan.networks import draw_z, to_network_range
+from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.steps import discriminator_step, generator_step
+from evalkit.probes.l2svm import l2svm_path
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (1024, 32, 32, 3), dtype=np.uint8)
+TIMED_STEPS = 20
+
+
+def step(state, device, precision="float32"):
+    """One G and one D update on the same pictures and z wherever it runs; returns both losses."""
+    real = to_network_range(torch.from_numpy(PICTURES[: state.recipe.batch_size]).to(device), state.recipe)
+    z = draw_z(state.recipe.batch_size, state.recipe, torch.Generator().manual_seed(1)).to(device)
+    networks = (state.generator, state.discriminator)
+    with arithmetic(precision, device):
+        g_loss = generator_step(*networks, state.g_optimiser, z)
+        d_loss, *_ = discriminator_step(*networks, state.d_optimiser, real, z)
+    return float(g_loss), float(d_loss)
+
+
+def features(recipe, device):
+    """float32 features of the pictures by random weights, statistics from themselves."""
+    discriminator = new_state(recipe, seed=0, device=device).discriminator
+    set_statistics(discriminator, PICTURES, precision="float32", device=device, progress=False)
+    network = FoldedDiscriminator(discriminator, dtype=torch.float32).to(device)
+    with torch.inference_mode():
+        taps = network(torch.from_numpy(PICTURES).to(device))
+    return concatenate(taps, lay_out({k: v.shape[1:] for k, v in taps.items()}, 4), grid=4).numpy()
+
+
+def checks(recipe, device):
+    """(name, value, bound): differences between the device and the CPU."""
+    cpu = torch.device("cpu")
+    losses = [step(new_state(recipe, seed=0, device=d), d) for d in (cpu, device)]
+    yield "losses of one update, largest relative difference", float(np.max(np.abs(np.divide(*losses) - 1))), 1e-4
+    ours, theirs = features(recipe, cpu), features(recipe, device)
+    yield "features, largest difference", float(np.abs(ours - theirs).max()), 1e-3
+    labels = np.arange(len(ours)) % 10
+    objectives = [l2svm_path(ours, labels, [1e-4, 1e-3], device=d) for d in ("cpu", str(device))]
+    relative = [np.abs(a.objective / b.objective - 1).max() for a, b in zip(*objectives, strict=True)]
+    yield "SVM objectives, largest relative difference", float(np.max(relative)), 2e-6
+
+
+def times(recipe, device):
+    """(name, value, unit) of training at the recipe's batch size, both networks a step."""
+    for precision in ("float32", "bfloat16"):
+        state = new_state(recipe, seed=0, device=device)
+        step(state, device, precision)
+        started = time.perf_counter()
+        for _ in range(TIMED_STEPS):
+            step(state, device, precision)  # reads the losses, so it waits for the device
+        seconds = (time.perf_counter() - started) / TIMED_STEPS
+        yield f"training in {precision}, one update of each network", seconds * 1e3, "ms"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "gpu.csv")
+    arguments = parser.parse_args()
+    device, recipe = resolve_device(arguments.device), override(RECIPES["imagenet32"], {"width": arguments.width})
+    about = f"{describe_device(device)}, torch {torch.__version__}, width {recipe.width}"
+    rows, failed = [("device", about, "")], False
+    for name, value, bound in checks(recipe, device):
+        failed |= not value <= bound
+        rows.append((name, f"{value:.2e}", f"at most {bound:g}"))
+        print(*rows[-1], sep=": ")
+    for name, value, unit in times(recipe, device):
+        rows.append((name, f"{value:.2f}", unit))
+        print(*rows[-1], sep=": ")
+    with open(arguments.out, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("name", "value", "unit or bound"), *rows])
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
