@@ -19,6 +19,7 @@ from evalkit.probes.l2svm.problem import Columns, losses
 from evalkit.probes.l2svm.products import matrix_path
 
 _GRAM_FEATURES = 2048  # features a float32 partial product; the parts are added in float64
+_DOUBLE_OPERATIONS = 2e10  # Gram matrices up to here are computed in float64: under a second
 _BELOW_TOL = 1e-3  # Newton's last step takes the gap from 1e-3 to 1e-15, so asking for more than tol costs nothing
 _MAX_STEPS = 100  # 4 to 9 steps on every kind of features seen
 
@@ -46,6 +47,8 @@ def gram_matrix(features: Tensor, *, constant: float | None) -> Tensor:
     """
     product = matrix_path(features.device)
     count = len(features)
+    if count * count * features.shape[1] <= _DOUBLE_OPERATIONS:
+        features = features.double()
     gram = features.new_zeros((count, count), dtype=torch.float64)
     diagonal = features.new_zeros(count, dtype=torch.float64)
     for start in range(0, features.shape[1], _GRAM_FEATURES):

@@ -9,6 +9,8 @@ from evalkit.probes.l2svm.problem import InputError
 from evalkit.probes.l2svm.rows import SLAB_BYTES
 
 SAMPLE_ROWS = 6000  # of the sampled Hessian: its Gram matrix costs as much as about 10 passes, and saves half of them
+_LEAST_SAMPLE = 500  # cheaper than one pass whatever the features
+_PER_FEATURE = 10  # sampled rows a feature from which a sampled Hessian is nearly exact
 GROUP_COLUMNS = 40  # columns a group in memory: enough to be bound by arithmetic, few enough to warm start the next
 _LIBRARY_BYTES = 600_000_000  # Python, torch, scikit-learn and their buffers, as measured
 _VECTORS = 36  # weight-sized vectors a column: ten pairs of history, the state, a step's temporaries
@@ -47,7 +49,8 @@ def plan_memory(
     rows: int, features: int, columns: int, classes: int, *, stored: torch.dtype, memory: int | None
 ) -> Plan:
     """Everything in memory when it fits the budget (or none is given), else all columns at once over streamed rows."""
-    most = min(SAMPLE_ROWS, rows)
+    balanced = round(2 * (12 * rows * features) ** (1 / 3))  # factoring half of it costs as much as an iteration
+    most = min(SAMPLE_ROWS, rows, max(_LEAST_SAMPLE, min(_PER_FEATURE * features, balanced)))
     group = max(classes, GROUP_COLUMNS // classes * classes)
     row_bytes = features * stored.itemsize
     if memory is None or _fixed(rows, features, min(group, columns), most, row_bytes) + rows * row_bytes <= memory:

@@ -6,6 +6,8 @@ identity with the sample's Gram matrix. The sample is the same for every column,
 of S is a column's own.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,8 @@ from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.problem import Columns
 from evalkit.probes.l2svm.rows import Rows
 
-_MOVED = 0.05  # share of the sampled active rows that may change before a column is factored again
+_MOVED = 0.15  # share of the sampled active rows in which a factor may differ from the column it serves
+_SAME = 1e-3  # relative difference of two ridges that count as one
 _SPECTRUM_ROWS = 1500  # rows whose spectrum is taken: its median settles with far fewer rows than the sample has
 _BLOCK_ROWS = 1000  # of the sample's Gram matrix at a time
 
@@ -40,9 +43,7 @@ class SampledHessian:
         self.scale = total / sample.count
         self.tail = self._tail()
         self.signs = self.costs = torch.empty(0)
-        self.active: list[Tensor] = []
-        self.factors: list[Tensor] = []
-        self.taus: list[Tensor] = []
+        self.factors: list[_Factor | None] = []
 
     def _gram(self) -> Tensor:
         """The sample's Gram matrix (m, m), in the type of the arithmetic."""
@@ -69,39 +70,70 @@ class SampledHessian:
         """Factors every column anew; `columns` and `scores` (N, columns) are of this rank's rows."""
         self.signs = self.ranks.concatenate(columns.signs[self.index])
         self.costs = self.ranks.concatenate(columns.costs[self.index])
-        self.active = [torch.empty(0)] * scores.shape[1]
-        self.factors, self.taus = list(self.active), list(self.active)
+        self.factors = [None] * scores.shape[1]
         self.follow(scores)
 
     def follow(self, scores: Tensor) -> None:
-        """Factors again the columns whose active set has moved in the sample."""
+        """Gives a new factor to the columns whose active set has moved in the sample."""
         sampled = self.ranks.concatenate(scores[self.index])
         active = (1 - self.signs * sampled > 0) & (self.costs > 0)
-        for column in range(active.shape[1]):
-            mask, known = active[:, column], self.active[column]
-            if len(known) and int((mask != known).sum()) <= _MOVED * int(known.sum()):
-                continue
-            self.active[column] = mask
-            self._factor(column, 2 * self.scale * self.costs[mask, column])
+        made: list[_Factor] = []
+        for column, known in enumerate(self.factors):
+            mask = active[:, column]
+            if known is None or not known.serves(mask):
+                self.factors[column] = self._factor(mask, 2 * self.scale * self.costs[:, column], made)
 
-    def _factor(self, column: int, weights: Tensor) -> None:
-        index = self.active[column].nonzero()[:, 0]
-        tau = (weights.mean() * self.tail).clamp(min=1) if len(index) else torch.ones((), device=weights.device)
+    def _factor(self, mask: Tensor, weights: Tensor, made: "list[_Factor]") -> "_Factor":
+        """A factor for these active rows: one just made for another column if it serves, else a new one.
+
+        Columns of one class at neighbouring C have nearly the same active rows, and the same ridge tau / weights.
+        """
+        chosen = weights[mask]
+        tau = (chosen.mean() * self.tail).clamp(min=1) if len(chosen) else weights.new_ones(())
+        even = len(chosen) > 0 and bool((chosen == chosen[0]).all())
+        ridge = float(tau / chosen[0]) if even else 0.0
+        for factor in made:
+            if even and factor.even and abs(factor.ridge - ridge) <= _SAME * ridge and factor.serves(mask):
+                return _Factor(factor.mask, tau, factor.lower, True, factor.ridge)
+        index = mask.nonzero()[:, 0]
         matrix = self.gram[index][:, index]
-        matrix.diagonal().add_(tau / weights)
-        self.factors[column], self.taus[column] = torch.linalg.cholesky(matrix), tau
+        matrix.diagonal().add_(tau / chosen)
+        made.append(_Factor(mask, tau, torch.linalg.cholesky(matrix), even, ridge))
+        return made[-1]
 
     def keep(self, columns: Tensor) -> None:
         """Forgets all but these columns."""
         self.signs, self.costs = self.signs[:, columns], self.costs[:, columns]
-        for name in ("active", "factors", "taus"):
-            setattr(self, name, [getattr(self, name)[column] for column in columns.tolist()])
+        self.factors = [self.factors[column] for column in columns.tolist()]
 
     def inverse(self, vectors: Tensor) -> Tensor:
         """P^-1 of each column applied to its vector, (columns, width)."""
         sampled = self.passes.scores(vectors)
-        for column, (active, factor) in enumerate(zip(self.active, self.factors, strict=True)):
-            solved = torch.cholesky_solve(sampled[active, column, None], factor)[:, 0]
-            sampled[:, column] = 0
-            sampled[active, column] = solved
-        return (vectors - self.passes.weighted_rows(sampled)) / torch.stack(self.taus)[:, None]
+        solved = torch.zeros_like(sampled)
+        factors = [factor for factor in self.factors if factor is not None]
+        groups: dict[int, list[int]] = {}
+        for column, factor in enumerate(factors):
+            groups.setdefault(id(factor.lower), []).append(column)
+        for members in groups.values():
+            index = factors[members[0]].mask.nonzero()[:, 0]
+            right = sampled[index][:, members]
+            solved[index[:, None], torch.tensor(members, device=index.device)] = torch.cholesky_solve(
+                right, factors[members[0]].lower
+            )
+        taus = torch.stack([factor.tau for factor in factors])
+        return (vectors - self.passes.weighted_rows(solved)) / taus[:, None]
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """Cholesky factor of G_SS + diag(tau / weights) for the sampled rows S of a mask."""
+
+    mask: Tensor
+    tau: Tensor
+    lower: Tensor
+    even: bool  # whether all weights are equal, so that the ridge is one number
+    ridge: float
+
+    def serves(self, mask: Tensor) -> bool:
+        """Whether the factor's active rows are close enough to these."""
+        return int((mask != self.mask).sum()) <= _MOVED * int(self.mask.sum())
