@@ -42,6 +42,7 @@ def test_value_margins_and_edges():
     assert _widened((50, 40, 20, 20), (200, 100), 0.0) == (50, 40, 70, 60)
     assert _widened((50, 40, 20, 20), (200, 100), 0.5) == (40, 30, 80, 70)
     assert _widened((0, 80, 20, 20), (200, 100), 0.5) == (0, 60, 40, 100)  # moved inside
+    assert _widened((185, 40, 10, 10), (200, 100), 1.0) == (170, 30, 200, 60)  # from the right, too
     assert _widened((50, 0, 90, 90), (200, 100), 1.0) == (45, 0, 145, 100)  # cut to the picture
 
 
