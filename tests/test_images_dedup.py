@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from evalkit.cli.dedup import dedup_command
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images import ImageSet, load_images, prepare
 from evalkit.images.dedup import AutoencoderOptions, dedup, dedup_summary
@@ -18,6 +20,7 @@ from evalkit.images.dedup.grouping import groups
 from evalkit.images.dedup.likeness import LIKE, likeness
 from evalkit.images.dedup.report import _wilson
 from evalkit.images.view import Rows
+from evalkit.workspace import Workspace
 
 OPTIONS = AutoencoderOptions(pictures=2_500, batch_size=50)
 
@@ -146,6 +149,18 @@ def test_a_view_is_found_again_and_refused_when_its_pictures_changed(planted, tm
     prepare(tmp_path / "planted.npz", planted, size=16, workers=1, replace=True)
     with pytest.raises(ArtifactError, match="view: a view of other pictures than those now in .*; run dedup again"):
         load_images(tmp_path / "view")
+
+
+def test_the_command_takes_names_and_prints_the_views_folder(planted, tmp_path):
+    image_set(tmp_path, scenes(4, seed=0), "other", test=2)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "images").symlink_to(tmp_path)
+    workspace = Workspace(tmp_path / "home")
+    for options, name in (([], "planted-dedup"), (["--against", "other"], "planted-without-other")):
+        result = CliRunner().invoke(dedup_command, ["planted", "--mode", "exact", *options], obj=workspace)
+        assert result.exit_code == 0 and result.stdout == f"{workspace.place('image set', name)}\n"
+        assert "pictures kept" in result.stderr and load_images(tmp_path / name).name == name
+    assert len(load_images(tmp_path / "planted-dedup")) == 103
 
 
 def test_failure_modes_sizes_and_places(planted, tmp_path):

@@ -161,11 +161,11 @@ def test_invariance_any_number_of_workers_gives_the_same_bytes(many, tmp_path):
     assert load_images(tmp_path / "one").splits == {"train": (0, 720), "test": (720, 1080)}
 
 
-# The function prepare hides the module of that name. A record after every shard of 20, so that kills fall between them.
+# A record after every shard of 20, so that kills fall between them.
 PREPARE = """
 import sys
 from evalkit.images import prepare
-sys.modules["evalkit.images.prepare"].SAVE_SECONDS = 0.0
+sys.modules["evalkit.images.output"].SAVE_SECONDS = 0.0
 sys.modules["evalkit.images.sources.folder"].SHARD = 20
 prepare(sys.argv[1], sys.argv[2], size=4, workers=2)
 """

@@ -132,7 +132,7 @@ def difference_rows(folder: Path) -> list[list[object]]:
 
 
 def predicted_rows(rate: float) -> list[list[object]]:
-    """ImageNet-1k's minutes from the rate of one worker, if workers scale linearly and the disk keeps up."""
+    """ImageNet-1k's minutes from one core's rate, if the cores are free, scale linearly and the disk keeps up."""
     rows = []
     for count in (2, 16, 64):
         about = ["predicted", "evalkit scaled, 1,281,167 pictures", count]
@@ -159,7 +159,7 @@ def main() -> None:
         rows = rate_rows("one core", single, dict.fromkeys(single, 1), pictures)
         rows += rate_rows("all cores", whole, {k: v[0] for k, v in jobs.items()}, pictures * options.copies)
         rows += difference_rows(folder)
-        rows += predicted_rows(statistics.median(whole["evalkit scaled 1"]))
+        rows += predicted_rows(statistics.median(single["evalkit scaled"]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with open(options.out, "w", newline="") as file:
         mean = sum(path.stat().st_size for path in options.folder.iterdir()) / pictures

@@ -9,6 +9,6 @@ from evalkit.images.imageset import ImageSet as ImageSet
 from evalkit.images.imageset import load_images as load_images
 from evalkit.images.named import dataset_names as dataset_names
 from evalkit.images.named import prepare_named as prepare_named
+from evalkit.images.output import summary as summary
 from evalkit.images.prepare import prepare as prepare
-from evalkit.images.prepare import summary as summary
 from evalkit.images.sources import source_names as source_names

@@ -21,7 +21,7 @@ class Fit:
         filter: "antialias" is Pillow's BILINEAR, whose support grows with the reduction; "bilinear-noaa" samples four
             neighbours whatever the reduction, as OpenCV's INTER_LINEAR does and with it the authors' release.
         decode: "scaled" lets a large JPEG be decoded at 1/2, 1/4 or 1/8 of its size, at least twice `size`: twice as
-            fast, and 0.5 of 255 from "exact" in the mean (benchmarks/results/prepare-decode.csv). Only with antialias.
+            fast, and 0.5 of 255 from "exact" in the mean (benchmarks/results/prepare-speed.csv). Only with antialias.
     """
 
     size: int = 32

@@ -3,23 +3,17 @@
 The headers are read once, without the contents; a worker then reads each picture at its offset in the outermost file.
 """
 
-import io
 import json
-import os
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from evalkit.errors import EvalkitError
 from evalkit.images.plan import (
-    MOST_BYTES,
     SHARD,
-    Picture,
     Plan,
     checked_labels,
     identity_of,
@@ -28,98 +22,9 @@ from evalkit.images.plan import (
     split_order,
 )
 from evalkit.images.sources.folder import EXTENSIONS, numbered, oord_variant, splits_and_classes
+from evalkit.images.tarfiles import Member, TarMembers, content_of, members
 
 _LABELS = (".cls", ".json")  # WebDataset's names for a sample's label
-_END = bytes(512)  # a tar ends with blocks of zeros
-
-
-class _Member(NamedTuple):
-    name: str
-    offset: int  # of the contents, in the outermost file
-    size: int
-    problem: str
-
-
-@dataclass(frozen=True)
-class TarMembers:
-    """Pictures inside a tar: names, offsets and sizes of their contents, and labels."""
-
-    split: str
-    path: str
-    members: tuple[_Member, ...]
-    labels: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        return len(self.members)
-
-    def pictures(self) -> Iterator[Picture]:
-        with open(self.path, "rb") as file:
-            for member, label in zip(self.members, self.labels, strict=True):
-                content = b"" if member.problem else _content(file, member)
-                yield Picture(printable(member.name), content, label, member.problem)
-
-
-def _content(file: BinaryIO, member: _Member) -> bytes:
-    file.seek(member.offset)
-    return file.read(member.size)
-
-
-class _Window(io.RawIOBase):
-    """A part of a file as a file of its own: the inner tar of a tar of tars."""
-
-    def __init__(self, file: BinaryIO, first: int, size: int):
-        self._file, self._first, self._size, self._at = file, first, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        self._file.seek(self._first + self._at)
-        found = self._file.read(left if count < 0 else min(count, left))
-        self._at += len(found)
-        return found
-
-
-def _members(file: BinaryIO, start: int, size: int, source: str) -> Iterator[_Member]:
-    """The members of the tar in `file` from `start` on, links and other oddities with the reason not to read them.
-
-    Raises:
-        EvalkitError: compressed, no tar, or cut short.
-    """
-    window = _Window(file, start, size)
-    try:
-        with tarfile.open(fileobj=window, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte a picture
-                if not member.isdir():
-                    yield _Member(member.name, start + member.offset_data, member.size, _problem(member))
-            window.seek(tar.offset)
-            if window.read(512) != _END:
-                raise EvalkitError(f"{source}: the tar is cut short or broken at byte {tar.offset:,}; fetch it again")
-    except (tarfile.TarError, OverflowError, UnicodeError) as error:
-        raise EvalkitError(f"{source}: not a whole, uncompressed tar ({error}); gunzip or fetch it again") from None
-
-
-def _problem(member: tarfile.TarInfo) -> str:
-    if member.issym() or member.islnk():
-        return "a link, not a file"
-    if not member.isreg() or member.issparse():
-        return "not a regular file"
-    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
-        return "its name leads out of the archive"
-    return f"{member.size:,} bytes, more than a picture has" if member.size > MOST_BYTES else ""
 
 
 def is_webdataset(root: Path, files: Sequence[Path]) -> bool:
@@ -128,7 +33,7 @@ def is_webdataset(root: Path, files: Sequence[Path]) -> bool:
         return False
     try:
         with open(files[0], "rb") as file:
-            head = [m.name for m, _ in zip(_members(file, 0, files[0].stat().st_size, ""), range(32), strict=False)]
+            head = [m.name for m, _ in zip(members(file, 0, files[0].stat().st_size, ""), range(32), strict=False)]
     except (EvalkitError, OSError):
         return False
     return any(name.endswith(_LABELS) for name in head)
@@ -155,14 +60,14 @@ def webdataset_plan(root: Path, files: Sequence[Path]) -> Plan:
     return Plan("webdataset", _shards(rows), names, identity_of(files, root))
 
 
-def _samples(file: BinaryIO, path: Path) -> tuple[list[_Member], dict[str, int]]:
+def _samples(file: BinaryIO, path: Path) -> tuple[list[Member], dict[str, int]]:
     pictures, labels = [], {}
-    for member in _members(file, 0, path.stat().st_size, str(path)):
+    for member in members(file, 0, path.stat().st_size, str(path)):
         if member.name.lower().endswith(EXTENSIONS):
             pictures.append(member)
         elif member.name.endswith(_LABELS) and not member.problem:
             at = file.tell()
-            label = _label(_content(file, member)[:100_000], member.name, path)
+            label = _label(content_of(file, member)[:100_000], member.name, path)
             file.seek(at)
             if label is not None:
                 labels[_key(member.name)] = label
@@ -211,14 +116,14 @@ def tar_plan(root: Path, files: Sequence[Path]) -> Plan:
     return Plan("tar", _shards(rows), [printable(name) for name in names], identity_of(files, root), variant=variant)
 
 
-def _pictures(path: Path) -> Iterator[tuple[_Member, str]]:
+def _pictures(path: Path) -> Iterator[tuple[Member, str]]:
     """(member, its name as it would be in a folder) of a tar's pictures; an inner tar counts as a folder."""
     with open(path, "rb") as file:
-        for member in _members(file, 0, path.stat().st_size, str(path)):
+        for member in members(file, 0, path.stat().st_size, str(path)):
             if member.name.endswith(".tar") and not member.problem.startswith(("a link", "not", "its name")):
                 folder = PurePosixPath(member.name).stem
                 at = file.tell()
-                for inner in _members(file, member.offset, member.size, f"{path}[{printable(member.name)}]"):
+                for inner in members(file, member.offset, member.size, f"{path}[{printable(member.name)}]"):
                     if inner.name.lower().endswith(EXTENSIONS):
                         yield inner, f"{folder}/{inner.name.lstrip('/')}"
                 file.seek(at)
@@ -231,7 +136,7 @@ def _split(path: Path) -> str:
     return split_of(re.split(r"[-_.]", path.stem)) or "train"
 
 
-def _shards(rows: list[tuple[str, str, _Member, int]]) -> list[TarMembers]:
+def _shards(rows: list[tuple[str, str, Member, int]]) -> list[TarMembers]:
     """Runs of at most SHARD pictures of one split and one file."""
     shards: list[TarMembers] = []
     first = 0
