@@ -19,6 +19,7 @@ from evalkit.probes.l2svm.problem import Columns, losses
 from evalkit.probes.l2svm.products import matrix_path
 
 _GRAM_FEATURES = 2048  # features a float32 partial product; the parts are added in float64
+_GRAM_ROWS = 250  # rows of a block: half the work of the square, with products still large
 _DOUBLE_OPERATIONS = 2e10  # Gram matrices up to here are computed in float64: under a second
 _BELOW_TOL = 1e-3  # Newton's last step takes the gap from 1e-3 to 1e-15, so asking for more than tol costs nothing
 _MAX_STEPS = 100  # 4 to 9 steps on every kind of features seen
@@ -53,9 +54,12 @@ def gram_matrix(features: Tensor, *, constant: float | None) -> Tensor:
     diagonal = features.new_zeros(count, dtype=torch.float64)
     for start in range(0, features.shape[1], _GRAM_FEATURES):
         part = features[:, start : start + _GRAM_FEATURES].contiguous()
-        gram += product(part, part)
+        for first in range(0, count, _GRAM_ROWS):  # the lower triangle, block row by block row
+            last = min(first + _GRAM_ROWS, count)
+            gram[first:last, :last] += product(part[first:last], part[:last])
         diagonal += torch.linalg.vecdot(part, part) if part.dtype == torch.float64 else part.double().square_().sum(1)
-    gram = (gram + gram.T) / 2  # the order of a product's sums need not be symmetric
+    gram = gram.tril()
+    gram += gram.tril(-1).T
     gram.diagonal().copy_(diagonal)
     return gram.add_((constant or 0.0) ** 2)
 
