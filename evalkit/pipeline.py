@@ -113,12 +113,13 @@ def fit_svm(
     device: str = "auto",
     memory: str | None = None,
     say: Say = quiet,
+    show: Say = quiet,
 ) -> Figure:
     """Measures one figure on a feature set (the latest, unless named) and puts it into results.csv."""
     path = workspace.find(FEATURES, features) if features else workspace.latest(FEATURES)
     found = load_features(path)
     say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
-    figure = evaluate(found, protocol, device=device, memory=memory, say=say)
+    figure = evaluate(found, protocol, device=device, memory=memory, say=say, show=show)
     add_figure(workspace.results, figure)
     return figure
 
@@ -133,6 +134,7 @@ def reproduce(
     device: str = "auto",
     download: bool = True,
     say: Say = quiet,
+    show: Say = quiet,
 ) -> None:
     """Runs what is missing of a reproduction: pictures, training, features and figures of encoder and baselines.
 
@@ -160,7 +162,7 @@ def reproduce(
             protocol = Protocol(labels_per_class=labels_per_class)
             if not _measured(workspace, features, protocol):
                 say(f"protocol: {protocol.name}")
-                fit_svm(workspace, protocol, features=str(path), device=device, say=say)
+                fit_svm(workspace, protocol, features=str(path), device=device, say=say, show=show)
 
 
 def _measured(workspace: Workspace, features: FeatureSet, protocol: Protocol) -> bool:

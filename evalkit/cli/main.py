@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from evalkit.cli.datasets import datasets_command, doctor_command
+from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
 from evalkit.cli.prepare import prepare_command
 from evalkit.cli.report import report_command
@@ -65,6 +66,7 @@ def main(ctx: click.Context, home: Path) -> None:
 
 for _command in (
     prepare_command,
+    dedup_command,
     train_command,
     extract_command,
     svm_command,

@@ -1,6 +1,8 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options and displays that several commands share, so that they read the same everywhere."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -33,4 +35,15 @@ def download_option(command: Command) -> Command:
 
 def say(line: str) -> None:
     """Progress and the artifacts taken go to standard error, so that pipes get results alone."""
-    click.echo(line, err=True)
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """A function that shows a line in place of the one before, on standard error, if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
+        yield line.set_description_str

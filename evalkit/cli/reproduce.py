@@ -2,7 +2,7 @@
 
 import click
 
-from evalkit.cli.options import device_option, download_option, say
+from evalkit.cli.options import device_option, download_option, say, status_line
 from evalkit.reproductions import REPRODUCTIONS
 from evalkit.workspace import Workspace
 
@@ -36,6 +36,8 @@ def reproduce_command(
     from evalkit.report.tables import as_text, compare
     from evalkit.results import read_results
 
-    reproduce(workspace, name, data=data, images=images, encoder=encoder, device=device, download=download, say=say)
+    options = {"data": data, "images": images, "encoder": encoder}
+    with status_line() as show:
+        reproduce(workspace, name, **options, device=device, download=download, say=say, show=show)
     table = compare(read_results(workspace.results))
     click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))

@@ -2,7 +2,7 @@
 
 import click
 
-from evalkit.cli.options import device_option, say
+from evalkit.cli.options import device_option, say, status_line
 from evalkit.protocols.settings import GRIDS, Protocol
 from evalkit.workspace import Workspace
 
@@ -56,7 +56,8 @@ def svm_command(
     from evalkit.pipeline import fit_svm
 
     protocol = Protocol(labels_per_class, grid, validation, select_draws, repeats, seed)
-    figure = fit_svm(workspace, protocol, features=features, device=device, memory=memory, say=say)
+    with status_line() as show:
+        figure = fit_svm(workspace, protocol, features=features, device=device, memory=memory, say=say, show=show)
     name = figure.metric.removesuffix("_percent")
     spread = f"{figure.spread:.2f} ({figure.spread_kind}, n = {figure.n}, C = {figure.C:g})"
     click.echo(

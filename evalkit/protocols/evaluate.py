@@ -30,6 +30,7 @@ def evaluate(
     device: str = "auto",
     memory: str | None = None,
     say: Progress = lambda line: None,
+    show: Progress = lambda line: None,
 ) -> Figure:
     """Measures one figure.
 
@@ -39,6 +40,7 @@ def evaluate(
         device: of the solver.
         memory: budget of the solver, e.g. "4GB"; None takes what the rows need.
         say: called with a line whenever something is known.
+        show: called with a line at every step of the solver, for a display that the next one replaces.
 
     Raises:
         EvalkitError: one class only, fewer labels than the protocol draws, or a fit that missed its tolerance.
@@ -48,7 +50,7 @@ def evaluate(
     check_labels(features, train)
     fit, validation = split_validation(features.labels, train, protocol)
     measure = _all_labels if protocol.labels_per_class is None else _few_labels
-    options = {"device": str(resolve_device(device)), "memory": memory}
+    options = {"device": str(resolve_device(device)), "memory": memory, "progress": show}
     counted = protocol.with_counts(len(features.class_names))
     measured = measure(features, counted, fit, validation, test, options, say)
     error = features.dataset.split("-")[0] in _ERROR_DATASETS
@@ -143,7 +145,8 @@ def _few_labels(
 ) -> _Measured:
     """C by the mean over some draws, then fresh draws at that C, each tested; validation is not folded in [release]."""
     assert protocol.labels_per_class and protocol.select_draws and protocol.repeats
-    labels, per_class, device = features.labels, protocol.labels_per_class, options["device"]
+    labels, per_class = features.labels, protocol.labels_per_class
+    options = {key: options[key] for key in ("device", "progress")}
     draws = [
         draw_labels(labels, fit, per_class, seed=(protocol.seed, i))
         for i in range(protocol.select_draws + protocol.repeats)
@@ -151,14 +154,14 @@ def _few_labels(
 
     def score(Cs: Sequence[float]) -> list[float]:
         chosen = draws[: protocol.select_draws]
-        fits = l2svm_draws(features.features, labels, chosen, list(Cs), evaluate_rows=validation, device=device)
+        fits = l2svm_draws(features.features, labels, chosen, list(Cs), evaluate_rows=validation, **options)
         found = (fits.predictions == labels[validation]).mean(axis=(0, 2))
         say(", ".join(f"C {C:g}: {100 * accuracy:.2f} %" for C, accuracy in zip(Cs, found, strict=True)))
         return found.tolist()
 
     C, validation_accuracy, grid = choose_C(score, grid=protocol.grid, say=say)
     fresh = draws[protocol.select_draws :]
-    fits = l2svm_draws(features.features, labels, fresh, [C], evaluate_rows=test, device=device)
+    fits = l2svm_draws(features.features, labels, fresh, [C], evaluate_rows=test, **options)
     accuracies = (fits.predictions[:, 0] == labels[test]).mean(axis=1)
     return _Measured(
         accuracy=float(accuracies.mean()),
