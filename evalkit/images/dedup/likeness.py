@@ -3,7 +3,8 @@
 import numpy as np
 
 _SHIFT = 2  # pixels in each direction
-LIKE = 0.95  # correlation; see benchmarks/results/dedup-recall.csv for how planted copies and strangers score
+# Of 150 random pictures of Tiny ImageNet, changed copies reach 0.955 or more, strangers 0.71 at most.
+LIKE = 0.95
 _FLAT = 3.0  # of 255: below this spread there is nothing to correlate, and two such pictures count as alike
 
 
