@@ -143,7 +143,6 @@ def protocol(
     whole = 10 * (selection * sum(seconds) + repeats * seconds[int(accuracy.argmax())])
     text = f"EXTRAPOLATED: 10 classes x ({selection} draws x 7 C + {repeats} draws) from the 7 fits above"
     results.add("LinearSVC", text, rows, "", whole, whole / ours[1], "x the CPU seconds of L2SVM, all its threads")
-    results.add("LinearSVC", text, rows, "", whole, whole / ours[0], "x the wall seconds of L2SVM, as loaded")
 
 
 def grid(results: Results, features: np.ndarray, labels: np.ndarray, rows: int, test: np.ndarray, **how: Any) -> None:
