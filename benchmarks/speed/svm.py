@@ -168,7 +168,7 @@ def curve(results: Results, features: np.ndarray, labels: np.ndarray, rows: int,
     train = np.arange(rows)
     chosen = features[train].astype(np.float64)
     signs = np.where(labels[train] == 3, 1.0, -1.0)
-    best = float(l2svm_path(features, labels == 3, [1e-3], rows=train, tol=1e-9)[0].objective[0])
+    best = float(l2svm_path(features, labels == 3, [1e-3], rows=train, tol=1e-8)[0].objective[0])
     for tol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6):
         with timed() as spent:
             fit = l2svm_path(features, labels == 3, [1e-3], rows=train, tol=tol)[0]
