@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# waiting threads sleep: spinning ones cost a busy machine several times the time
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN = .venv/bin
 
 .PHONY: demo test check

@@ -23,6 +23,16 @@ from evalkit.workspace import Workspace
     type=click.Choice(["scaled", "exact"]),
     help="scaled decodes large JPEGs at a fraction of their size [default: scaled where the filter allows].",
 )
+@click.option(
+    "--crop",
+    type=click.Choice(["centre", "faces"]),
+    default="centre",
+    show_default=True,
+    help="One centre crop a picture, or one a face that OpenCV's detector finds (extra [faces]).",
+)
+@click.option("--face-score", type=float, default=3.0, show_default=True, help="Least score of a face.")
+@click.option("--face-margin", type=float, default=0.0, show_default=True, help="Added to each side, as a share of it.")
+@click.option("--face-smallest", type=int, default=32, show_default=True, help="Least side of a face in pixels.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decoding processes [default: one a core].")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read instead of skipping it.")
 @click.option("--source", "source_kind", help="The source's form [default: recognised from the path].")
@@ -36,6 +46,10 @@ def prepare_command(
     size: int | None,
     filter_: str,
     decode: str | None,
+    crop: str,
+    face_score: float,
+    face_margin: float,
+    face_smallest: int,
     workers: int | None,
     strict: bool,
     source_kind: str | None,
@@ -44,8 +58,9 @@ def prepare_command(
 ) -> None:
     """Make an image set of SOURCE: shorter side to --size, centre crop, uint8.
 
-    SOURCE is a folder a class, a flat folder, Parquet files (a file, a folder, a glob), an .npz, or the name of a data
-    set (`evalkit datasets` lists them). An interrupted prepare goes on where it was.
+    SOURCE is a folder a class, a flat folder, Parquet files (a file, a folder, a glob), a tar of folders or of tars,
+    WebDataset shards, downsampled ImageNet's batches, an .npz, an LSUN LMDB (extra [lsun]), a list of paths, or the
+    name of a data set (`evalkit datasets` lists them). An interrupted prepare goes on where it was.
 
     \b
     Example:
@@ -55,7 +70,7 @@ def prepare_command(
     """
     from pathlib import Path
 
-    from evalkit.images import dataset_names, prepare, prepare_named, summary
+    from evalkit.images import Faces, dataset_names, prepare, prepare_named, summary
 
     if source in dataset_names() and not Path(source).exists():
         images = prepare_named(
@@ -76,6 +91,7 @@ def prepare_command(
             size=size or 32,
             filter=filter_,
             decode=decode,
+            faces=Faces(face_score, face_margin, face_smallest) if crop == "faces" else None,
             workers=workers,
             strict=strict,
             source_kind=source_kind,
