@@ -10,8 +10,8 @@ training=$1 cifar=$2 updates=${3:-150000} home=${4:-evalkit-home}
 
 run() { evalkit --home "$home" "$@"; }
 
-run prepare "$training" --name tiny-imagenet --decode exact
-dataset=$(basename "$(run prepare "$cifar" --name cifar10 --decode exact)")  # cifar10-jpeg, where the pictures are JPEG
+run prepare "$training" --name tiny-imagenet
+dataset=$(basename "$(run prepare "$cifar" --name cifar10)")  # cifar10-jpeg, where the pictures are JPEG
 run train-gan --recipe imagenet32 --images tiny-imagenet --updates "$updates"
 for encoder in imagenet32 random:imagenet32 pixels; do
     run extract --dataset "$dataset" --encoder "$encoder"
