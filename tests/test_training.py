@@ -15,11 +15,19 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.gan.checkpoint import TrainingState, checkpoints, latest_checkpoint, new_state
+from evalkit.gan.checkpoint import NETWORKS, TrainingState, checkpoints, latest_checkpoint, new_state
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
-from evalkit.gan.trainer import DISCRIMINATOR, GENERATOR, Minibatches, TrainOptions, _set_learning_rate, train
+from evalkit.gan.trainer import (
+    DISCRIMINATOR,
+    GENERATOR,
+    Minibatches,
+    TrainOptions,
+    _set_learning_rate,
+    _Training,
+    train,
+)
 
 SMALL = override(
     RECIPES["digits"],
@@ -131,6 +139,26 @@ def test_counts_of_updates(schedule, minibatches, d, g):
     state = new_state(override(SMALL, {"schedule": schedule}), seed=0, device=torch.device("cpu"))
     state.minibatches = minibatches
     assert (state.d_updates, state.g_updates) == (d, g)
+
+
+def first_weight(state, network):
+    return next(getattr(state, network).parameters()).detach()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "moved"),
+    [("alternate", [["generator"], ["discriminator"]]), ("both", [["generator", "discriminator"]] * 2)],
+)
+def test_which_network_a_minibatch_updates(striped, tmp_path, schedule, moved):
+    state = new_state(override(SMALL, {"schedule": schedule}), seed=0, device=torch.device("cpu"))
+    minibatches = Minibatches(striped, state.recipe, seed=0, device=torch.device("cpu"))
+    training = _Training(tmp_path, state, minibatches, OPTIONS, "float32", {})
+    found = []
+    for t in range(2):
+        before = {name: first_weight(state, name).clone() for name in NETWORKS}
+        training._step(t)
+        found.append([name for name in NETWORKS if not torch.equal(before[name], first_weight(state, name))])
+    assert found == moved
 
 
 def test_an_epoch_shows_every_picture_once_and_depends_on_the_seed(striped):
