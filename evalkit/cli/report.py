@@ -35,5 +35,6 @@ def report_command(workspace: Workspace, results: Path | None, out: Path | None)
     table = compare(read_results(path))
     click.echo(as_text(table))
     target = out or workspace.home / "report.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, as_csv(table))
     say(f"written: {target}")
