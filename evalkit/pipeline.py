@@ -56,6 +56,7 @@ def train_gan(
     """Trains (or goes on training) the run `name`, by default the recipe's, and returns its last checkpoint."""
     pictures = training_images(workspace, recipe, images, download=download)
     run = workspace.place(RUN_KIND, name or recipe.name)
+    workspace.take(run)
     say(f"images: {pictures.name} ({len(pictures):,} pictures)")
     say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
     return train(pictures, run, recipe, options=options)
@@ -81,7 +82,7 @@ def extract_features(
     source = _source_images(workspace, found) if batch_norm == "source" else None
     mode = "" if batch_norm == "target" or found.discriminator is None else f"--{batch_norm}"
     target = workspace.place(FEATURES, f"{pictures.name}--{found.name.replace(':', '-')}{mode}")
-    return extract(
+    features = extract(
         pictures,
         found,
         target,
@@ -91,6 +92,8 @@ def extract_features(
         device=device,
         precision=precision,
     )
+    workspace.take(target)
+    return features
 
 
 def _source_images(workspace: Workspace, encoder: Encoder) -> ImageSet | None:

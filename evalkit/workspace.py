@@ -4,6 +4,7 @@ HOME/images/NAME   image sets       HOME/features/NAME   feature sets
 HOME/runs/NAME     training runs    HOME/results.csv     measured figures
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,13 @@ class Workspace:
         found = [path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"]
         return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
 
+    def take(self, path: Path) -> None:
+        """Makes an artifact the latest of its kind: a command that finds its output finished has chosen it, too."""
+        if (path / MANIFEST).is_file():
+            os.utime(path / MANIFEST)
+
     def latest(self, kind: str) -> Path:
-        """The artifact of a kind that was made last.
+        """The artifact of a kind that a command made, or found finished, last.
 
         Raises:
             ArtifactError: there is none; the message names the command that makes one.

@@ -75,6 +75,13 @@ def test_the_three_commands_chain_without_options(run, pictures, tmp_path):
     assert table["protocol"].tolist() == ["3", "all"] and table["n"].tolist() == [4, 1]
 
 
+def test_the_next_command_takes_what_the_last_one_found_finished(run, pictures):
+    run("prepare", pictures, "--name", "colours")
+    for encoder in ("pixels", "random:digits", "pixels"):  # the last extraction finds its features there
+        assert run("extract", "--dataset", "colours", "--encoder", encoder).exit_code == 0
+    assert "colours--pixels" in run("svm", "--labels-per-class", 2, "--repeats", 2).stderr
+
+
 def test_reproduce_runs_what_is_missing_and_no_more(run, monkeypatch):
     small = dataclasses.replace(REPRODUCTIONS["digits"], labels_per_class=(1,), baselines=("random:digits",))
     monkeypatch.setitem(REPRODUCTIONS, "digits", small)

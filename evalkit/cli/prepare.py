@@ -100,4 +100,6 @@ def prepare_command(
         )
     for line in summary(images):
         say(line)
-    click.echo(workspace.place("image set", images.name))
+    place = workspace.place("image set", images.name)
+    workspace.take(place)
+    click.echo(place)
