@@ -11,11 +11,6 @@ training=$1 cifar=$2 updates=${3:-150000} home=${4:-evalkit-home}
 run() { evalkit --home "$home" "$@"; }
 
 run prepare "$training" --name tiny-imagenet
-dataset=$(basename "$(run prepare "$cifar" --name cifar10)")  # cifar10-jpeg, where the pictures are JPEG
 run train-gan --recipe imagenet32 --images tiny-imagenet --updates "$updates"
-for encoder in imagenet32 random:imagenet32 pixels; do
-    run extract --dataset "$dataset" --encoder "$encoder"
-    run svm
-    run svm --labels-per-class 400
-done
+run reproduce cifar10 --data "$cifar" --encoder imagenet32  # measures what is missing
 run report

@@ -116,7 +116,7 @@ def _all_labels(
         return found
 
     C, validation_accuracy, grid = choose_C(score, grid=protocol.grid, say=say)
-    # The paper does not say whether validation rows rejoin the training set; with all labels they do here.
+    # differs from the paper: it does not say whether validation rows rejoin the training set; here they do
     everything = np.sort(np.concatenate([fit, validation]))
     final = l2svm_path(features.features, labels, [C], rows=everything, **options)[0]
     accuracy = float(np.mean(final.predict(features.features, rows=test) == labels[test]))

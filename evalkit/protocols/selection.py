@@ -26,6 +26,7 @@ def choose_C(score: Score, *, grid: str, say: Progress) -> tuple[float, float, s
         say(f"C {best:g} is best on validation: {100 * scores[best]:.2f} %")
         if grid == "release" or best not in (min(scores), max(scores)) or extended == _EXTENSIONS:
             break
+        # differs from the paper: the release's grid ends at 1e-4 and 1e-2 whatever validation says (`release`)
         beyond = _next_C(best, down=best == min(scores))
         say(f"that is an end of the grid: trying C {beyond:g}")
         scores[beyond] = score([beyond])[0]

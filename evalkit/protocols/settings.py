@@ -6,6 +6,7 @@ from evalkit.errors import EvalkitError
 
 RELEASE_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
 GRIDS = ("extended", "release")
+# differs from the paper: 10 and 100 draws whatever their size.
 _FEW_ROWS = 2_000  # draws of more rows are repeated less by default: their cost grows with the cube of the rows
 
 
