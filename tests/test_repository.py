@@ -23,7 +23,7 @@ LAYERS = [
     {"features"},
     {"gan"},
     {"images"},
-    {"workspace", "arrays", "device"},
+    {"workspace", "arrays", "device", "distributed"},
     {"artifacts"},
     {"version", "errors"},
 ]

@@ -1,0 +1,98 @@
+"""One process or many: what training, extraction and the solver need of torch.distributed, and no more.
+
+With one process every operation returns what it is given, so that callers are written once.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from evalkit.errors import EvalkitError
+
+_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another, e.g. for the writer of a checkpoint
+
+
+class Ranks:
+    """The processes that share a job.
+
+    Args:
+        distributed: whether to join the default process group (as `torchrun` starts it); else this process is alone.
+    """
+
+    def __init__(self, *, distributed: bool = False) -> None:
+        self.count = dist.get_world_size() if distributed else 1
+        self.number = dist.get_rank() if distributed else 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes files and talks."""
+        return self.number == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place, the same bits on every rank."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its mean over ranks, in one message."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def objects(self, value: Any) -> list[Any]:
+        """A small Python value from every rank, in their order."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Returns when every rank has come here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def under_torchrun() -> bool:
+    """Whether `torchrun` (or the like) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The ranks that `torchrun` started, connected for the time of the block; alone without it.
+
+    Raises:
+        EvalkitError: the variables that torchrun sets are there in part only, or the processes do not find each other.
+    """
+    if not under_torchrun() or dist.is_initialized():
+        yield Ranks(distributed=dist.is_initialized())
+        return
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise EvalkitError(f"WORLD_SIZE is set, yet the processes cannot be joined ({reason}); use torchrun") from None
+    try:
+        yield Ranks(distributed=True)
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """`cuda` as this rank's own GPU; any other device as it is."""
+    if device.type == "cuda" and device.index is None and under_torchrun():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
