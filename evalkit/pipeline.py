@@ -15,9 +15,10 @@ from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.gan.trainer import train
 from evalkit.images import ImageSet, dataset_names, find_images, load_images, prepare
 from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.settings import Protocol
 from evalkit.reproductions import REPRODUCTIONS
-from evalkit.results import Figure, add_figure, read_results
+from evalkit.results import add_figure, read_results
 from evalkit.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -117,14 +118,14 @@ def fit_svm(
     memory: str | None = None,
     say: Say = quiet,
     show: Say = quiet,
-) -> Figure:
+) -> Evaluation:
     """Measures one figure on a feature set (the latest, unless named) and puts it into results.csv."""
     path = workspace.find(FEATURES, features) if features else workspace.latest(FEATURES)
     found = load_features(path)
     say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
-    figure = evaluate(found, protocol, device=device, memory=memory, say=say, show=show)
-    add_figure(workspace.results, figure)
-    return figure
+    evaluation = evaluate(found, protocol, device=device, memory=memory, say=say, show=show)
+    add_figure(workspace.results, evaluation.figure)
+    return evaluation
 
 
 def reproduce(

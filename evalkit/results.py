@@ -1,7 +1,7 @@
 """results.csv: one row a measured figure, with all it takes to find out how it came about."""
 
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -9,21 +9,33 @@ import pandas as pd
 from evalkit.artifacts import locked, write_atomically
 from evalkit.errors import ArtifactError
 
+_NAN = float("nan")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """One measured number.
 
     Attributes:
         dataset, encoder: names; features: D, numbers a picture.
         protocol: "all" or labels a class; metric: accuracy_percent or error_percent.
-        value, spread: in percent; spread_kind names what the spread is; n: fits behind the value.
-        C: chosen on validation; grid: the C values tried; validation_percent: accuracy there.
+        value: in percent; the mean over fits.
+        spread: half width in percent; spread_kind names what it is of: single fits over draws, or the test pictures.
+        n: fits behind the value.
+        C: chosen on validation (empty for classifiers without one); grid: the values tried.
+        validation_percent: mean accuracy there at the chosen value.
         n_train, n_validation, n_test: rows.
         duality_gap: rigorous relative gap, the largest of all classes and fits.
         error_estimate: the solver's estimate of the relative error of the objective, likewise.
         weights_sha256, features_sha256: of the encoder's weights and of features.npy.
         seconds: wall time of the protocol without feature extraction.
+        classifier: as tables name it, e.g. "L2-SVM"; layers: the encoder's layers used, empty for all.
+        scaling: "standardised", or empty for features as they are; chosen: the setting picked, e.g. "C = 0.0005".
+        selected_on: "validation", or "test" where --select-on-test was given.
+        std: sample standard deviation over fits (n - 1), in percent points; empty for one fit.
+        interval_low, interval_high: in percent; interval_kind names what it is of: the mean over fits, or the pictures.
+        draws_sha256: of the validation rows and label draws.
+        card: name of the run card, empty where there is none.
     """
 
     dataset: str
@@ -50,13 +62,32 @@ class Figure:
     device: str
     versions: str
     date: str
+    # since version 0.2; rows of older files have these defaults
+    classifier: str = "L2-SVM"
+    layers: str = ""
+    scaling: str = ""
+    chosen: str = ""
+    selected_on: str = "validation"
+    std: float = _NAN
+    interval_low: float = _NAN
+    interval_high: float = _NAN
+    interval_kind: str = ""
+    draws_sha256: str = ""
+    card: str = ""
 
 
 COLUMNS = tuple(field.name for field in fields(Figure))
-KEY = ["dataset", "protocol", "encoder", "features_sha256", "grid", "seed"]
+KEY = [
+    "dataset", "protocol", "encoder", "layers", "scaling", "classifier", "features_sha256", "grid", "selected_on",
+    "seed",
+]  # fmt: skip
+_DEFAULTS = {field.name: field.default for field in fields(Figure) if field.default is not MISSING}
 _FORMATS = {
     "value": "{:.2f}",
     "spread": "{:.2f}",
+    "std": "{:.3f}",
+    "interval_low": "{:.2f}",
+    "interval_high": "{:.2f}",
     "C": "{:g}",
     "validation_percent": "{:.2f}",
     "duality_gap": "{:.1e}",
@@ -65,8 +96,18 @@ _FORMATS = {
 }
 
 
+def method_name(row: pd.Series) -> str:
+    """What tables call a row of results.csv: encoder and classifier, and whatever is not the protocol's default."""
+    remarks = [str(row[key]) for key in ("layers", "scaling") if row[key]]
+    remarks += ["release grid"] if str(row["grid"]).startswith("release") else []
+    remarks += ["C chosen on test"] if row["selected_on"] == "test" else []
+    return f"{row['encoder']} + {row['classifier']}" + (f" ({', '.join(remarks)})" if remarks else "")
+
+
 def read_results(path: Path) -> pd.DataFrame:
     """All figures of a results.csv; text columns as text, an empty table when there is no file.
+
+    Columns that came with later versions have their defaults where a file is older.
 
     Raises:
         ArtifactError: a file with other columns.
@@ -74,23 +115,22 @@ def read_results(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     texts = {field.name: str for field in fields(Figure) if field.type in (str, "str")}
+    empty = {field.name: [""] for field in fields(Figure) if field.name not in texts}
     try:
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False)
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=empty)
     except (ValueError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: not readable as a table of figures ({error})") from None
-    if tuple(table.columns) != COLUMNS:
-        odd = sorted(set(table.columns) ^ set(COLUMNS))
-        raise ArtifactError(
-            f"{path}: not a results.csv of this evalkit (columns that differ: {', '.join(odd) or 'order'})"
-        )
-    return table
+    odd = sorted(set(table.columns) ^ set(COLUMNS))
+    if not set(odd) <= set(_DEFAULTS) or not set(table.columns) <= set(COLUMNS):
+        raise ArtifactError(f"{path}: not a results.csv of this evalkit (columns that differ: {', '.join(odd)})")
+    return table.assign(**{name: _DEFAULTS[name] for name in odd})[list(COLUMNS)]
 
 
 def write_results(path: Path, table: pd.DataFrame) -> None:
     """Writes figures in the fixed order of columns and rows, LF line ends, fixed number formats; atomically."""
     table = table.sort_values(KEY, kind="stable")[list(COLUMNS)].copy()
     for column, form in _FORMATS.items():
-        table[column] = [form.format(float(value)) for value in table[column]]
+        table[column] = ["" if value != value else form.format(float(value)) for value in table[column]]
     buffer = io.StringIO()
     table.to_csv(buffer, index=False, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,11 @@ from sklearn.svm import LinearSVC
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import FeatureSet
 from evalkit.features.grids import Layer
+from evalkit.probes.svm import RELEASE_GRID
 from evalkit.protocols.draws import draw_labels, split_validation
 from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.selection import choose_C
-from evalkit.protocols.settings import RELEASE_GRID, Protocol
+from evalkit.protocols.selection import choose
+from evalkit.protocols.settings import Protocol
 
 
 def feature_set(count=300, classes=3, length=20, seed=0, names=None):
@@ -51,8 +52,9 @@ def test_draws_have_equal_classes_and_differ():
 
 def test_value_of_the_chosen_C():
     scores = dict(zip(RELEASE_GRID, (0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.4), strict=True))
-    chosen = choose_C(lambda Cs: [scores[C] for C in Cs], grid="extended", say=print)
-    assert chosen == (5e-4, 0.7, "extended 0.0001..0.01")  # the smaller of equals
+    chosen = choose(lambda Cs: [scores[C] for C in Cs], RELEASE_GRID)
+    assert (chosen.value, chosen.grid) == (5e-4, "extended 0.0001..0.01")  # the smaller of equals
+    assert chosen.scores == scores
 
 
 @pytest.mark.parametrize(("peak", "grid"), [(2e-6, "extended 1e-06..0.01"), (0.05, "extended 0.0001..0.1")])
@@ -60,15 +62,15 @@ def test_value_of_a_grid_that_goes_on_beyond_its_end(peak, grid):
     def score(Cs):
         return [1 - abs(np.log(C / peak)) / 100 for C in Cs]
 
-    C, _, name = choose_C(score, grid="extended", say=print)
-    assert C == pytest.approx(peak, rel=1e-9) and name == grid
-    C, _, name = choose_C(score, grid="release", say=print)
-    assert C in (1e-4, 1e-2) and name == "release 0.0001..0.01"
+    chosen = choose(score, RELEASE_GRID, grid="extended")
+    assert chosen.value == pytest.approx(peak, rel=1e-9) and chosen.grid == grid
+    chosen = choose(score, RELEASE_GRID, grid="release")
+    assert chosen.value in (1e-4, 1e-2) and chosen.grid == "release 0.0001..0.01"
 
 
 def test_reference_all_labels_figure_equals_scikit_learn():
     features = feature_set()
-    figure = evaluate(features, Protocol(), device="cpu")
+    figure = evaluate(features, Protocol(), device="cpu").figure
     train, test = features.rows("train"), features.rows("test")
     fit, validation = split_validation(features.labels, train, Protocol())
 
@@ -90,7 +92,7 @@ def test_reference_all_labels_figure_equals_scikit_learn():
 def test_reference_few_labels_figure_equals_scikit_learn():
     features = feature_set()
     protocol = Protocol(labels_per_class=5, select_draws=3, repeats=6)
-    figure = evaluate(features, protocol, device="cpu")
+    figure = evaluate(features, protocol, device="cpu").figure
     test, (fit, _) = features.rows("test"), split_validation(features.labels, features.rows("train"), protocol)
     accuracies = []
     for i in range(3, 9):  # the draws after those that chose C
@@ -105,17 +107,17 @@ def test_reference_few_labels_figure_equals_scikit_learn():
 
 def test_test_labels_do_not_move_the_choice_of_C():
     features = feature_set()
-    figure = evaluate(features, Protocol(), device="cpu")
+    figure = evaluate(features, Protocol(), device="cpu").figure
     features.labels[features.rows("test")] = 0
-    again = evaluate(features, Protocol(), device="cpu")
+    again = evaluate(features, Protocol(), device="cpu").figure
     assert (figure.C, figure.validation_percent) == (again.C, again.validation_percent)
 
 
 def test_svhn_figures_are_errors():
     features = feature_set()
-    accuracy = evaluate(features, Protocol(), device="cpu").value
+    accuracy = evaluate(features, Protocol(), device="cpu").figure.value
     features.manifest["settings"]["dataset"] = "svhn"
-    figure = evaluate(features, Protocol(), device="cpu")
+    figure = evaluate(features, Protocol(), device="cpu").figure
     assert figure.metric == "error_percent" and figure.value == pytest.approx(100 - accuracy)
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from evalkit.errors import ArtifactError
 from evalkit.report.tables import as_csv, as_text, compare, published
-from evalkit.results import COLUMNS, Figure, add_figure, read_results
+from evalkit.results import COLUMNS, Figure, add_figure, method_name, read_results
 
 FIGURE = Figure(
     dataset="cifar10",
@@ -33,15 +34,23 @@ FIGURE = Figure(
     device="CPU",
     versions="evalkit 0",
     date="2026-01-02",
+    chosen="C = 0.0001",
+    interval_low=81.74,
+    interval_high=83.23,
+    interval_kind="95% bootstrap interval over test pictures",
+    draws_sha256="d1",
+    card="mine",
 )
 
 GOLDEN_RESULTS = (
     ",".join(COLUMNS)
     + """
 cifar10,imagenet32@150000,28672,400,accuracy_percent,73.25,0.50,1.96 std over draws,10,0.0001,extended 1e-05..0.01,\
-82.10,4000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02
+82.10,4000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,C = 0.0001,\
+validation,0.250,73.10,73.40,95% t interval of the mean,d1,mine
 cifar10,imagenet32@150000,28672,all,accuracy_percent,82.50,0.75,95% binomial interval over test pictures,1,0.0001,\
-extended 1e-05..0.01,82.10,50000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02
+extended 1e-05..0.01,82.10,50000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,\
+C = 0.0001,validation,,81.74,83.23,95% bootstrap interval over test pictures,d1,mine
 """
 )
 
@@ -56,7 +65,17 @@ cifar10,all,accuracy_percent,imagenet32@150000 + L2-SVM,82.50,0.75,95% binomial 
 """  # noqa: E501
 
 FEW = dataclasses.replace(
-    FIGURE, protocol="400", value=73.25, spread=0.5, spread_kind="1.96 std over draws", n=10, n_train=4000
+    FIGURE,
+    protocol="400",
+    value=73.25,
+    spread=0.5,
+    spread_kind="1.96 std over draws",
+    n=10,
+    n_train=4000,
+    std=0.25,
+    interval_low=73.1,
+    interval_high=73.4,
+    interval_kind="95% t interval of the mean",
 )
 
 
@@ -108,6 +127,24 @@ def test_pinned_published_rows():
     assert len(table) == 19
     assert table[1, "all", "DCGAN + L2-SVM"] == 82.8 and table[1, "400", "DCGAN + L2-SVM"] == 73.8
     assert table[2, "100", "DCGAN + L2-SVM"] == 22.48 and table[2, "100", "KNN"] == 77.93
+
+
+def test_rows_of_an_older_file_have_the_defaults_of_columns_that_came_later(tmp_path):
+    path = tmp_path / "results.csv"
+    add_figure(path, FIGURE)
+    older = [line.split(",")[: COLUMNS.index("classifier")] for line in path.read_text().splitlines()]
+    path.write_text("\n".join(map(",".join, older)) + "\n")
+    row = read_results(path).iloc[0]
+    assert (row["classifier"], row["selected_on"], row["card"], row["value"]) == ("L2-SVM", "validation", "", 82.5)
+    add_figure(path, FIGURE)
+    assert path.read_text().count("\n") == 2  # measured again, it takes the older row's place
+
+
+def test_names_of_methods_say_what_is_not_the_default():
+    row = pd.Series(dataclasses.asdict(dataclasses.replace(FIGURE, layers="conv3", scaling="standardised")))
+    assert method_name(row) == "imagenet32@150000 + L2-SVM (conv3, standardised)"
+    row["selected_on"], row["grid"], row["layers"] = "test", "release 0.0001..0.01", ""
+    assert method_name(row) == "imagenet32@150000 + L2-SVM (standardised, release grid, C chosen on test)"
 
 
 def test_a_file_with_other_columns_is_refused(tmp_path):

@@ -57,7 +57,9 @@ def svm_command(
 
     protocol = Protocol(labels_per_class, grid, validation, select_draws, repeats, seed)
     with status_line() as show:
-        figure = fit_svm(workspace, protocol, features=features, device=device, memory=memory, say=say, show=show)
+        figure = fit_svm(
+            workspace, protocol, features=features, device=device, memory=memory, say=say, show=show
+        ).figure
     name = figure.metric.removesuffix("_percent")
     spread = f"{figure.spread:.2f} ({figure.spread_kind}, n = {figure.n}, C = {figure.C:g})"
     click.echo(

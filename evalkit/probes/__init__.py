@@ -1,1 +1,18 @@
-"""Probes: classifiers on frozen features. `l2svm` is the paper's; the others put its number in context."""
+"""Probes: classifiers on frozen features."""
+
+from evalkit.errors import EvalkitError
+from evalkit.probes.classifier import Classifier
+from evalkit.probes.svm import SVM
+
+CLASSIFIERS = {"svm": SVM}
+
+
+def classifier_named(name: str) -> Classifier:
+    """A classifier by name.
+
+    Raises:
+        EvalkitError: no such classifier; the message lists them.
+    """
+    if name not in CLASSIFIERS:
+        raise EvalkitError(f"{name}: no such classifier; choose {', '.join(CLASSIFIERS)}")
+    return CLASSIFIERS[name]

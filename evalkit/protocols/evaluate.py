@@ -6,17 +6,21 @@ script); test rows are used once, for the figure.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from evalkit.device import describe_device, resolve_device
+from evalkit.features.columns import layer_columns
 from evalkit.features.featureset import FeatureSet
-from evalkit.probes.l2svm import l2svm_draws, l2svm_path
-from evalkit.protocols.draws import check_labels, draw_labels, split_validation
-from evalkit.protocols.selection import Progress, choose_C
+from evalkit.probes import classifier_named
+from evalkit.probes.classifier import Classifier, FitOptions, Predictions
+from evalkit.protocols.draws import Draws, check_labels, make_draws
+from evalkit.protocols.evaluation import Evaluation
+from evalkit.protocols.selection import Choice, Progress, choose
 from evalkit.protocols.settings import Protocol
+from evalkit.protocols.spreads import spread_of
 from evalkit.results import Figure
 from evalkit.version import versions
 
@@ -27,16 +31,22 @@ def evaluate(
     features: FeatureSet,
     protocol: Protocol,
     *,
+    classifier: str = "svm",
+    layers: str = "",
+    draws: Draws | None = None,
     device: str = "auto",
     memory: str | None = None,
     say: Progress = lambda line: None,
     show: Progress = lambda line: None,
-) -> Figure:
+) -> Evaluation:
     """Measures one figure.
 
     Args:
         features: rows with labels, splits `train` and `test`.
         protocol: what to draw and where to choose C.
+        classifier: a name in `evalkit.probes.CLASSIFIERS`.
+        layers: use only these of the encoder's layers: "conv3", or "conv1..conv4".
+        draws: rows to use instead of the protocol's own, as read from a file.
         device: of the solver.
         memory: budget of the solver, e.g. "4GB"; None takes what the rows need.
         say: called with a line whenever something is known.
@@ -46,132 +56,99 @@ def evaluate(
         EvalkitError: one class only, fewer labels than the protocol draws, or a fit that missed its tolerance.
     """
     started = time.monotonic()
-    train, test = features.rows("train"), features.rows("test")
-    check_labels(features, train)
-    fit, validation = split_validation(features.labels, train, protocol)
-    measure = _all_labels if protocol.labels_per_class is None else _few_labels
-    options = {"device": str(resolve_device(device)), "memory": memory, "progress": show}
-    counted = protocol.with_counts(len(features.class_names))
-    measured = measure(features, counted, fit, validation, test, options, say)
+    fitted_by = classifier_named(classifier)
+    check_labels(features, features.rows("train"))
+    test_rows = features.rows("test")
+    columns = layer_columns(features, layers)
+    draws = draws or make_draws(features, protocol)
+    options = FitOptions(str(resolve_device(device)), memory, show)
+    drawn = time.monotonic()
+    choice = _choose(fitted_by, columns, features.labels, draws, protocol.grid, options, say)
+    chosen = time.monotonic()
+    found = fitted_by.predict(columns, features.labels, draws.test, [choice.value], test_rows, options)
+    ended = time.monotonic()
+    figure = _figure(features, draws, fitted_by, choice, found, features.labels[test_rows])
+    return Evaluation(
+        figure=replace(
+            figure,
+            layers=layers,
+            features=columns.shape[1],
+            seconds=ended - started,
+            device=describe_device(resolve_device(device)),
+        ),
+        C_curve=tuple((value, 100 * score) for value, score in choice.scores.items()),
+        draws=draws,
+        predictions=found.labels[:, 0],
+        test_rows=test_rows,
+        test_labels=features.labels[test_rows],
+        seconds={"draw": drawn - started, "choose": chosen - drawn, "test": ended - chosen},
+    )
+
+
+def _choose(
+    classifier: Classifier,
+    columns: np.ndarray,
+    labels: np.ndarray,
+    draws: Draws,
+    grid: str,
+    options: FitOptions,
+    say: Progress,
+) -> Choice:
+    """The value with the best mean accuracy over the draws that choose, each on its own validation rows."""
+
+    def score(values: Sequence[float]) -> list[float]:
+        means = []
+        for fold, rows in enumerate(draws.validation):
+            select = draws.select[fold :: len(draws.validation)]
+            found = classifier.predict(columns, labels, select, values, rows, options).labels
+            means.append((found == labels[rows]).mean(axis=2))
+        accuracies = np.concatenate(means).mean(axis=0)
+        pairs = zip(values, accuracies, strict=True)
+        say(", ".join(f"{classifier.letter} {value:g}: {100 * accuracy:.2f} %" for value, accuracy in pairs))
+        return accuracies.tolist()
+
+    grid = grid if classifier.extends else "fixed"
+    return choose(score, classifier.values, letter=classifier.letter, grid=grid, say=say)
+
+
+def _figure(
+    features: FeatureSet, draws: Draws, classifier: Classifier, choice: Choice, found: Predictions, truth: np.ndarray
+) -> Figure:
     error = features.dataset.split("-")[0] in _ERROR_DATASETS
-    value = measured.accuracy if not error else 1 - measured.accuracy
+    correct = found.labels[:, 0] == truth
+    spread = spread_of(~correct if error else correct)
     return Figure(
         dataset=features.dataset,
         encoder=features.encoder,
         features=features.features.shape[1],
-        protocol=protocol.name,
+        protocol=draws.protocol,
         metric="error_percent" if error else "accuracy_percent",
-        value=100 * value,
-        spread=100 * measured.spread,
-        spread_kind=measured.spread_kind,
-        n=measured.n,
-        C=measured.C,
-        grid=measured.grid,
-        validation_percent=100 * measured.validation_accuracy,
-        n_train=measured.n_train,
-        n_validation=len(validation),
-        n_test=len(test),
-        duality_gap=measured.duality_gap,
-        error_estimate=measured.error_estimate,
+        value=100 * spread.mean,
+        spread=100 * spread.half_width,
+        spread_kind=spread.kind,
+        n=len(correct),
+        C=choice.value if classifier.letter == "C" else float("nan"),
+        grid=choice.grid,
+        validation_percent=100 * choice.scores[choice.value],
+        n_train=len(draws.test[0]),
+        n_validation=len(draws.validation[0]),
+        n_test=len(truth),
+        duality_gap=found.duality_gap,
+        error_estimate=found.error_estimate,
         weights_sha256=features.weights_sha256,
         features_sha256=features.sha256,
-        seed=protocol.seed,
-        seconds=time.monotonic() - started,
-        device=describe_device(resolve_device(device)),
+        seed=draws.seed,
+        seconds=0.0,
+        device="",
         versions=" ".join(f"{name} {versions()[name]}" for name in ("evalkit", "torch", "numpy")),
         date=datetime.now(UTC).date().isoformat(),
-    )
-
-
-@dataclass(frozen=True)
-class _Measured:
-    accuracy: float
-    spread: float
-    spread_kind: str
-    n: int
-    C: float
-    grid: str
-    validation_accuracy: float
-    n_train: int
-    duality_gap: float
-    error_estimate: float
-
-
-def _all_labels(
-    features: FeatureSet,
-    protocol: Protocol,
-    fit: np.ndarray,
-    validation: np.ndarray,
-    test: np.ndarray,
-    options: dict,
-    say: Progress,
-) -> _Measured:
-    """One path over C on the rows to fit; then one fit on all training rows at the chosen C, tested once."""
-    labels = features.labels
-
-    def score(Cs: Sequence[float]) -> list[float]:
-        fits = l2svm_path(features.features, labels, list(Cs), rows=fit, **options)
-        found = [float(np.mean(f.predict(features.features, rows=validation) == labels[validation])) for f in fits]
-        say(", ".join(f"C {C:g}: {100 * accuracy:.2f} %" for C, accuracy in zip(Cs, found, strict=True)))
-        return found
-
-    C, validation_accuracy, grid = choose_C(score, grid=protocol.grid, say=say)
-    # differs from the paper: it does not say whether validation rows rejoin the training set; here they do
-    everything = np.sort(np.concatenate([fit, validation]))
-    final = l2svm_path(features.features, labels, [C], rows=everything, **options)[0]
-    accuracy = float(np.mean(final.predict(features.features, rows=test) == labels[test]))
-    return _Measured(
-        accuracy=accuracy,
-        spread=1.96 * float(np.sqrt(accuracy * (1 - accuracy) / len(test))),
-        spread_kind="95% binomial interval over test pictures",
-        n=1,
-        C=C,
-        grid=grid,
-        validation_accuracy=validation_accuracy,
-        n_train=len(everything),
-        duality_gap=float(np.max(final.duality_gap)),
-        error_estimate=float(np.max(final.error_estimate)),
-    )
-
-
-def _few_labels(
-    features: FeatureSet,
-    protocol: Protocol,
-    fit: np.ndarray,
-    validation: np.ndarray,
-    test: np.ndarray,
-    options: dict,
-    say: Progress,
-) -> _Measured:
-    """C by the mean over some draws, then fresh draws at that C, each tested; validation is not folded in [release]."""
-    assert protocol.labels_per_class and protocol.select_draws and protocol.repeats
-    labels, per_class = features.labels, protocol.labels_per_class
-    options = {key: options[key] for key in ("device", "progress")}
-    draws = [
-        draw_labels(labels, fit, per_class, seed=(protocol.seed, i))
-        for i in range(protocol.select_draws + protocol.repeats)
-    ]
-
-    def score(Cs: Sequence[float]) -> list[float]:
-        chosen = draws[: protocol.select_draws]
-        fits = l2svm_draws(features.features, labels, chosen, list(Cs), evaluate_rows=validation, **options)
-        found = (fits.predictions == labels[validation]).mean(axis=(0, 2))
-        say(", ".join(f"C {C:g}: {100 * accuracy:.2f} %" for C, accuracy in zip(Cs, found, strict=True)))
-        return found.tolist()
-
-    C, validation_accuracy, grid = choose_C(score, grid=protocol.grid, say=say)
-    fresh = draws[protocol.select_draws :]
-    fits = l2svm_draws(features.features, labels, fresh, [C], evaluate_rows=test, **options)
-    accuracies = (fits.predictions[:, 0] == labels[test]).mean(axis=1)
-    return _Measured(
-        accuracy=float(accuracies.mean()),
-        spread=1.96 * float(accuracies.std()),  # of single fits, not of their mean [release]
-        spread_kind="1.96 std over draws",
-        n=len(fresh),
-        C=C,
-        grid=grid,
-        validation_accuracy=validation_accuracy,
-        n_train=len(fresh[0]),
-        duality_gap=float(np.max(fits.duality_gap)),
-        error_estimate=float(np.max(fits.error_estimate)),
+        classifier=classifier.label,
+        scaling=features.manifest["settings"].get("scaling", ""),
+        chosen=f"{classifier.letter} = {choice.value:g}",
+        selected_on=draws.selected_on,
+        std=100 * spread.std,
+        interval_low=100 * spread.low,
+        interval_high=100 * spread.high,
+        interval_kind=spread.interval_kind,
+        draws_sha256=draws.sha256,
     )

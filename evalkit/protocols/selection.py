@@ -1,10 +1,9 @@
-"""The choice of C on validation, over the release's grid and beyond its ends."""
+"""The choice of a classifier's setting (an SVM's C) on validation, over its grid and beyond the grid's ends."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-
-from evalkit.protocols.settings import RELEASE_GRID
 
 _EXTENSIONS = 9  # steps beyond an end of the grid, three decades: a choice still at the end is then reported as such
 
@@ -12,30 +11,39 @@ Progress = Callable[[str], None]
 Score = Callable[[Sequence[float]], Sequence[float]]
 
 
-def choose_C(score: Score, *, grid: str, say: Progress) -> tuple[float, float, str]:
-    """The C of the best validation accuracy (the smallest of equals), that accuracy, and the name of the grid tried.
+@dataclass(frozen=True)
+class Choice:
+    """The value chosen, the validation accuracy of every value tried, and the grid's name, "extended 1e-05..0.01"."""
 
-    The name says how far the grid went, e.g. "extended 1e-05..0.01".
+    value: float
+    scores: dict[float, float]
+    grid: str
 
-    `score` maps C values to validation accuracies. An `extended` grid goes on in steps of 1, 2, 5 while an end is best.
+
+def choose(
+    score: Score, values: Sequence[float], *, letter: str = "C", grid: str = "extended", say: Progress = print
+) -> Choice:
+    """The value of the best validation accuracy, the smallest of equals.
+
+    `score` maps values to validation accuracies. An `extended` grid goes on in steps of 1, 2, 5 while an end is best.
     """
-    scores = dict(zip(RELEASE_GRID, score(RELEASE_GRID), strict=True))
+    scores = dict(zip(values, score(values), strict=True))
     extended = 0
     while True:
-        best = min(scores, key=lambda C: (-scores[C], C))
-        say(f"C {best:g} is best on validation: {100 * scores[best]:.2f} %")
-        if grid == "release" or best not in (min(scores), max(scores)) or extended == _EXTENSIONS:
+        best = min(scores, key=lambda value: (-scores[value], value))
+        say(f"{letter} {best:g} is best on validation: {100 * scores[best]:.2f} %")
+        if grid != "extended" or best not in (min(scores), max(scores)) or extended == _EXTENSIONS:
             break
         # differs from the paper: the release's grid ends at 1e-4 and 1e-2 whatever validation says (`release`)
-        beyond = _next_C(best, down=best == min(scores))
-        say(f"that is an end of the grid: trying C {beyond:g}")
+        beyond = _next_value(best, down=best == min(scores))
+        say(f"that is an end of the grid: trying {letter} {beyond:g}")
         scores[beyond] = score([beyond])[0]
         extended += 1
-    return best, scores[best], f"{grid} {min(scores):g}..{max(scores):g}"
+    return Choice(best, dict(sorted(scores.items())), f"{grid} {min(scores):g}..{max(scores):g}")
 
 
-def _next_C(C: float, *, down: bool) -> float:
-    """The neighbour of C in the series 1, 2, 5, 10, ..."""
+def _next_value(value: float, *, down: bool) -> float:
+    """The neighbour of a value in the series 1, 2, 5, 10, ..."""
     series = [float(f"{digit}e{power}") for power in range(-12, 13) for digit in (1, 2, 5)]
-    place = int(np.argmin(np.abs(np.log(series) - np.log(C))))
+    place = int(np.argmin(np.abs(np.log(series) - np.log(value))))
     return series[place - 1 if down else place + 1]

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from evalkit.errors import EvalkitError
 
-RELEASE_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
 GRIDS = ("extended", "release")
+SELECTIONS = ("validation", "test")
 # differs from the paper: 10 and 100 draws whatever their size.
 _FEW_ROWS = 2_000  # draws of more rows are repeated less by default: their cost grows with the cube of the rows
 
@@ -16,14 +16,16 @@ class Protocol:
 
     Attributes:
         labels_per_class: None for all training labels, else the labels of each draw.
-        grid: `extended` (the release's C values, going on where validation picks an end) or `release`.
+        grid: `extended` (the classifier's values, going on where validation picks an end) or `release`.
         validation: rows set aside for the choice of C; at most a fifth of the training rows.
         select_draws: draws that choose C (10 in the release).
         repeats: fresh draws that are tested (100 in the release).
         seed: of the validation split and the draws.
+        folds: choose C by cross-validation in so many folds, instead of on rows set aside.
+        selected_on: `validation`, or `test` to choose C by test accuracy; figures and tables then say so.
 
     Raises:
-        EvalkitError: counts below one or an unknown grid.
+        EvalkitError: counts below one, one fold, repeats of all labels, or an unknown grid.
     """
 
     labels_per_class: int | None = None
@@ -32,14 +34,21 @@ class Protocol:
     select_draws: int | None = None
     repeats: int | None = None
     seed: int = 0
+    folds: int | None = None
+    selected_on: str = "validation"
 
     def __post_init__(self) -> None:
         for key in ("labels_per_class", "validation", "select_draws", "repeats"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise EvalkitError(f"protocol: {key} = {value}, expected at least 1")
-        if self.grid not in GRIDS:
-            raise EvalkitError(f"protocol: grid {self.grid!r}, expected {' or '.join(GRIDS)}")
+        if self.folds is not None and self.folds < 2:
+            raise EvalkitError(f"protocol: folds = {self.folds}, expected at least 2")
+        for key, choices in (("grid", GRIDS), ("selected_on", SELECTIONS)):
+            if getattr(self, key) not in choices:
+                raise EvalkitError(f"protocol: {key} {getattr(self, key)!r}, expected {' or '.join(choices)}")
+        if self.labels_per_class is None and (self.repeats or self.select_draws):
+            raise EvalkitError("protocol: all labels are one draw, nothing to repeat; give labels a class as well")
 
     @property
     def name(self) -> str:
@@ -48,7 +57,31 @@ class Protocol:
 
     def with_counts(self, classes: int) -> "Protocol":
         """The protocol with its numbers of draws filled in: the release's, or fewer where a draw is large."""
-        few = (self.labels_per_class or 0) * classes <= _FEW_ROWS
+        if self.labels_per_class is None:
+            return self
+        few = self.labels_per_class * classes <= _FEW_ROWS
         return replace(
             self, select_draws=self.select_draws or (10 if few else 3), repeats=self.repeats or (100 if few else 10)
         )
+
+
+# Published protocols whose name does not say it all. Every other name is DATASET or DATASET:LABELS_PER_CLASS.
+PROTOCOLS = {
+    # Radford et al. 2016, table 2 and the release's script: 1,000 labels in all, 10,000 rows of validation
+    "svhn:1000": Protocol(labels_per_class=100, grid="release", select_draws=10, repeats=100),
+}
+
+
+def protocol_named(name: str) -> tuple[str, Protocol]:
+    """Data set and protocol of a name: DATASET (all labels), DATASET:k (k labels a class), or one of PROTOCOLS.
+
+    Raises:
+        EvalkitError: k is no whole number of at least 1.
+    """
+    dataset, colon, count = name.partition(":")
+    if name in PROTOCOLS:
+        return dataset, PROTOCOLS[name]
+    if not dataset or (colon and not (count.isdecimal() and int(count))):
+        known = ", ".join(("cifar10", "cifar10:400", *PROTOCOLS))
+        raise EvalkitError(f"{name}: no such protocol; expected DATASET or DATASET:LABELS_PER_CLASS, such as {known}")
+    return dataset, Protocol(int(count) if colon else None)

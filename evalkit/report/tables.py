@@ -4,6 +4,8 @@ from importlib.resources import files
 
 import pandas as pd
 
+from evalkit.results import method_name
+
 COLUMNS = (
     "dataset", "protocol", "metric", "method", "value", "spread", "spread_kind", "n", "origin", "difference", "verdict",
 )  # fmt: skip
@@ -44,7 +46,7 @@ def _published_row(row: pd.Series, dataset: str) -> dict:
 def _measured_row(row: pd.Series, headline: pd.DataFrame, *, same_pictures: bool) -> dict:
     kept = {key: row[key] for key in ("dataset", "protocol", "metric", "spread_kind", "n")}
     value, spread = float(row["value"]), float(row["spread"])
-    method = f"{row['encoder']} + L2-SVM" + (" (release grid)" if row["grid"].startswith("release") else "")
+    method = method_name(row)
     difference, verdict = float("nan"), ""
     if not headline.empty:
         difference = value - float(headline["value"].iloc[0])

@@ -1,0 +1,56 @@
+"""The L2-SVM behind the classifiers' common interface."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from evalkit.probes.classifier import Classifier, FitOptions, Predictions
+from evalkit.probes.l2svm import l2svm_draws, l2svm_path
+
+RELEASE_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
+
+
+def predict_svm(
+    features: np.ndarray,
+    labels: np.ndarray,
+    draws: Sequence[np.ndarray],
+    values: Sequence[float],
+    evaluate_rows: np.ndarray,
+    options: FitOptions,
+) -> Predictions:
+    """One fit for every draw and C, sharing what can be shared.
+
+    Raises:
+        ConvergenceError: a fit missed its tolerance.
+    """
+    if len(draws) > 1 and options.memory is None:
+        fitted = l2svm_draws(
+            features,
+            labels,
+            draws,
+            values,
+            evaluate_rows=evaluate_rows,
+            device=options.device,
+            progress=options.progress,
+        )
+        gap, estimate = fitted.duality_gap.max(), fitted.error_estimate.max()
+        return Predictions(fitted.predictions, float(gap), float(estimate))
+    fits = [
+        fit
+        for rows in draws
+        for fit in l2svm_path(
+            features,
+            labels,
+            values,
+            rows=rows,
+            device=options.device,
+            memory=options.memory,
+            progress=options.progress,
+        )
+    ]
+    found = np.stack([fit.predict(features, rows=evaluate_rows) for fit in fits])
+    gap, estimate = max(fit.duality_gap.max() for fit in fits), max(fit.error_estimate.max() for fit in fits)
+    return Predictions(found.reshape(len(draws), len(values), -1), float(gap), float(estimate))
+
+
+SVM = Classifier("L2-SVM", "C", RELEASE_GRID, predict_svm)
