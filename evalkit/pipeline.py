@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.errors import EvalkitError
 from evalkit.features.batchnorm import BatchNormMode
-from evalkit.features.encoders import Encoder, find_encoder
+from evalkit.features.encoders import find_encoder
 from evalkit.features.extract import extract
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet, load_features
@@ -13,7 +13,7 @@ from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.gan.trainer import train
-from evalkit.images import ImageSet, dataset_names, find_images, load_images, prepare
+from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.settings import Protocol
@@ -80,7 +80,7 @@ def extract_features(
     found = find_encoder(encoder, workspace)
     say(f"images: {pictures.name} ({len(pictures):,} pictures)")
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
-    source = _source_images(workspace, found) if batch_norm == "source" else None
+    source = images_with_hash(workspace, found.images_sha256) if batch_norm == "source" else None
     mode = "" if batch_norm == "target" or found.discriminator is None else f"--{batch_norm}"
     target = workspace.place(FEATURES, f"{pictures.name}--{found.name.replace(':', '-')}{mode}")
     features = extract(
@@ -95,18 +95,6 @@ def extract_features(
     )
     workspace.take(target)
     return features
-
-
-def _source_images(workspace: Workspace, encoder: Encoder) -> ImageSet | None:
-    """The image set in the workspace that the encoder was trained on."""
-    for path in workspace.all("image set"):
-        try:
-            found = load_images(path)
-        except ArtifactError:
-            continue
-        if found.sha256 == encoder.images_sha256:
-            return found
-    return None
 
 
 def fit_svm(

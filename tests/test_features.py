@@ -241,3 +241,10 @@ def test_encoders_that_do_not_exist_are_refused(tmp_path):
         find_encoder("nothing", Workspace(tmp_path))
     with pytest.raises(EvalkitError, match="its discriminator takes classes"):
         find_encoder("random:mnist", Workspace(tmp_path))
+
+
+def test_a_checkpoint_by_its_number_of_updates_is_that_one_of_the_run(trained):
+    encoder = find_encoder("tiny@2", trained)
+    assert encoder.name == "tiny@2" and encoder.sha256 == find_encoder("tiny", trained).sha256
+    with pytest.raises(ArtifactError, match="tiny: no checkpoint after 3 D updates; it has 2"):
+        find_encoder("tiny@3", trained)

@@ -1,10 +1,19 @@
 """Networks and recipes against the paper's numbers (pinned) and the recipe reader's errors (failure)."""
 
+import numpy as np
 import pytest
 import torch
 
 from evalkit.errors import EvalkitError
-from evalkit.gan.networks import Discriminator, Generator, build_networks, draw_z, join_classes, to_network_range
+from evalkit.gan.networks import (
+    Discriminator,
+    Generator,
+    build_networks,
+    draw_z,
+    join_classes,
+    to_network_range,
+    to_pictures,
+)
 from evalkit.gan.recipes import RECIPES, override, recipe_named
 
 
@@ -68,6 +77,13 @@ def test_value_of_network_range():
         to_network_range(white_black, RECIPES["imagenet32"]).flatten(), torch.tensor([1, -1, -0.6])
     )
     torch.testing.assert_close(to_network_range(white_black, RECIPES["mnist"]).flatten(), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("name", ["imagenet32", "mnist"])
+def test_pictures_survive_the_way_to_the_networks_range_and_back(name):
+    every_value = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
+    back = to_pictures(to_network_range(every_value, RECIPES[name]), RECIPES[name])
+    assert np.array_equal(back, every_value[..., : RECIPES[name].channels])
 
 
 def test_value_of_joined_classes():

@@ -1,7 +1,7 @@
 """Encoders: what turns pictures into named layer outputs ("taps"), by one short name.
 
-`RUN` or a path to a run or checkpoint: its discriminator. `random:RECIPE`: the same network with its initial weights.
-`pixels`: the pictures themselves, in [0, 1].
+`RUN`, `RUN@UPDATES` or a path to a run or checkpoint: its discriminator. `random:RECIPE`: the same network with its
+initial weights. `pixels`: the pictures themselves, in [0, 1].
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from evalkit.artifacts import MANIFEST, read_manifest, sha256_file
+from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import RUN_KIND, latest_checkpoint, load_weights, read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, stored_recipe
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks, to_network_range
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.workspace import Workspace
@@ -54,12 +54,7 @@ def find_encoder(name: str, workspace: Workspace) -> Encoder:
         return Encoder("pixels")
     if name.startswith("random:"):
         return _random_encoder(recipe_named(name.removeprefix("random:")))
-    path = workspace.latest(RUN_KIND) if name == "latest" else Path(name)
-    if not (path / MANIFEST).is_file():
-        path = workspace.find(RUN_KIND, name)
-    kind = RUN_KIND if (path / "checkpoints").is_dir() else "checkpoint"
-    read_manifest(path, kind)
-    return _checkpoint_encoder(latest_checkpoint(path) if kind == RUN_KIND else path)
+    return _checkpoint_encoder(find_checkpoint(name, workspace))
 
 
 def _checkpoint_encoder(checkpoint: Path) -> Encoder:

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit.artifacts import Manifest, finish, new_manifest, read_manifest
+from evalkit.artifacts import MANIFEST, Manifest, finish, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.networks import Discriminator, Generator, build_networks
 from evalkit.gan.recipes import Recipe, override, recipe_named
 from evalkit.gan.steps import make_optimiser
+from evalkit.workspace import Workspace
 
 KIND = "checkpoint"
 RUN_KIND = "run"
@@ -167,6 +168,34 @@ def latest_checkpoint(run: Path) -> Path:
     if not found:
         raise ArtifactError(f"{run}: no checkpoint yet; go on training with `evalkit train-gan`")
     return found[-1]
+
+
+def find_checkpoint(name: str, workspace: Workspace) -> Path:
+    """A checkpoint by its path, a run's last one by the run's path or name, or one of a run's by NAME@UPDATES.
+
+    "latest" is the workspace's latest run.
+
+    Raises:
+        EvalkitError: nothing of that name; the message lists the names there are.
+    """
+    if name == "latest":
+        return latest_checkpoint(workspace.latest(RUN_KIND))
+    path = Path(name)
+    if not (path / MANIFEST).is_file():
+        run, at, updates = name.partition("@")
+        path = workspace.find(RUN_KIND, run)
+        if at:
+            return _checkpoint_at(path, updates)
+    kind = RUN_KIND if (path / "checkpoints").is_dir() else KIND
+    read_manifest(path, kind)
+    return latest_checkpoint(path) if kind == RUN_KIND else path
+
+
+def _checkpoint_at(run: Path, updates: str) -> Path:
+    found = {str(int(path.name.removeprefix("d-"))): path for path in checkpoints(run)}
+    if updates not in found:
+        raise ArtifactError(f"{run}: no checkpoint after {updates} D updates; it has {', '.join(found) or 'none'}")
+    return found[updates]
 
 
 def stored_recipe(manifest: Manifest) -> Recipe:

@@ -14,7 +14,7 @@ from torch import Tensor
 from evalkit.artifacts import write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import TrainingState
-from evalkit.gan.networks import Generator, draw_z
+from evalkit.gan.networks import Generator, draw_z, to_pictures
 from evalkit.gan.recipes import Recipe
 
 COLUMNS = ("d_updates", "g_updates", "pictures", "seconds", "d_loss", "g_loss", "d_real", "d_fake")
@@ -96,9 +96,7 @@ def sample(generator: Generator, recipe: Recipe, count: int, *, seed: int) -> np
     if recipe.classes:
         classes = torch.nn.functional.one_hot(torch.arange(count, device=device) % recipe.classes, recipe.classes)
     with torch.no_grad():
-        images = copy.deepcopy(generator).train()(z, classes).float()
-    images = (images + 1) * 127.5 if recipe.output == "tanh" else images * 255
-    return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        return to_pictures(copy.deepcopy(generator).train()(z, classes), recipe)
 
 
 def picture_grid(images: np.ndarray, rows: int) -> np.ndarray:

@@ -6,6 +6,7 @@ vector, and as constant maps to each convolution's input.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,6 +155,12 @@ def to_network_range(images: Tensor, recipe: Recipe) -> Tensor:
     """
     x = images.permute(0, 3, 1, 2)[:, : recipe.channels].float()
     return x / 127.5 - 1 if recipe.output == "tanh" else x / 255
+
+
+def to_pictures(images: Tensor, recipe: Recipe) -> np.ndarray:
+    """float (N, C, H, W) in the generator's range -> uint8 (N, H, W, C); the way back of `to_network_range`."""
+    images = (images.float() + 1) * 127.5 if recipe.output == "tanh" else images.float() * 255
+    return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def draw_z(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from evalkit.images.faces import Faces as Faces
 from evalkit.images.find import find_images as find_images
+from evalkit.images.find import images_with_hash as images_with_hash
 from evalkit.images.fit import DECODES as DECODES
 from evalkit.images.fit import FILTERS as FILTERS
 from evalkit.images.fit import Fit as Fit

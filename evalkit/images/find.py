@@ -25,3 +25,15 @@ def find_images(workspace: Workspace, name_or_path: str, *, download: bool = Tru
         download=download,
         progress=progress,
     )
+
+
+def images_with_hash(workspace: Workspace, sha256: str) -> ImageSet | None:
+    """The image set in the workspace with these pictures, such as those that a network was trained on."""
+    for path in workspace.all(KIND):
+        try:
+            found = load_images(path)
+        except ArtifactError:
+            continue
+        if found.sha256 == sha256:
+            return found
+    return None
