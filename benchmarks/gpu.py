@@ -19,7 +19,7 @@ import torch
 
 from evalkit.device import arithmetic, describe_device, resolve_device
 from evalkit.features.batchnorm import set_statistics
-from evalkit.features.encoders import FoldedDiscriminator
+from evalkit.features.encoders.discriminators import discriminator_encoder
 from evalkit.features.grids import concatenate, lay_out
 from evalkit.gan.checkpoint import new_state
 from evalkit.gan.networks import draw_z, to_network_range
@@ -44,11 +44,12 @@ def step(state, device, precision="float32"):
 
 def features(recipe, device):
     """float32 features of the pictures by random weights, statistics from themselves."""
-    discriminator = new_state(recipe, seed=0, device=device).discriminator
-    set_statistics(discriminator, PICTURES, precision="float32", device=device, progress=False)
-    network = FoldedDiscriminator(discriminator, dtype=torch.float32).to(device)
+    encoder = discriminator_encoder("random", new_state(recipe, seed=0, device=device).discriminator, sha256="")
+    step, names = encoder.preprocessing, encoder.network.default
+    set_statistics(encoder.network, PICTURES, preprocessing=step, precision="float32", device=device, progress=False)
+    network = encoder.network.lowered(names, precision="float32").to(device)
     with torch.inference_mode():
-        taps = network(torch.from_numpy(PICTURES).to(device))
+        taps = network(step(torch.from_numpy(PICTURES).to(device)), names)
     return concatenate(taps, lay_out({k: v.shape[1:] for k, v in taps.items()}, 4), grid=4).numpy()
 
 

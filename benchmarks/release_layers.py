@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from evalkit.features.encoders import Encoder
+from evalkit.features.encoders.discriminators import discriminator_encoder
 from evalkit.features.extract import extract
 from evalkit.gan.networks import Discriminator
 from evalkit.gan.recipes import RECIPES, override
@@ -36,7 +37,7 @@ def release_encoder(folder: Path) -> Encoder:
             norm.weight.copy_(torch.from_numpy(arrays[2 + 3 * number]))
             norm.bias.copy_(torch.from_numpy(arrays[3 + 3 * number]))
     sha256 = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-    return Encoder("release, 4 layers", sha256, discriminator=discriminator)
+    return discriminator_encoder("release, 4 layers", discriminator, sha256=sha256)
 
 
 def main():

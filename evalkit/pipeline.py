@@ -80,8 +80,9 @@ def extract_features(
     found = find_encoder(encoder, workspace)
     say(f"images: {pictures.name} ({len(pictures):,} pictures)")
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
+    say(f"pictures to tensors: {found.preprocessing.describe()}")
     source = images_with_hash(workspace, found.images_sha256) if batch_norm == "source" else None
-    mode = "" if batch_norm == "target" or found.discriminator is None else f"--{batch_norm}"
+    mode = "" if batch_norm == "target" or not found.network.norms() else f"--{batch_norm}"
     target = workspace.place(FEATURES, f"{pictures.name}--{found.name.replace(':', '-')}{mode}")
     features = extract(
         pictures,

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.batchnorm import set_statistics, statistics
-from evalkit.features.encoders import Encoder, find_encoder
+from evalkit.features.encoders import find_encoder
+from evalkit.features.encoders.discriminators import discriminator_encoder, preprocessing_of
+from evalkit.features.encoders.pixels import pixels_encoder
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
 from evalkit.features.grids import concatenate, lay_out, pool_to_grid
@@ -27,7 +29,10 @@ CPU = {"device": "cpu", "precision": "float32"}
 
 
 def random_encoder(recipe=TINY, seed=0):
-    return Encoder("random:tiny", f"seed {seed}", discriminator=build_networks(recipe, seed=seed)[1])
+    return discriminator_encoder("random:tiny", build_networks(recipe, seed=seed)[1], sha256=f"seed {seed}")
+
+
+PIXELS = pixels_encoder("", None)
 
 
 # -- pooling and layout
@@ -97,7 +102,7 @@ def numpy_features(discriminator, train_pictures, pictures):
 def test_reference_features_with_target_statistics(striped, tmp_path):
     encoder = random_encoder()
     with torch.no_grad():  # gains and biases that would show a mistake in folding
-        for norm in encoder.discriminator.norms().values():
+        for norm in encoder.network.discriminator.norms().values():
             norm.bias.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
     features = extract(striped, encoder, tmp_path / "features", dtype="float32", **CPU)
     expected = numpy_features(random_encoder_like(encoder), striped.split("train"), striped.images)
@@ -107,7 +112,7 @@ def test_reference_features_with_target_statistics(striped, tmp_path):
 
 
 def random_encoder_like(encoder):
-    return encoder.discriminator.cpu()
+    return encoder.network.discriminator.cpu()
 
 
 def test_bfloat16_features_stay_near_float32(striped, tmp_path):
@@ -118,16 +123,18 @@ def test_bfloat16_features_stay_near_float32(striped, tmp_path):
 
 
 def test_statistics_are_unweighted_averages_of_biased_batch_variances(striped):
-    discriminator = build_networks(TINY, seed=0)[1]
+    network = random_encoder().network
+    discriminator = network.discriminator
     pictures = striped.images[:130]  # a batch of 128 and one of 2, which count alike
-    set_statistics(discriminator, pictures, precision="float32", device=torch.device("cpu"), progress=False)
+    where = {"precision": "float32", "device": torch.device("cpu"), "progress": False}
+    set_statistics(network, pictures, preprocessing=preprocessing_of(TINY), **where)
     batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (pictures[:128], pictures[128:])]
     outputs = []
     for batch in batches:
         first = torch.nn.functional.leaky_relu(discriminator.blocks[0].conv(batch), 0.2)
         outputs.append(discriminator.blocks[1].conv(first).detach())
     expected = sum(o.var((0, 2, 3), correction=0) for o in outputs) / 2
-    torch.testing.assert_close(statistics(discriminator)["conv2.variance"], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(statistics(network)["conv2.variance"], expected, rtol=1e-5, atol=0)
 
 
 # -- batch-norm modes, resume, provenance
@@ -209,25 +216,25 @@ def test_kept_statistics_are_those_used(striped, tmp_path):
     encoder = random_encoder()
     extract(striped, encoder, tmp_path / "features", **CPU)
     kept = load_file(tmp_path / "features" / "statistics.safetensors")
-    assert list(kept) == sorted(statistics(encoder.discriminator))
-    assert torch.equal(kept["conv6.mean"], encoder.discriminator.norms()["conv6"].running_mean)
+    assert list(kept) == sorted(statistics(encoder.network))
+    assert torch.equal(kept["conv6.mean"], encoder.network.discriminator.norms()["conv6"].running_mean)
 
 
 def test_value_of_pixel_features(striped, tmp_path):
-    pixels = extract(striped, Encoder("pixels"), tmp_path / "pixels", dtype="float32", **CPU)
+    pixels = extract(striped, PIXELS, tmp_path / "pixels", dtype="float32", **CPU)
     np.testing.assert_allclose(pixels.features, striped.images.reshape(360, -1) / 255, rtol=1e-6)
 
 
 def test_features_that_are_no_numbers_are_refused(striped, tmp_path):
     encoder = random_encoder()
     with torch.no_grad():
-        encoder.discriminator.blocks[5].conv.weight.fill_(float("inf"))
+        encoder.network.discriminator.blocks[5].conv.weight.fill_(float("inf"))
     with pytest.raises(ArtifactError, match="feature .* of picture 0 is nan as float16; the weights may have diverged"):
         extract(striped, encoder, tmp_path / "features", **CPU)
 
 
 def test_feature_file_cut_short_is_refused(striped, tmp_path):
-    extract(striped, Encoder("pixels"), tmp_path / "pixels", **CPU)
+    extract(striped, PIXELS, tmp_path / "pixels", **CPU)
     path = tmp_path / "pixels" / "features.npy"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="features.npy: .* bytes, the manifest says"):

@@ -1,6 +1,7 @@
 """extract: from an image set and an encoder to a feature set; bounded memory, resumable."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from evalkit.artifacts import new_manifest
 from evalkit.device import describe_device, resolve_device, resolve_precision
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.batchnorm import BatchNormMode, load_statistics, set_statistics, statistics
-from evalkit.features.encoders import Encoder, FoldedDiscriminator, Pixels
+from evalkit.features.encoders.encoder import Encoder
 from evalkit.features.featureset import KIND, FeatureSet, load_features
 from evalkit.features.grids import Layer, concatenate, lay_out
 from evalkit.images.imageset import ImageSet
@@ -54,22 +55,23 @@ def extract(
         "dataset": images.name,
         "encoder": encoder.name,
         "weights": encoder.weights,
-        "batch_norm": batch_norm if encoder.discriminator else "",
+        "batch_norm": batch_norm if encoder.network.norms() else "",
         "grid": grid,
         "dtype": dtype,
         "precision": resolve_precision(precision, where),
     }
     made_from = {"weights_sha256": encoder.sha256, "images_sha256": images.sha256}
-    if encoder.discriminator and batch_norm == "source":
+    if encoder.network.norms() and batch_norm == "source":
         made_from["statistics_sha256"] = _checked_source(encoder, source_images).sha256
     with building(target, settings=settings, made_from=made_from) as artifact:
         if not artifact.progress and (done := _already_there(target, settings, made_from)):
             return done
         network = _network(images, encoder, artifact, settings, source_images, where)
-        layers = _write_rows(images, network, artifact, grid, dtype, where)
+        layers = _write_rows(images, encoder, network, artifact, grid, dtype, where)
         np.save(artifact.path / "labels.npy", images.labels)
         manifest = new_manifest(KIND, settings=settings, made_from=made_from)
-        about = {"device": describe_device(where), "layers": [layer.as_dict() for layer in layers]}
+        about: dict[str, Any] = {"device": describe_device(where), "layers": [layer.as_dict() for layer in layers]}
+        about["preprocessing"] = encoder.preprocessing.as_dict()
         splits = {name: list(rows) for name, rows in images.splits.items()}
         artifact.finish(manifest | about | {"class_names": list(images.class_names), "splits": splits})
     return load_features(target)
@@ -100,23 +102,19 @@ def _network(
     device: torch.device,
 ) -> nn.Module:
     """The encoder ready to run: statistics computed (or read back from the interrupted extraction) and folded in."""
-    discriminator = encoder.discriminator
-    if discriminator is None:
-        return Pixels()
-    size = discriminator.recipe.size
-    if images.images.shape[1:3] != (size, size):
-        height, width = images.images.shape[1:3]
-        raise EvalkitError(f"{images.name}: pictures of {height}x{width}, {encoder.name} takes {size}x{size}")
-    discriminator.to(device).to(memory_format=torch.channels_last)
-    kept = artifact.path / "statistics.safetensors"
-    if artifact.progress:
-        load_statistics(discriminator, load_file(kept, device=str(device)))
-    elif settings["batch_norm"] != "running":
-        pictures = _training_pictures(source_images if settings["batch_norm"] == "source" else images)
-        set_statistics(discriminator, pictures, precision=settings["precision"], device=device)
-    save_file({name: value.cpu() for name, value in statistics(discriminator).items()}, kept)
-    folded = FoldedDiscriminator(discriminator.eval(), dtype=getattr(torch, settings["precision"]))
-    return folded.to(device)
+    height, width = images.images.shape[1:3]
+    encoder.preprocessing.check(height, width, encoder.name)
+    network = encoder.network.to(device).to(memory_format=torch.channels_last)
+    if network.norms():
+        kept = artifact.path / "statistics.safetensors"
+        if artifact.progress:
+            load_statistics(network, load_file(kept, device=str(device)))
+        elif settings["batch_norm"] != "running":
+            pictures = _training_pictures(source_images if settings["batch_norm"] == "source" else images)
+            options = {"precision": settings["precision"], "device": device}
+            set_statistics(network, pictures, preprocessing=encoder.preprocessing, **options)
+        save_file({name: value.cpu() for name, value in statistics(network).items()}, kept)
+    return network.eval().lowered(network.default, precision=settings["precision"]).to(device)
 
 
 def _training_pictures(images: ImageSet | None) -> np.ndarray:
@@ -125,12 +123,19 @@ def _training_pictures(images: ImageSet | None) -> np.ndarray:
 
 
 def _write_rows(
-    images: ImageSet, network: nn.Module, artifact: Building, grid: int, dtype: str, device: torch.device
+    images: ImageSet,
+    encoder: Encoder,
+    network: nn.Module,
+    artifact: Building,
+    grid: int,
+    dtype: str,
+    device: torch.device,
 ) -> list[Layer]:
     """Appends the features of all pictures; progress is recorded every few batches."""
     rows = artifact.progress.get("rows", 0)
     with torch.inference_mode():
-        taps = network(torch.from_numpy(np.array(images.images[:1])).to(device))
+        names = encoder.network.default
+        taps = network(encoder.preprocessing(torch.from_numpy(np.array(images.images[:1])).to(device)), names)
         layers = lay_out({name: tap.shape[1:] for name, tap in taps.items()}, grid)
         bar = tqdm(total=len(images), initial=rows, unit="picture", desc="features", disable=None)
         length = sum(layer.length for layer in layers)
@@ -138,7 +143,7 @@ def _write_rows(
             artifact.save(rows=rows)
             for number, first in enumerate(range(rows, len(images), _BATCH), start=1):
                 batch = torch.from_numpy(np.array(images.images[first : first + _BATCH])).to(device)
-                features = concatenate(network(batch), layers, grid=grid)
+                features = concatenate(network(encoder.preprocessing(batch), names), layers, grid=grid)
                 writer.append(_finite(features.numpy().astype(dtype, copy=False), first, images.name))
                 bar.update(len(features))
                 if number % _CHUNK == 0:

@@ -8,7 +8,7 @@ import numpy as np
 
 from evalkit.artifacts import Manifest, read_manifest
 from evalkit.errors import ArtifactError
-from evalkit.features.encoders import check_weights
+from evalkit.features.encoders.encoder import check_weights
 from evalkit.features.grids import Layer
 
 KIND = "feature set"

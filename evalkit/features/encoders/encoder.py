@@ -1,0 +1,137 @@
+"""Encoder: a frozen network with the picture-to-tensor step that belongs to it, and the interface its network keeps.
+
+Kinds of encoders (beside this file) make them; batch-norm statistics and extraction work on them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evalkit.artifacts import sha256_file
+from evalkit.errors import EvalkitError
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The step from uint8 pictures (N, H, W, 3) to the network's input, float32 (N, channels, h, w).
+
+    Attributes:
+        size: height and width the network takes; None: any.
+        resize: pictures of another size are resized to `size` (bilinear, antialiased); otherwise they are refused.
+        channels: 3, or 1 for the first channel alone.
+        range: what 0 and 255 become.
+        mean, std: subtracted and divided by after that, one value or one a channel.
+    """
+
+    size: int | None = None
+    resize: bool = False
+    channels: int = 3
+    range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        ordered = len(self.range) == 2 and self.range[0] < self.range[1]
+        fitting = len(self.mean) in (1, self.channels) and len(self.std) in (1, self.channels) and 0 not in self.std
+        if not (ordered and fitting):
+            raise EvalkitError(
+                f"{self}: expected range (low, high), and one mean and one std above 0, or one a channel"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) -> float32 (N, channels, h, w), channels last in memory."""
+        x = images.permute(0, 3, 1, 2)[:, : self.channels].float()
+        if self.size and x.shape[2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        low, high = self.range
+        x = x / (255 / (high - low)) + low
+        if self.mean == (0.0,) and self.std == (1.0,):
+            return x
+        mean, std = (torch.tensor(values, device=x.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return (x - mean) / std
+
+    def check(self, height: int, width: int, who: str) -> None:
+        """Refuses pictures of a size that the network does not take.
+
+        Raises:
+            EvalkitError: says both sizes.
+        """
+        if self.size and not self.resize and (height, width) != (self.size, self.size):
+            raise EvalkitError(
+                f"{who} takes pictures of {self.size}x{self.size}, these are {height}x{width}; "
+                f"prepare them with --size {self.size}"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The step as JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def describe(self) -> str:
+        """The step in one line."""
+        size = f"{self.size} x {self.size} pixels{', resized' if self.resize else ''}" if self.size else "any size"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{size}; range {self.range[0]:g} to {self.range[1]:g}, mean {mean}, std {std}"
+
+
+class Network(nn.Module, ABC):
+    """What an encoder runs: pictures (N, C, h, w), float, in its range -> outputs of named layers."""
+
+    default: tuple[str, ...]  # the layers taken unless others are asked for; empty: all that the network returns
+
+    @abstractmethod
+    def forward(self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None) -> Any:
+        """{layer: output} in order of computation; all layers where `layers` is None.
+
+        Each output goes through `reduce` where it arises, so that large maps need not be kept.
+        """
+
+    @abstractmethod
+    def norms(self) -> dict[str, BatchNorm]:
+        """The batch norms by name, in order, whose statistics can be set."""
+
+    @abstractmethod
+    def lowered(self, layers: Sequence[str], *, precision: str) -> nn.Module:
+        """A copy for many pictures, called as `forward` with layers: batch norm folded, arithmetic in `precision`."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder.
+
+    Attributes:
+        name: as figures carry it, e.g. "imagenet32@800" (run @ D updates), "random:imagenet32", "pixels".
+        network: float32, on the CPU, in eval mode.
+        preprocessing: from uint8 pictures to the network's input.
+        sha256: hash of the weights (of the file, where there is one); empty for pixels.
+        weights: path of the weights file, empty where there is none.
+        images_sha256: hash of the pictures the network was trained on; empty where that is not known.
+    """
+
+    name: str
+    network: Network
+    preprocessing: Preprocessing
+    sha256: str = ""
+    weights: str = ""
+    images_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False)
+
+
+def check_weights(path: str, sha256: str) -> None:
+    """Refuses features whose weights file has changed since.
+
+    Raises:
+        EvalkitError: the file is there and hashes to something else.
+    """
+    if path and Path(path).is_file() and sha256_file(Path(path)) != sha256:
+        raise EvalkitError(f"{path}: no longer the weights these features were made with; run `evalkit extract` again")
