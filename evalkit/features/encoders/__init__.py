@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.artifacts import MANIFEST
-from evalkit.errors import EvalkitError
+from evalkit.errors import ArtifactError
 from evalkit.features.encoders.discriminators import random_encoder, run_encoder
 from evalkit.features.encoders.encoder import Encoder as Encoder
 from evalkit.features.encoders.pixels import pixels_encoder
@@ -28,7 +28,7 @@ class EncoderKind:
 
 
 ENCODERS: dict[str, EncoderKind] = {
-    "run": EncoderKind("RUN[@UPDATES]", "a run's last or named checkpoint; a path; latest: the latest run", run_encoder),
+    "run": EncoderKind("RUN[@UPDATES]", "a run's last or named checkpoint, or a path to one", run_encoder),
     "random": EncoderKind("random:RECIPE", "a recipe's network with random weights", random_encoder),
     "pixels": EncoderKind("pixels", "the pictures themselves", pixels_encoder),
 }
@@ -50,8 +50,8 @@ def find_encoder(name: str, workspace: Workspace) -> Encoder:
 def _run_or_list(name: str, workspace: Workspace) -> Encoder:
     try:
         return run_encoder(name, workspace)
-    except EvalkitError as error:
+    except ArtifactError as error:
         if name == "latest" or Path(name).exists():
             raise
         forms = ", ".join(kind.form for kind in ENCODERS.values())
-        raise EvalkitError(f"{error}; encoders are {forms}") from None
+        raise ArtifactError(f"{error}; encoders are {forms}") from None
