@@ -71,11 +71,11 @@ def new_manifest(kind: str, *, settings: dict[str, Any], made_from: dict[str, An
         "made_from": made_from,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the evalkit checkout in use, or an empty string for an installed wheel."""
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():

@@ -16,9 +16,10 @@ from evalkit.gan.trainer import train
 from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.evaluation import Evaluation
+from evalkit.protocols.provenance import record
 from evalkit.protocols.settings import Protocol
 from evalkit.reproductions import REPRODUCTIONS
-from evalkit.results import add_figure, read_results
+from evalkit.results import read_results
 from evalkit.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -108,13 +109,12 @@ def fit_svm(
     say: Say = quiet,
     show: Say = quiet,
 ) -> Evaluation:
-    """Measures one figure on a feature set (the latest, unless named) and puts it into results.csv."""
+    """Measures one figure on a feature set (the latest, unless named): a row of results.csv and its run card."""
     path = workspace.find(FEATURES, features) if features else workspace.latest(FEATURES)
     found = load_features(path)
     say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
     evaluation = evaluate(found, protocol, device=device, memory=memory, say=say, show=show)
-    add_figure(workspace.results, evaluation.figure)
-    return evaluation
+    return record(workspace, evaluation, found, protocol)
 
 
 def reproduce(

@@ -18,7 +18,7 @@ LAYERS = [
     {"pipeline", "reproductions"},
     {"report"},
     {"protocols"},
-    {"results"},
+    {"results", "cards"},
     {"probes"},
     {"features"},
     {"gan"},

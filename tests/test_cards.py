@@ -1,0 +1,82 @@
+"""Run cards: round trip, names that follow the content, what `evalkit svm` writes, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+from test_protocols import feature_set
+
+from evalkit.cards import card_path, read_card, read_predictions, write_card
+from evalkit.errors import ArtifactError
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.provenance import record
+from evalkit.protocols.settings import Protocol
+from evalkit.results import read_results
+from evalkit.workspace import Workspace
+
+PREDICTIONS, LABELS = np.array([[0, 1, 2, 1], [0, 0, 2, 1]]), np.array([0, 1, 2, 2])
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results.csv"
+
+
+def test_round_trip_and_a_name_that_follows_the_content(results):
+    name = write_card(results, {"seed": 3}, predictions=PREDICTIONS, labels=LABELS)
+    card = read_card(results, name)
+    assert card["seed"] == 3 and card["kind"] == "run card"
+    predictions, labels = read_predictions(results, name, card)
+    assert np.array_equal(predictions, PREDICTIONS) and np.array_equal(labels, LABELS)
+    assert write_card(results, {"seed": 3}, predictions=PREDICTIONS, labels=LABELS) == name
+    assert write_card(results, {"seed": 4}, predictions=PREDICTIONS, labels=LABELS) != name
+    assert write_card(results, {"seed": 3}, predictions=PREDICTIONS[::-1], labels=LABELS) != name
+    assert sorted(path.suffix for path in results.parent.glob("cards/*")) == [".json"] * 3 + [".npz"] * 3
+
+
+def test_a_recorded_figure_leads_to_its_card(tmp_path):
+    workspace, features = Workspace(tmp_path), feature_set()
+    protocol = Protocol(labels_per_class=5, select_draws=2, repeats=4)
+    evaluation = record(workspace, evaluate(features, protocol, device="cpu"), features, protocol)
+    row = read_results(workspace.results).iloc[0]
+    assert row["card"] == evaluation.figure.card
+    card = read_card(workspace.results, row["card"])
+    predictions, labels = read_predictions(workspace.results, row["card"], card)
+    assert 100 * (predictions == labels).mean() == pytest.approx(card["figure"]["value"]) == evaluation.figure.value
+    assert card["protocol"]["repeats"] == 4 and card["protocol"]["seed"] == 0
+    assert card["draws_sha256"] == row["draws_sha256"] and card["features_sha256"] == "f"
+    assert dict(card["curve"])[row["C"]] == pytest.approx(row["validation_percent"], abs=0.005)
+    assert set(card["seconds"]) == {"draw", "choose", "test"} and card["versions"]["python"]
+    assert card["solver"]["duality_gap"] <= 1e-6 and card["hardware"]["cores"] >= 1
+
+
+def write(change):
+    def tamper(results, name):
+        path = card_path(results, name)
+        path.write_text(change(path.read_text()))
+
+    return tamper
+
+
+def changed_predictions(results, name):
+    path = card_path(results, name).with_suffix(".npz")
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda results, name: card_path(results, name).unlink(), "no such run card; copy the cards folder along"),
+        (write(lambda text: text[:40]), "not readable as a run card"),
+        (write(lambda text: json.dumps(["a", "list"])), "not a run card of format 1"),
+        (write(lambda text: text.replace('"format": 1', '"format": 99')), "not a run card of format 1"),
+        (write(lambda text: text.replace('"seed": 3', '"seed": 4')), "changed since it was written"),
+        (changed_predictions, "its SHA-256 is not the run card's"),
+        (lambda results, name: card_path(results, name).with_suffix(".npz").unlink(), "no such predictions"),
+    ],
+)
+def test_a_card_that_is_not_as_written_is_refused(results, tamper, message):
+    name = write_card(results, {"seed": 3}, predictions=PREDICTIONS, labels=LABELS)
+    tamper(results, name)
+    with pytest.raises(ArtifactError, match=message):
+        read_predictions(results, name, read_card(results, name))
