@@ -14,6 +14,7 @@ from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.gan.trainer import train
 from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare
+from evalkit.pretrained.find import find_pretrained
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.provenance import record
@@ -78,6 +79,8 @@ def extract_features(
 ) -> FeatureSet:
     """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--MODE)."""
     pictures = find_images(workspace, dataset, download=download, progress=True)
+    if encoder.startswith("pretrained:"):
+        find_pretrained(encoder.removeprefix("pretrained:"), workspace, fetch_missing=download, say=say)
     found = find_encoder(encoder, workspace)
     say(f"images: {pictures.name} ({len(pictures):,} pictures)")
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))

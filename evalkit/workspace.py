@@ -1,7 +1,8 @@
 """The workspace: one folder in which commands find each other's latest output.
 
-HOME/images/NAME   image sets       HOME/features/NAME   feature sets
-HOME/runs/NAME     training runs    HOME/results.csv     measured figures
+HOME/images/NAME   image sets       HOME/features/NAME     feature sets
+HOME/runs/NAME     training runs    HOME/pretrained/NAME   weights fetched or imported
+HOME/results.csv   measured figures
 """
 
 import os
@@ -12,11 +13,12 @@ from pathlib import Path
 from evalkit.artifacts import MANIFEST
 from evalkit.errors import ArtifactError, EvalkitError
 
-_FOLDERS = {"image set": "images", "run": "runs", "feature set": "features"}
+_FOLDERS = {"image set": "images", "run": "runs", "feature set": "features", "pretrained weights": "pretrained"}
 _MAKERS = {
     "image set": "evalkit prepare FOLDER",
     "run": "evalkit train-gan",
     "feature set": "evalkit extract --dataset cifar10",
+    "pretrained weights": "evalkit pretrained fetch",
 }
 
 

@@ -102,10 +102,17 @@ def test_doctor_and_datasets_say_what_is_where(run, pictures):
     assert "cifar10    -" in run("datasets").stdout
 
 
-@pytest.mark.parametrize("name", main.commands)
-def test_help_has_an_example_and_every_option_is_explained(name):
-    command = main.commands[name]
-    assert f"Example:\n    evalkit {name}" in CliRunner().invoke(main, [name, "--help"]).output
+def all_commands(group=main, *before):
+    """Every command's words, and the command; of a group, its own too."""
+    for name, command in group.commands.items():
+        yield pytest.param((*before, name), command, id=" ".join((*before, name)))
+        if isinstance(command, click.Group):
+            yield from all_commands(command, *before, name)
+
+
+@pytest.mark.parametrize(("words", "command"), list(all_commands()))
+def test_help_has_an_example_and_every_option_is_explained(words, command):
+    assert f"Example:\n    evalkit {' '.join(words)}" in CliRunner().invoke(main, [*words, "--help"]).output
     assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
 
 

@@ -16,11 +16,12 @@ README = (ROOT / "README.md").read_text()
 LAYERS = [
     {"cli", "__main__"},
     {"pipeline", "reproductions"},
-    {"report", "latent"},
+    {"report"},
     {"protocols"},
     {"results", "cards"},
     {"probes"},
     {"features"},
+    {"pretrained"},
     {"gan"},
     {"images"},
     {"workspace", "arrays", "device", "distributed"},

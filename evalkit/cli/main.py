@@ -11,6 +11,7 @@ from evalkit.cli.datasets import datasets_command, doctor_command
 from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
 from evalkit.cli.prepare import prepare_command
+from evalkit.cli.pretrained import pretrained_command
 from evalkit.cli.report import report_command
 from evalkit.cli.reproduce import reproduce_command
 from evalkit.cli.svm import svm_command
@@ -75,6 +76,7 @@ for _command in (
     svm_command,
     report_command,
     reproduce_command,
+    pretrained_command,
     datasets_command,
     doctor_command,
 ):

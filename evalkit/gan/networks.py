@@ -29,7 +29,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, recipe: Recipe, inputs: int, maps: int, stride: int, *, normalised: bool):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, maps, recipe.kernel, stride, recipe.kernel // 2, bias=False)
+        self.conv = nn.Conv2d(inputs, maps, recipe.kernel, stride, recipe.padding, bias=False)
         # momentum and running buffers matter to features with `running` statistics only
         self.norm = (
             nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else nn.Identity()
@@ -85,6 +85,13 @@ class Discriminator(nn.Module):
         return self.out(join_classes(x, classes)).squeeze(1)
 
 
+class FlatMapNorm(nn.BatchNorm2d):
+    """Batch norm with one gain a map on flattened maps (N, C x S x S), as in pytorch/examples' DCGAN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.unflatten(1, (self.num_features, -1, 1))).flatten(1)
+
+
 class Generator(nn.Module):
     """z (N, z_length) -> pictures (N, C, size, size) in [-1, 1] (tanh) or [0, 1] (sigmoid).
 
@@ -102,12 +109,15 @@ class Generator(nn.Module):
             self.linears.append(nn.Linear(length + recipe.classes, units, bias=False))
             self.linear_norms.append(_generator_norm(nn.BatchNorm1d, units, recipe))  # a gain per unit [release]
             length = units
+        if recipe.g_first_norm == "map":
+            self.linear_norms[-1] = _generator_norm(FlatMapNorm, self.first_maps, recipe)
         self.deconvs, self.deconv_norms = nn.ModuleList(), nn.ModuleList()
         channels = [multiple * recipe.width for multiple in recipe.g_maps] + [recipe.channels]
         for inputs, maps, stride in zip(channels, channels[1:], recipe.g_strides, strict=False):
+            more = stride - recipe.kernel + 2 * recipe.padding  # so that the output is the input x stride
             self.deconvs.append(
                 nn.ConvTranspose2d(
-                    inputs + recipe.classes, maps, recipe.kernel, stride, recipe.kernel // 2, stride - 1, bias=False
+                    inputs + recipe.classes, maps, recipe.kernel, stride, recipe.padding, more, bias=False
                 )
             )
         for maps in channels[1:-1]:  # none on G's output [s4]

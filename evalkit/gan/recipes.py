@@ -37,6 +37,7 @@ class Recipe:
     g_maps: tuple[int, ...] = (4, 4, 2, 2, 1, 1)  # the first is the reshaped linear layer's
     g_strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1)  # the last one's output is the picture
     norm_scale_shift: bool = True
+    g_first_norm: Literal["unit", "map"] = "unit"  # gains of G's linear layer: one a unit [release], or one a map
     output: Literal["tanh", "sigmoid"] = "tanh"
     leak: float = 0.2  # slope of the leaky ReLU [s4]
     z_length: int = 256
@@ -65,10 +66,20 @@ class Recipe:
         for maps, strides in (("d_maps", "d_strides"), ("g_maps", "g_strides")):
             if not getattr(self, maps) or len(getattr(self, maps)) != len(getattr(self, strides)):
                 raise EvalkitError(f"recipe {self.name}: {maps} and {strides} differ in length or are empty")
+        if self.kernel % 2 == 0 and ({*self.d_strides, *self.g_strides} != {2} or self.size % 2 ** len(self.d_strides)):
+            raise EvalkitError(
+                f"recipe {self.name}: kernel = {self.kernel} is even, which needs strides of 2 throughout and a size "
+                "that they divide"
+            )
         if self.size % self.g_total_stride:
             raise EvalkitError(
                 f"recipe {self.name}: size {self.size} is no multiple of {self.g_total_stride} (g_strides)"
             )
+
+    @property
+    def padding(self) -> int:
+        """Zeros at each border, with which a convolution's output is its input / stride."""
+        return (self.kernel - 1) // 2
 
     @property
     def g_total_stride(self) -> int:
@@ -87,7 +98,10 @@ _SMALLEST = {
     "size": 8, "channels": 1, "classes": 0, "width": 1, "kernel": 1, "z_length": 1, "batch_size": 2, "lr": 0.0,
     "l2": 0.0, "d_updates": 1, "beta1": 0.0, "beta2": 0.0, "decay_from": 0.0,
 }  # fmt: skip
-_CHOICES = {"output": ("tanh", "sigmoid"), "z_law": ("uniform", "normal"), "schedule": ("alternate", "both")}
+_CHOICES = {
+    "output": ("tanh", "sigmoid"), "z_law": ("uniform", "normal"), "schedule": ("alternate", "both"),
+    "g_first_norm": ("unit", "map"),
+}  # fmt: skip
 
 _FIVE_BY_FIVE: dict[str, Any] = {
     "kernel": 5,

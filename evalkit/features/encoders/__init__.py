@@ -9,6 +9,7 @@ from evalkit.errors import ArtifactError
 from evalkit.features.encoders.discriminators import random_encoder, run_encoder
 from evalkit.features.encoders.encoder import Encoder as Encoder
 from evalkit.features.encoders.pixels import pixels_encoder
+from evalkit.features.encoders.pretrained import pretrained_encoder
 from evalkit.workspace import Workspace
 
 
@@ -29,6 +30,9 @@ class EncoderKind:
 
 ENCODERS: dict[str, EncoderKind] = {
     "run": EncoderKind("RUN[@UPDATES]", "a run's last or named checkpoint, or a path to one", run_encoder),
+    "pretrained": EncoderKind(
+        "pretrained:NAME", "released, shipped or imported weights; `evalkit pretrained list`", pretrained_encoder
+    ),
     "random": EncoderKind("random:RECIPE", "a recipe's network with random weights", random_encoder),
     "pixels": EncoderKind("pixels", "the pictures themselves", pixels_encoder),
 }

@@ -1,0 +1,66 @@
+"""import: weights from files that are here already, whichever of the known forms they have."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evalkit.artifacts import MANIFEST
+from evalkit.errors import EvalkitError
+from evalkit.pretrained.released import find_release, read_release
+from evalkit.pretrained.store import KIND, Pretrained, save_pretrained
+from evalkit.pretrained.torch_dcgan import read_torch_dcgan
+from evalkit.pretrained.trained import is_trained, read_trained
+from evalkit.workspace import Workspace
+
+_FORMS = "a folder of a release's .npy files, a run or checkpoint, or a torch state dict (.pth, .pt)"
+
+
+def import_weights(
+    paths: Sequence[Path],
+    workspace: Workspace,
+    *,
+    name: str | None = None,
+    out: Path | None = None,
+    partial: bool = False,
+    layers: Sequence[str] | None = None,
+    source: str | None = None,
+    licence: str | None = None,
+    replace: bool = False,
+) -> Path:
+    """Stores weights found in files as `pretrained:NAME`.
+
+    Args:
+        paths: a folder of a release's files, a run or checkpoint of ours, or one or two torch state dicts.
+        workspace: gets them, unless `out` says where.
+        name: by default the release's, the run's, or the first file's.
+        out: folder to write to, such as a clone's pretrained/NAME.
+        partial: take what is whole of an incomplete release.
+        layers: take exactly these conv layers of a release's discriminator.
+        source, licence: for the card, where the files do not say.
+        replace: overwrite other weights of that name.
+
+    Raises:
+        EvalkitError: files of no known form, incomplete or changed; other weights of that name.
+    """
+    weights, default = _read(paths, partial=partial, layers=layers, source=source, licence=licence)
+    target = out or workspace.place(KIND, name or default)
+    return save_pretrained(weights, target, replace=replace)
+
+
+def _read(
+    paths: Sequence[Path], *, partial: bool, layers: Sequence[str] | None, source: str | None, licence: str | None
+) -> tuple[Pretrained, str]:
+    """The weights and the name they have by default."""
+    first, stated = paths[0], {"source": source or "not stated", "licence": licence or "not stated"}
+    if all(path.is_file() for path in paths) and len(paths) <= 2:
+        return read_torch_dcgan(list(paths), **stated), first.stem
+    if len(paths) > 1 or not first.is_dir():
+        raise EvalkitError(f"{first}{' and more' if paths[1:] else ''}: expected {_FORMS}")
+    if is_trained(first):
+        weights = read_trained(first, **stated)
+        return weights, f"{weights.recipe.name}-{weights.recipe.d_updates}"
+    if (first / MANIFEST).is_file():
+        raise EvalkitError(f"{first}: an artifact of evalkit, but no run and no checkpoint; expected {_FORMS}")
+    release = find_release(first)
+    weights = read_release(first, release, partial=partial, layers=layers)
+    whole = weights.settings["complete"]
+    return weights, release.name if whole else f"{release.name}-conv1to{len(weights.recipe.d_maps)}"

@@ -1,0 +1,116 @@
+"""Weights as an artifact: networks as safetensors, a manifest with recipe, source and licence, and a card to read.
+
+NAME/manifest.json              recipe, layers, source, licence, hashes
+NAME/discriminator.safetensors  NAME/generator.safetensors (where there is one)
+NAME/card.md                    the manifest for people
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evalkit.artifacts import Manifest, finish, locked, new_manifest, read_manifest, write_atomically
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.gan.checkpoint import load_weights, stored_recipe
+from evalkit.gan.networks import Discriminator, Generator
+from evalkit.gan.recipes import Recipe, override
+from evalkit.pretrained.card import card_text
+
+KIND = "pretrained weights"
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights about to be stored.
+
+    Attributes:
+        recipe: describes both networks; for an incomplete discriminator, its first layers alone.
+        discriminator, generator: state dicts of our networks; either may be None, not both. A discriminator without
+            "out.weight" is incomplete: it gives features and no verdicts.
+        settings: what the card says: about, source, licence, notes.
+        made_from: hashes of the files that the weights came in.
+    """
+
+    recipe: Recipe
+    discriminator: Weights | None
+    generator: Weights | None
+    settings: dict[str, Any]
+    made_from: dict[str, Any]
+
+
+def first_layers(recipe: Recipe, count: int) -> Recipe:
+    """The recipe with D's first `count` conv layers alone."""
+    return override(recipe, {"d_maps": recipe.d_maps[:count], "d_strides": recipe.d_strides[:count]})
+
+
+def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False) -> Path:
+    """Writes weights as an artifact; the same made from the same files is left as it is.
+
+    Raises:
+        EvalkitError: other weights of that name are there and `replace` is not asked.
+    """
+    settings = {"recipe": weights.recipe.as_dict()} | weights.settings
+    with locked(target):
+        if target.exists() and not replace:
+            found = read_manifest(target, KIND)
+            if found["made_from"] == weights.made_from and found["settings"]["recipe"] == settings["recipe"]:
+                return target
+            raise EvalkitError(f"{target}: holds other weights; choose another --name, or --replace them")
+        building = target.with_name(target.name + ".partial")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        for name, tensors in (("discriminator", weights.discriminator), ("generator", weights.generator)):
+            if tensors is not None:
+                plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+                save_file(plain, building / f"{name}.safetensors")
+        manifest = new_manifest(KIND, settings=settings, made_from=weights.made_from)
+        write_atomically(building / "card.md", card_text(target.name, manifest, building))
+        finish(building, target, manifest)
+    return target
+
+
+def read_pretrained(path: Path) -> Manifest:
+    """The manifest of stored weights whose files hash to what it says.
+
+    Raises:
+        ArtifactError: missing, cut short or changed.
+    """
+    return read_manifest(path, KIND, check_hashes=True)
+
+
+def load_discriminator(path: Path) -> Discriminator:
+    """The discriminator of stored weights, or its first conv layers where that is all there is.
+
+    Raises:
+        ArtifactError: there is none, or names or shapes are not the recipe's.
+    """
+    manifest = read_pretrained(path)
+    discriminator = Discriminator(stored_recipe(manifest))
+    if not manifest["settings"]["complete"]:
+        del discriminator.out  # an incomplete network judges no pictures
+    load_weights(discriminator, _file(path, "discriminator", manifest))
+    return discriminator
+
+
+def load_generator(path: Path) -> Generator:
+    """The generator of stored weights.
+
+    Raises:
+        ArtifactError: there is none, or names or shapes are not the recipe's.
+    """
+    manifest = read_pretrained(path)
+    generator = Generator(stored_recipe(manifest))
+    load_weights(generator, _file(path, "generator", manifest))
+    return generator
+
+
+def _file(path: Path, network: str, manifest: Manifest) -> Path:
+    name = f"{network}.safetensors"
+    if name not in manifest["files"]:
+        raise ArtifactError(f"{path}: holds no {network}; it has {', '.join(sorted(manifest['files']))}")
+    return path / name

@@ -1,0 +1,126 @@
+"""The DCGAN of pytorch/examples as networks of ours: 4x4 kernels at stride 2, padding 1, one gain a map throughout.
+
+Its state dicts name layers by their place in an nn.Sequential ("main.0.weight"). Each is recognised by all of its names
+and shapes together, and refused otherwise; nothing is guessed.
+"""
+
+import math
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evalkit.artifacts import sha256_file
+from evalkit.errors import EvalkitError
+from evalkit.gan.networks import Discriminator, Generator
+from evalkit.gan.recipes import Recipe
+from evalkit.pretrained.store import Pretrained, Weights
+
+_SOURCE = "the layout of pytorch/examples, dcgan/main.py"
+_STRIDES = (2, 2, 2, 2)
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+# place in nn.Sequential -> layer of ours; activations lie between. Both end in a layer without batch norm.
+_D_CONVS = {0: "blocks.0.conv", 2: "blocks.1.conv", 5: "blocks.2.conv", 8: "blocks.3.conv", 11: "out"}
+_D_NORMS = {3: "blocks.1.norm", 6: "blocks.2.norm", 9: "blocks.3.norm"}
+_G_CONVS = {0: "linears.0", 3: "deconvs.0", 6: "deconvs.1", 9: "deconvs.2", 12: "deconvs.3"}
+_G_NORMS = {1: "linear_norms.0", 4: "deconv_norms.0", 7: "deconv_norms.1", 10: "deconv_norms.2"}
+
+
+def read_torch_dcgan(paths: list[Path], *, source: str, licence: str) -> Pretrained:
+    """The weights in one or two state dicts (netD, netG) of that DCGAN, read with `weights_only=True`.
+
+    Raises:
+        EvalkitError: no state dict, or names or shapes that are not that network's; the message names them.
+    """
+    found: dict[str, Weights] = {}
+    for path in paths:
+        weights = _state_dict(path)
+        network = "generator" if "main.12.weight" in weights else "discriminator"
+        if network in found:
+            raise EvalkitError(f"{path}: a second {network}; give one discriminator and one generator")
+        _check_names(path, network, weights)
+        found[network] = weights
+    d, g = found.get("discriminator"), found.get("generator")
+    recipe = _recipe(d, g)
+    notes = ["running statistics of the discriminator kept, of the generator left out: ours normalises by the batch"]
+    settings = {"about": f"a DCGAN in {_SOURCE}", "source": source, "licence": licence, "notes": notes}
+    return Pretrained(
+        recipe,
+        _discriminator(d, recipe, paths) if d else None,
+        _generator(g, recipe, paths) if g else None,
+        settings | {"complete": True, "training_known": False},
+        {"sha256": {path.name: sha256_file(path) for path in paths}},
+    )
+
+
+def _state_dict(path: Path) -> Weights:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EvalkitError(
+            f"{path}: not a state dict of tensors alone ({reason}); save it by torch.save(net.state_dict(), FILE)"
+        ) from None
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise EvalkitError(f"{path}: holds {type(loaded).__name__}, expected a state dict of tensors in {_SOURCE}")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}  # DataParallel's prefix
+
+
+def _check_names(path: Path, network: str, weights: Weights) -> None:
+    convs, norms = (_D_CONVS, _D_NORMS) if network == "discriminator" else (_G_CONVS, _G_NORMS)
+    expected = {f"main.{i}.weight" for i in convs} | {f"main.{i}.{field}" for i in norms for field in _NORM}
+    missing, surplus = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
+    if missing or surplus:
+        parts = (("missing", missing), ("surplus", surplus))
+        listed = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)
+        raise EvalkitError(f"{path}: not the {network} in {_SOURCE} ({listed})")
+
+
+def _recipe(d: Weights | None, g: Weights | None) -> Recipe:
+    """The widths that the shapes of the first layers say; every other shape is checked against them afterwards."""
+    d_maps, channels = (int(d["main.0.weight"].shape[0]), int(d["main.0.weight"].shape[1])) if d else (0, 0)
+    g_maps, g_channels = (int(n) for n in g["main.12.weight"].shape[:2]) if g else (0, 0)
+    z_length = int(g["main.0.weight"].shape[0]) if g else 100
+    width = math.gcd(d_maps, g_maps)
+    return Recipe(
+        "torch-dcgan",
+        size=64,
+        channels=channels or g_channels,
+        width=width,
+        kernel=4,
+        d_maps=tuple((d_maps or g_maps) // width * multiple for multiple in (1, 2, 4, 8)),
+        d_strides=_STRIDES,
+        g_maps=tuple((g_maps or d_maps) // width * multiple for multiple in (8, 4, 2, 1)),
+        g_strides=_STRIDES,
+        g_first_norm="map",
+        z_length=z_length,
+        z_law="normal",
+        norm_eps=1e-5,
+        schedule="both",
+    )
+
+
+def _discriminator(weights: Weights, recipe: Recipe, paths: list[Path]) -> Weights:
+    taken = {f"{ours}.weight": weights[f"main.{place}.weight"] for place, ours in _D_CONVS.items()}
+    for place, ours in _D_NORMS.items():
+        taken |= {f"{ours}.{field}": weights[f"main.{place}.{field}"] for field in _NORM}
+    taken["out.weight"] = taken["out.weight"].flatten(1)  # a 4x4 convolution of 4x4 maps is a linear layer
+    return _checked(taken, Discriminator(recipe).state_dict(), paths)
+
+
+def _generator(weights: Weights, recipe: Recipe, paths: list[Path]) -> Weights:
+    taken = {f"{ours}.weight": weights[f"main.{place}.weight"] for place, ours in _G_CONVS.items()}
+    for place, ours in _G_NORMS.items():
+        taken |= {f"{ours}.{field}": weights[f"main.{place}.{field}"] for field in _NORM[:2]}
+    taken["linears.0.weight"] = taken["linears.0.weight"].flatten(1).T  # a 4x4 deconvolution of one cell, likewise
+    return _checked(taken, Generator(recipe).state_dict(), paths)
+
+
+def _checked(taken: Weights, expected: Weights, paths: list[Path]) -> Weights:
+    wrong = [name for name in expected if taken[name].shape != expected[name].shape]
+    if wrong:
+        found, needed = tuple(taken[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        files = ", ".join(path.name for path in paths)
+        raise EvalkitError(f"{files}: {wrong[0]} is {found}, expected {needed}; not the network in {_SOURCE}")
+    return {name: taken[name].to(value.dtype) for name, value in expected.items()}

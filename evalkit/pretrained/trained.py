@@ -1,0 +1,45 @@
+"""From a run or checkpoint of ours to weights to hand on: both networks, without the optimisers' state."""
+
+from pathlib import Path
+
+from evalkit.artifacts import MANIFEST, read_manifest
+from evalkit.gan.checkpoint import RUN_KIND, latest_checkpoint, load_weights, read_checkpoint, stored_recipe
+from evalkit.gan.networks import Discriminator, Generator
+from evalkit.pretrained.store import Pretrained
+
+
+def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
+    """The weights of a checkpoint, or of a run's latest.
+
+    Raises:
+        ArtifactError: cut short, changed, or a run without a checkpoint.
+    """
+    run = (path / "checkpoints").is_dir()
+    if run:
+        read_manifest(path, RUN_KIND)
+    checkpoint = latest_checkpoint(path) if run else path
+    manifest = read_checkpoint(checkpoint)
+    recipe = stored_recipe(manifest)
+    generator, discriminator = Generator(recipe), Discriminator(recipe)
+    load_weights(generator, checkpoint / "generator.safetensors")
+    load_weights(discriminator, checkpoint / "discriminator.safetensors")
+    updates = manifest["settings"]["d_updates"]
+    settings = {
+        "about": f"recipe {recipe.name} after {updates:,} D updates",
+        "source": source,
+        "licence": licence,
+        "notes": [],
+        "complete": True,
+        "training_known": True,
+    }
+    made_from = manifest["made_from"] | {
+        "d_updates": updates,
+        "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
+    }
+    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from)
+
+
+def is_trained(path: Path) -> bool:
+    """Whether a folder is a run or a checkpoint."""
+    known = (path / "checkpoints").is_dir() or (path / "optimisers.safetensors").is_file()
+    return known and (path / MANIFEST).is_file()

@@ -1,0 +1,182 @@
+"""Downloads of released weights from a local server that cuts connections, serves wrong bytes, or knows no ranges."""
+
+import dataclasses
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from released import write_release
+
+from evalkit.cli import main
+from evalkit.errors import EvalkitError
+from evalkit.features.encoders import find_encoder
+from evalkit.pretrained import download as module
+from evalkit.pretrained.find import fetch, find_pretrained
+from evalkit.pretrained.importing import import_weights
+from evalkit.pretrained.index import RELEASES
+from evalkit.workspace import Workspace
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the files of a folder by name. What it does badly is up to the test."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.ranges, self.cut, self.status, self.changed = True, None, {}, {}
+        self.requests: list[tuple[str, str]] = []
+        self.sent = 0
+        self.url = f"http://127.0.0.1:{self.server_port}/copy"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server, name, wanted = self.server, Path(self.path).name, self.headers.get("Range", "")
+        server.requests.append((name, wanted))
+        content = server.changed.get(name, (server.folder / name).read_bytes())
+        first = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        status = server.status.get(name) or (206 if first else 200)
+        self.send_response(416 if first >= len(content) else status)
+        self.send_header("Content-Length", str(len(content) - first))
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        body = content[first:][: server.cut]
+        self.wfile.write(body)
+        server.sent += len(body)
+        self.close_connection = True
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """(folder, release): a synthetic SVHN release, written once."""
+    folder = tmp_path_factory.mktemp("release") / "svhn"
+    return folder, write_release(folder, RELEASES["dcgan-svhn"])
+
+
+@pytest.fixture
+def server(files, monkeypatch):
+    monkeypatch.setitem(RELEASES, "dcgan-svhn", files[1])
+    monkeypatch.setattr(module, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server(files[0]) as serving:
+        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield serving
+        serving.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "home")
+
+
+def weights(path):
+    return [(path / f"{network}.safetensors").read_bytes() for network in ("discriminator", "generator")]
+
+
+def total(release):
+    return sum(file.bytes for file in release.files)
+
+
+def test_fetched_weights_are_those_imported(server, workspace, files, tmp_path):
+    result = CliRunner().invoke(
+        main, ["--home", str(workspace.home), "pretrained", "fetch", "dcgan-svhn", "--mirror", server.url]
+    )
+    assert result.stdout == f"{workspace.home / 'pretrained/dcgan-svhn'}\n", result.output
+    fetched = workspace.home / "pretrained/dcgan-svhn"
+    assert weights(fetched) == weights(import_weights([files[0]], Workspace(tmp_path / "other")))
+    assert "- licence: MIT\n" in (fetched / "card.md").read_text()
+    assert [name for name, _ in server.requests] == [file.name for file in files[1].files]  # no pickle among them
+    assert not list(workspace.downloads.glob("**/*.npy"))
+    assert fetch("dcgan-svhn", workspace) == fetched and len(server.requests) == 18  # it is here
+
+
+def test_cut_connections_go_on_where_they_were(server, workspace, files):
+    server.cut = 1_000_000
+    path = fetch("dcgan-svhn", workspace, mirror=server.url)
+    assert ("200_gen_params.jl_04.npy", "bytes=1000000-") in server.requests
+    assert server.sent == total(files[1])  # not a byte twice
+    assert np.isfinite(np.frombuffer(weights(path)[0][-400:], np.float32)).all()
+
+
+def test_a_server_without_ranges_sends_the_file_anew(server, workspace, files):
+    folder = workspace.downloads / "pretrained/dcgan-svhn"
+    folder.mkdir(parents=True)
+    (folder / "200_gen_params.jl_04.npy.part").write_bytes((files[0] / "200_gen_params.jl_04.npy").read_bytes()[:500])
+    server.ranges = False
+    fetch("dcgan-svhn", workspace, mirror=server.url)
+    assert ("200_gen_params.jl_04.npy", "bytes=500-") in server.requests and server.sent == total(files[1])
+
+
+def test_a_server_that_cuts_and_knows_no_ranges_is_given_up_and_gone_on_with(server, workspace, files):
+    server.ranges, server.cut = False, 900_000
+    with pytest.raises(EvalkitError, match="_05.npy: connection ended after 900,000 of .* bytes; the same command"):
+        fetch("dcgan-svhn", workspace, mirror=server.url)
+    server.ranges, server.cut, server.sent = True, None, 0
+    fetch("dcgan-svhn", workspace, mirror=server.url)
+    done = sum(file.bytes for file in files[1].files[:4]) + 900_000
+    assert server.sent == total(files[1]) - done
+
+
+def test_wrong_bytes_are_refused_and_thrown_away(server, workspace, files):
+    name = "200_discrim_params.jl_02.npy"
+    whole = (files[0] / name).read_bytes()
+    server.changed[name] = whole[:-1] + b"\x00"
+    with pytest.raises(EvalkitError, match=f"{name}: .* bytes with git blob SHA-1 [0-9a-f]{{40}}, the index.*kept"):
+        fetch("dcgan-svhn", workspace, mirror=server.url)
+    server.changed[name] = b"<html>log in first</html>"
+    with pytest.raises(EvalkitError, match=f"{name}: a file of 25 bytes, the index says .*; not the release's"):
+        fetch("dcgan-svhn", workspace, mirror=server.url)
+    assert not (workspace.home / "pretrained/dcgan-svhn").exists()
+    assert [path.name for path in workspace.downloads.glob("pretrained/*/*")] == ["200_discrim_params.jl_01.npy"]
+
+
+def test_a_wrong_beginning_from_before_is_fetched_anew(server, workspace, files):
+    folder = workspace.downloads / "pretrained/dcgan-svhn"
+    folder.mkdir(parents=True)
+    (folder / "200_gen_params.jl_04.npy.part").write_bytes(bytes(500))
+    (folder / "200_gen_params.jl_05.npy.part").write_bytes(bytes(5000))  # longer than the file
+    path = fetch("dcgan-svhn", workspace, mirror=server.url)
+    assert [r for name, r in server.requests if "gen_params.jl_04" in name] == ["bytes=500-", ""]
+    assert [r for name, r in server.requests if "gen_params.jl_05" in name] == [""]
+    assert weights(path)
+
+
+@pytest.mark.parametrize(("status", "message"), [(404, "HTTP 404; is the address right"), (503, "HTTP 503 after 0 of")])
+def test_http_errors_are_one_line(server, workspace, status, message):
+    server.status["200_discrim_params.jl_01.npy"] = status
+    result = CliRunner().invoke(
+        main, ["--home", str(workspace.home), "pretrained", "fetch", "dcgan-svhn", "--mirror", server.url]
+    )
+    assert result.exit_code == 1 and message in result.stderr.splitlines()[-1]
+    assert len(server.requests) == (1 if status == 404 else 3)  # 503 may pass: tried again
+
+
+def test_no_server_and_no_address(server, workspace):
+    server.server_close()
+    with pytest.raises(EvalkitError, match="no connection .* after 0 of .* bytes; the same command goes on"):
+        fetch("dcgan-svhn", workspace, mirror=server.url)
+    with pytest.raises(EvalkitError, match="file:///etc/.*: expected an address that starts with https:// or http://"):
+        fetch("dcgan-svhn", workspace, mirror="file:///etc")
+
+
+def test_a_release_that_is_not_here_is_fetched_when_it_is_named(server, workspace, monkeypatch):
+    with pytest.raises(EvalkitError, match="nothing there; run `evalkit pretrained fetch dcgan-svhn`"):
+        find_pretrained("dcgan-svhn", workspace, fetch_missing=False)
+    there = RELEASES["dcgan-svhn"].indexed
+    indexed = tuple(dataclasses.replace(file, url=f"{server.url}/{file.name}") for file in there)
+    monkeypatch.setitem(RELEASES, "dcgan-svhn", dataclasses.replace(RELEASES["dcgan-svhn"], indexed=indexed))
+    assert find_encoder("pretrained:dcgan-svhn", workspace).name == "pretrained:dcgan-svhn"
+    assert len(server.requests) == 18
