@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 LAYERS = [
     {"cli", "__main__"},
     {"pipeline", "reproductions"},
-    {"report"},
+    {"report", "latent"},
     {"protocols"},
     {"results", "cards"},
     {"probes"},
