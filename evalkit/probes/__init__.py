@@ -2,9 +2,11 @@
 
 from evalkit.errors import EvalkitError
 from evalkit.probes.classifier import Classifier
+from evalkit.probes.knn import KNN
+from evalkit.probes.logistic import LOGISTIC
 from evalkit.probes.svm import SVM
 
-CLASSIFIERS = {"svm": SVM}
+CLASSIFIERS = {"svm": SVM, "knn": KNN, "logistic": LOGISTIC}
 
 
 def classifier_named(name: str) -> Classifier:
