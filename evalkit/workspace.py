@@ -2,7 +2,8 @@
 
 HOME/images/NAME   image sets       HOME/features/NAME     feature sets
 HOME/runs/NAME     training runs    HOME/pretrained/NAME   weights fetched or imported
-HOME/results.csv   measured figures
+HOME/results.csv   measured figures HOME/kmeans/NAME       dictionaries of K-means features
+HOME/draws/*.json  label draws that figures were measured on
 """
 
 import os
@@ -13,12 +14,19 @@ from pathlib import Path
 from evalkit.artifacts import MANIFEST
 from evalkit.errors import ArtifactError, EvalkitError
 
-_FOLDERS = {"image set": "images", "run": "runs", "feature set": "features", "pretrained weights": "pretrained"}
+_FOLDERS = {
+    "image set": "images",
+    "run": "runs",
+    "feature set": "features",
+    "pretrained weights": "pretrained",
+    "k-means dictionary": "kmeans",
+}
 _MAKERS = {
     "image set": "evalkit prepare FOLDER",
     "run": "evalkit train-gan",
     "feature set": "evalkit extract --dataset cifar10",
     "pretrained weights": "evalkit pretrained fetch",
+    "k-means dictionary": "evalkit baseline kmeans",
 }
 
 

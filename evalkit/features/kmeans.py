@@ -1,69 +1,56 @@
-"""K-means features (Coates, Lee & Ng 2011; the tables' K-means rows): learning the dictionary, and the code of pictures.
+"""Learning the dictionary of K-means features (Coates, Lee & Ng 2011); the encoder `kmeans:NAME` gives the features.
 
-`train_kmeans` makes an artifact from an image set's training pictures; the encoder `kmeans:PATH` gives its features.
+Numbers are those of the authors' demo: 400,000 patches of 6 x 6 pixels, whitened, 50 iterations.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.arrays import building
+from evalkit.arrays import Building, building
 from evalkit.artifacts import new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.features.encoders.kmeans import KIND, PATCH, WEIGHTS, load_dictionary, normalised
 from evalkit.images.imageset import ImageSet
 
-KIND = "k-means dictionary"
-WEIGHTS = "kmeans.safetensors"
-PATCH = 6  # pixels a side [the authors' demo, as the four below]
 PATCHES = 400_000
-CONTRAST = 10.0  # added to a patch's variance, of pixels in 0..255
-WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
-ITERATIONS = 50
-_CHUNK = 20_000  # patches normalised at a time
+_ZCA = 0.1  # added to the eigenvalues of the patches' covariance
+_ITERATIONS = 50
 _STEP = 5  # iterations between records of progress
+_CHUNK = 20_000  # patches normalised at a time
 
 
-def train_kmeans(images: ImageSet, target: Path, *, centroids: int = 1600, patches: int = PATCHES, seed: int = 0) -> Path:
-    """Learns the dictionary and returns `target`, its directory; killed, it goes on after the last whole iterations.
+def train_kmeans(
+    images: ImageSet, target: Path, *, centroids: int = 1600, patches: int = PATCHES, seed: int = 0
+) -> Path:
+    """Learns a dictionary on training pictures and returns its directory; killed, it goes on where it was.
 
-    The file holds `patches_mean` (108,), `whitening` (108, 108) and `centroids` (K, 108), float32; a patch is row by
-    row, pixel by pixel, red, green, blue.
+    The file holds `patches_mean` (108,), `whitening` (108, 108) and `centroids` (centroids, 108), float32. A patch is
+    row by row, pixel by pixel, red, green, blue.
 
     Raises:
         EvalkitError: fewer patches than centroids, or pictures smaller than a patch.
     """
     pictures = images.split("train") if "train" in images.splits else images.images
-    if patches < centroids or min(pictures.shape[1:3]) < PATCH:
-        height, width = pictures.shape[1:3]
+    height, width = pictures.shape[1:3]
+    if patches < centroids or min(height, width) < PATCH:
         raise EvalkitError(
-            f"{images.name}: {patches} patches of {height}x{width} pictures for {centroids} centroids; "
-            f"expected at least a patch a centroid, and {PATCH}x{PATCH} pixels"
+            f"{images.name}: {patches:,} patches of pictures of {height}x{width} for {centroids:,} centroids; "
+            f"expected at least one patch a centroid, and {PATCH}x{PATCH} pixels"
         )
-    settings = {"centroids": centroids, "patches": patches, "patch": PATCH, "contrast": CONTRAST, "zca": WHITENING}
-    settings |= {"iterations": ITERATIONS, "seed": seed, "images": images.name}
+    settings: dict[str, Any] = {"images": images.name, "centroids": centroids, "patches": patches, "seed": seed}
+    settings |= {"patch": PATCH, "zca": _ZCA, "iterations": _ITERATIONS}
     made_from = {"images_sha256": images.sha256}
     with building(target, settings=settings, made_from=made_from) as artifact:
-        if _is_there(target, settings, made_from):
-            return target
-        random = np.random.default_rng(seed)
-        sample = normalise(sample_patches(pictures, patches, random))
-        mean, whitening = zca(sample)
-        sample = (sample - mean) @ whitening
-        done = artifact.progress.get("iterations", 0)
-        kept = artifact.path / WEIGHTS
-        found = load_file(kept)["centroids"].numpy() if done else sample[random.choice(patches, centroids, False)]
-        for first in tqdm(range(done, ITERATIONS, _STEP), desc="k-means", unit=f"{_STEP} iterations", disable=None):
-            found = KMeans(centroids, init=found, n_init=1, max_iter=_STEP, tol=0).fit(sample).cluster_centers_
-            arrays = {"patches_mean": mean, "whitening": whitening, "centroids": found}
-            save_file({name: torch.from_numpy(np.ascontiguousarray(a, "f4")) for name, a in arrays.items()}, kept)
-            artifact.save(iterations=first + _STEP)
-        artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
+        if not _is_there(target, settings, made_from):
+            _learn(artifact, pictures, centroids, patches, seed)
+            artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
     return target
 
 
@@ -73,6 +60,26 @@ def _is_there(target: Path, settings: dict, made_from: dict) -> bool:
     except ArtifactError:
         return False
     return manifest["settings"] == settings and manifest["made_from"] == made_from
+
+
+def _learn(artifact: Building, pictures: np.ndarray, centroids: int, patches: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sample = _normalised(sample_patches(pictures, patches, random))
+    mean, whitening = zca(sample)
+    sample = (sample - mean) @ whitening
+    found = sample[random.choice(patches, centroids, replace=False)]
+    done, kept = artifact.progress.get("iterations", 0), artifact.path / WEIGHTS
+    if done:
+        found = load_dictionary(kept)["centroids"].numpy()
+    steps = range(done, _ITERATIONS, _STEP)
+    for first in tqdm(steps, desc="k-means", unit=f"{_STEP} iterations", disable=None):
+        found = KMeans(centroids, init=found, n_init=1, max_iter=_STEP, tol=0).fit(sample).cluster_centers_
+        save_file({"patches_mean": _tensor(mean), "whitening": _tensor(whitening), "centroids": _tensor(found)}, kept)
+        artifact.save(iterations=first + _STEP)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
 def sample_patches(pictures: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
@@ -86,55 +93,13 @@ def sample_patches(pictures: np.ndarray, count: int, random: np.random.Generator
     return found.reshape(count, -1)
 
 
-def normalise(patches: np.ndarray) -> np.ndarray:
-    """Brightness and contrast taken out: (x - mean) / sqrt(var + 10), float32 (n, 108)."""
-    found = np.empty(patches.shape, np.float32)
-    for first in range(0, len(patches), _CHUNK):
-        part = patches[first : first + _CHUNK].astype(np.float32)
-        part -= part.mean(1, keepdims=True)
-        found[first : first + _CHUNK] = part / np.sqrt(part.var(1, ddof=1, keepdims=True) + CONTRAST)
-    return found
+def _normalised(patches: np.ndarray) -> np.ndarray:
+    parts = (patches[first : first + _CHUNK] for first in range(0, len(patches), _CHUNK))
+    return np.concatenate([normalised(torch.from_numpy(part).float()).numpy() for part in parts])
 
 
 def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (108,) and whitening (108, 108): the inverse root of covariance + 0.1, float32."""
+    """Mean (D,) and whitening (D, D) of patches (n, D): the inverse root of their covariance + 0.1, float32."""
     eigenvalues, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-    whitening = (vectors / np.sqrt(eigenvalues + WHITENING)) @ vectors.T
+    whitening = (vectors / np.sqrt(eigenvalues + _ZCA)) @ vectors.T
     return patches.mean(0), whitening.astype(np.float32)
-
-
-class TriangleCode(nn.Module):
-    """Pictures (N, 3, H, W) in 0..255 -> (N, 4 K): each patch's max(0, mean distance - distance) to every centroid,
-    summed over the four quadrants, upper left, upper right, lower left, lower right.
-    """
-
-    def __init__(self, weights: dict[str, Tensor]):
-        super().__init__()
-        mean, whitening, centroids = (weights[key].float() for key in ("patches_mean", "whitening", "centroids"))
-        self.register_buffer("mean", mean)
-        self.register_buffer("whitening", whitening)
-        # |x - c|^2 = [x, |x|^2] [-2 c, 1] + |c|^2 in one product
-        self.register_buffer("products", torch.cat([-2 * centroids.T, torch.ones(1, len(centroids))]))
-        self.register_buffer("squares", centroids.square().sum(1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return torch.stack([self._picture(picture) for picture in pictures])
-
-    def _picture(self, picture: Tensor) -> Tensor:
-        """One picture at a time: its 729 x K distances stay in the cache."""
-        patches = picture.permute(1, 2, 0).unfold(0, PATCH, 1).unfold(1, PATCH, 1)  # rows, columns, 3, 6, 6
-        rows, columns = patches.shape[:2]
-        x = patches.permute(0, 1, 3, 4, 2).reshape(rows * columns, -1)
-        x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + CONTRAST).sqrt_()
-        x = (x - self.mean) @ self.whitening
-        distances = torch.addmm(self.squares, torch.cat([x, x.square().sum(1, keepdim=True)], 1), self.products)
-        distances.clamp_min_(0).sqrt_()
-        code = torch.sub(distances.mean(1, keepdim=True), distances, out=distances).relu_()
-        return (_quadrants(rows, columns, code.device) @ code).flatten()
-
-
-def _quadrants(rows: int, columns: int, device: torch.device) -> Tensor:
-    """1 where a patch lies in a quadrant, (4, rows x columns); the middle row and column belong to the first half."""
-    down, across = (torch.arange(n, device=device) >= (n + 1) // 2 for n in (rows, columns))
-    index = (2 * down[:, None] + across[None, :].int()).flatten()
-    return F.one_hot(index.long(), 4).T.float()

@@ -38,9 +38,7 @@ def predict_knn(
     return Predictions(found)
 
 
-def nearest(
-    features: np.ndarray, of: np.ndarray, among: np.ndarray, *, count: int, device: str = "cpu"
-) -> np.ndarray:
+def nearest(features: np.ndarray, of: np.ndarray, among: np.ndarray, *, count: int, device: str = "cpu") -> np.ndarray:
     """Row numbers of the `count` rows `among` that are nearest to each row `of`, int64 (of, count), nearest first."""
     queries = _read(features, of, device)
     best = torch.full((len(of), 0), 0.0, device=device)

@@ -1,6 +1,7 @@
 """Label draws as files, so that two papers fit on the same rows: JSON with a hash over everything in it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_outside(path: Path, what: str, draws: list[np.ndarray], allowed: np.ndarray) -> None:
+def _refuse_outside(path: Path, what: str, draws: Sequence[np.ndarray], allowed: np.ndarray) -> None:
     outside = sum(int((~np.isin(rows, allowed)).sum()) for rows in draws)
     if outside or not draws or min(len(rows) for rows in draws) == 0:
         raise EvalkitError(

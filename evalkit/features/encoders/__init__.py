@@ -8,6 +8,7 @@ from evalkit.artifacts import MANIFEST
 from evalkit.errors import ArtifactError
 from evalkit.features.encoders.discriminators import random_encoder, run_encoder
 from evalkit.features.encoders.encoder import Encoder as Encoder
+from evalkit.features.encoders.kmeans import kmeans_encoder
 from evalkit.features.encoders.pixels import pixels_encoder
 from evalkit.features.encoders.pretrained import pretrained_encoder
 from evalkit.workspace import Workspace
@@ -35,6 +36,7 @@ ENCODERS: dict[str, EncoderKind] = {
     ),
     "random": EncoderKind("random:RECIPE", "a recipe's network with random weights", random_encoder),
     "pixels": EncoderKind("pixels", "the pictures themselves", pixels_encoder),
+    "kmeans": EncoderKind("kmeans:NAME", "K-means features, by name or path of a dictionary", kmeans_encoder),
 }
 
 
