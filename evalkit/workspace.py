@@ -42,6 +42,11 @@ class Workspace:
         return self.home / "results.csv"
 
     @property
+    def draws(self) -> Path:
+        """The folder of label draws that figures were measured on."""
+        return self.home / "draws"
+
+    @property
     def downloads(self) -> Path:
         """Where torchvision puts, and looks for, the files of named datasets."""
         return self.home / "downloads"

@@ -66,7 +66,7 @@ def test_the_three_commands_chain_without_options(run, pictures, tmp_path):
     assert extracted.stdout == "84 x 896 features of colours by imagenet32@3\n"
     fitted = run("svm", "--device", "cpu")
     assert f"features: {tmp_path / 'home/features/colours--imagenet32@3'} (84 x 896)" in fitted.stderr
-    assert "colours, imagenet32@3, labels a class: all: test accuracy 100.00 %" in fitted.stdout
+    assert "colours, imagenet32@3, L2-SVM, labels a class: all: test accuracy 100.00 %" in fitted.stdout
     assert run("svm", "--labels-per-class", 3, "--repeats", 4, "--features", "colours--imagenet32@3").exit_code == 0
     reported = run("report")
     assert "colours, 3 labels a class: accuracy in %" in reported.stdout

@@ -1,35 +1,26 @@
 """evalkit svm."""
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from evalkit.cli.options import device_option, say, status_line
-from evalkit.protocols.settings import GRIDS, Protocol
+from evalkit.cli.protocol import chosen_protocol, draws_option, figure_line, protocol_options
 from evalkit.workspace import Workspace
 
 
 @click.command("svm")
-@click.option("--features", help="Feature set by name or path [default: the latest].")
+@click.option("--features", help="Feature set by name or path [default: the latest, of the protocol's data set].")
+@protocol_options
+@draws_option
 @click.option(
-    "--labels-per-class", type=click.IntRange(min=1), help="Draw this many labels a class [default: use all labels]."
-)
-@click.option("--repeats", type=click.IntRange(min=1), help="Tested draws [default: 100, or 10 if a draw is large].")
-@click.option("--select-draws", type=click.IntRange(min=1), help="Draws that choose C [default: 10, or 3].")
-@click.option(
-    "--validation",
-    type=click.IntRange(min=1),
-    default=Protocol.validation,
-    show_default=True,
-    help="Training rows set aside to choose C; at most a fifth.",
+    "--layers", default="", help="Use one of the encoder's layers, conv3, or some, conv1..conv4 [default: all]."
 )
 @click.option(
-    "--grid",
-    type=click.Choice(GRIDS),
-    default=Protocol.grid,
-    show_default=True,
-    help="C values: the release's seven, or those and on beyond an end that is best.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=Protocol.seed, show_default=True, help="Of validation rows and draws."
+    "--scaling",
+    type=click.Choice(["standardise", "whiten"]),
+    help="Scale the features by statistics of the training rows [default: as they are, as the paper].",
 )
 @click.option("--memory", metavar="SIZE", help="Budget of the solver, like 4GB [default: what the features need].")
 @device_option
@@ -37,32 +28,24 @@ from evalkit.workspace import Workspace
 def svm_command(
     workspace: Workspace,
     features: str | None,
-    labels_per_class: int | None,
-    repeats: int | None,
-    select_draws: int | None,
-    validation: int,
-    grid: str,
-    seed: int,
+    draws: Path | None,
+    layers: str,
+    scaling: str | None,
     memory: str | None,
     device: str,
+    **protocol: Any,
 ) -> None:
     """Fit one-vs-rest L2-SVMs on features and print the test figure; C is chosen on validation, never on test.
 
     \b
     Example:
       evalkit svm
-      evalkit svm --labels-per-class 400
+      evalkit svm --protocol cifar10:400
     """
-    from evalkit.pipeline import fit_svm
+    from evalkit.pipeline import measure
 
-    protocol = Protocol(labels_per_class, grid, validation, select_draws, repeats, seed)
+    dataset, chosen = chosen_protocol(**protocol)
+    options: dict[str, Any] = {"layers": layers, "scaling": scaling, "draws": draws, "device": device, "memory": memory}
     with status_line() as show:
-        figure = fit_svm(
-            workspace, protocol, features=features, device=device, memory=memory, say=say, show=show
-        ).figure
-    name = figure.metric.removesuffix("_percent")
-    spread = f"{figure.spread:.2f} ({figure.spread_kind}, n = {figure.n}, C = {figure.C:g})"
-    click.echo(
-        f"{figure.dataset}, {figure.encoder}, labels a class: {figure.protocol}: "
-        f"test {name} {figure.value:.2f} % ± {spread}"
-    )
+        measured = measure(workspace, chosen, features=features, dataset=dataset, say=say, show=show, **options)
+    click.echo(figure_line(measured.figure))

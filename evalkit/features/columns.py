@@ -15,8 +15,8 @@ def layer_columns(features: FeatureSet, layers: str) -> np.ndarray:
     if not layers:
         return features.features
     places = {layer.name: layer for layer in features.layers}
-    first, _, last = layers.partition("..")
-    chosen = [places.get(first), places.get(last or first)]
+    first, dots, last = layers.partition("..")
+    chosen = [places.get(first), places.get(last if dots else first)]
     if None in chosen or chosen[0].offset > chosen[1].offset:  # type: ignore[union-attr]
         raise EvalkitError(f"{layers}: no layers of {features.encoder}; choose {', '.join(places)}, or FIRST..LAST")
     begin, end = chosen

@@ -38,10 +38,10 @@ def read_draws(path: Path, features: FeatureSet) -> Draws:
     if draws.labels_sha256 != labels_sha256(features):
         raise EvalkitError(f"{path}: draws from other labels ({draws.dataset}), the features are of {features.dataset}")
     train = features.rows("train")
-    _refuse_outside(path, "training", [*draws.select, *draws.test], train)
-    if draws.selected_on == "test":
-        train = features.rows("test")
-    _refuse_outside(path, "validation", draws.validation, train)
+    judged_in = features.rows("test") if draws.selected_on == "test" else train
+    _refuse_outside(path, "training", draws.select, train)
+    _refuse_outside(path, "training", draws.test, train)
+    _refuse_outside(path, "validation", draws.validation, judged_in)
     for number, rows in enumerate(draws.select):
         judged = draws.validation[number % len(draws.validation)]
         if np.isin(judged, rows).any():
@@ -64,8 +64,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _refuse_outside(path: Path, what: str, draws: Sequence[np.ndarray], allowed: np.ndarray) -> None:
     outside = sum(int((~np.isin(rows, allowed)).sum()) for rows in draws)
-    if outside or not draws or min(len(rows) for rows in draws) == 0:
+    if outside or min((len(rows) for rows in draws), default=0) == 0:
         raise EvalkitError(
-            f"{path}: {outside} {what} rows outside the split they belong to; "
+            f"{path}: {outside} {what} rows outside the split they belong to, or none at all; "
             "test pictures are neither fitted nor chosen on (--select-on-test does the latter and says so)"
         )

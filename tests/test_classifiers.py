@@ -1,0 +1,76 @@
+"""Classifiers under a protocol: each against scikit-learn on the same rows, and what they refuse."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from test_protocols import feature_set
+
+from evalkit.errors import ConvergenceError, EvalkitError
+from evalkit.probes import CLASSIFIERS, classifier_named
+from evalkit.probes import knn as knn_module
+from evalkit.probes import logistic as logistic_module
+from evalkit.probes.classifier import FitOptions
+from evalkit.probes.knn import NEIGHBOURS, predict_knn
+from evalkit.probes.logistic import predict_logistic
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.settings import Protocol
+
+
+@pytest.mark.parametrize("block", [13, 2048])
+def test_reference_knn_equals_scikit_learn(monkeypatch, block):
+    monkeypatch.setattr(knn_module, "_BLOCK", block)
+    features = feature_set()
+    rows, test = features.rows("train")[::2], features.rows("test")
+    found = predict_knn(features.features, features.labels, [rows], NEIGHBOURS, test, FitOptions()).labels
+    for index, k in enumerate(NEIGHBOURS):
+        expected = KNeighborsClassifier(k).fit(features.features[rows], features.labels[rows])
+        assert np.array_equal(found[0, index], expected.predict(features.features[test])), k
+
+
+def test_knn_of_a_row_that_is_there_is_its_own_label_and_k_beyond_the_rows_takes_all():
+    features = feature_set()
+    rows = np.arange(30)
+    found = predict_knn(features.features, features.labels, [rows], (1, 50), rows, FitOptions()).labels[0]
+    assert np.array_equal(found[0], features.labels[rows])
+    assert set(found[1]) == {0}  # ten of each of three classes: the smallest label of equals
+
+
+def test_reference_logistic_regression_equals_scikit_learn_fitted_afresh():
+    features = feature_set()
+    draws = [features.rows("train")[:90], features.rows("train")[90:]]
+    test, Cs = features.rows("test"), (1.0, 0.01)
+    found = predict_logistic(features.features, features.labels, draws, Cs, test, FitOptions()).labels
+    for number, rows in enumerate(draws):
+        for index, C in enumerate(Cs):
+            model = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(
+                features.features[rows], features.labels[rows]
+            )
+            agree = found[number, index] == model.predict(features.features[test])
+            assert agree.mean() >= 0.99  # scikit-learn's default tolerance may turn a picture on the border
+
+
+def test_a_logistic_regression_that_does_not_converge_is_refused(monkeypatch):
+    monkeypatch.setattr(logistic_module, "_ITERATIONS", 2)
+    with pytest.raises(
+        ConvergenceError, match=r"logistic regression at C = 0.001: lbfgs failed to converge .*scale the f"
+    ):
+        evaluate(feature_set(), Protocol(), classifier="logistic", device="cpu")
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_under_both_protocols(name):
+    features = feature_set(count=150)
+    for protocol in (Protocol(), Protocol(labels_per_class=5, select_draws=2, repeats=3)):
+        found = evaluate(features, protocol, classifier=name, device="cpu")
+        correct = found.predictions == found.test_labels
+        assert found.figure.value == pytest.approx(100 * correct.mean()) and 50 < found.figure.value <= 100
+        assert found.figure.classifier == classifier_named(name).label
+        assert found.figure.chosen.startswith(classifier_named(name).letter + " = ")
+        values, scores = zip(*found.C_curve, strict=True)
+        assert found.figure.validation_percent == max(scores) and list(values) == sorted(values)
+
+
+def test_an_unknown_classifier_lists_the_known():
+    with pytest.raises(EvalkitError, match="svn: no such classifier; choose svm, knn, logistic"):
+        evaluate(feature_set(), Protocol(), classifier="svn", device="cpu")
