@@ -60,7 +60,9 @@ def test_failure_a_broken_set_is_told_and_not_silently_made_again(tmp_path):
 
 
 def test_failure_unknown_name_lists_the_choices(tmp_path):
-    with pytest.raises(EvalkitError, match="digits, cifar10, svhn, svhn-extra, mnist, imagenet"):
+    with pytest.raises(
+        EvalkitError, match="digits, cifar10, cifar100, svhn, svhn-extra, mnist, stl10, stl10-unlabeled, imagenet"
+    ):
         find_images(Workspace(tmp_path), "cifar11")
     with pytest.raises(EvalkitError, match="no data set 'cifar11'; choose from digits"):
         prepare_named("cifar11", tmp_path / "x", downloads=tmp_path)
@@ -131,3 +133,53 @@ def test_cifar10_from_its_batches(tmp_path, monkeypatch):
     images = prepare_named("cifar10", tmp_path / "out", downloads=tmp_path, download=False)
     assert np.array_equal(images.images, pixels) and images.labels.tolist() == [1, 2, 3, 4, 5, 9]
     assert images.name == "cifar10" and images.class_names[9] == "truck"
+
+
+def test_cifar100_from_its_files(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR100
+
+    pixels = RNG.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    planes = pixels.transpose(0, 3, 1, 2).reshape(5, 3072)
+    files = {
+        "train": {"data": planes[:3], "fine_labels": [99, 0, 50], "coarse_labels": [1, 1, 1]},
+        "test": {"data": planes[3:], "fine_labels": [7, 98], "coarse_labels": [2, 2]},
+        "meta": {"fine_label_names": [f"fine {k}" for k in range(100)], "coarse_label_names": ["coarse"] * 20},
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in files}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": sums["meta"]})
+    images = prepare_named("cifar100", tmp_path / "out", downloads=tmp_path, download=False)
+    assert np.array_equal(images.images, pixels) and images.splits == {"train": (0, 3), "test": (3, 5)}
+    assert images.labels.tolist() == [99, 0, 50, 7, 98] and images.class_names[98] == "fine 98"
+
+
+def test_stl10_from_its_binary_files(tmp_path, monkeypatch):
+    from torchvision.datasets import STL10
+
+    pixels = RNG.integers(0, 256, (6, 96, 96, 3), dtype=np.uint8)
+    columns = pixels.transpose(0, 3, 2, 1)  # the files go down the columns of each colour
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    for split, rows, labels in (
+        ("train", slice(0, 2), [1, 10]),
+        ("test", slice(2, 3), [3]),
+        ("unlabeled", slice(3, 6), []),
+    ):
+        columns[rows].tofile(folder / f"{split}_X.bin")
+        if labels:
+            np.array(labels, np.uint8).tofile(folder / f"{split}_y.bin")
+    for listed in ("train_list", "test_list"):
+        names = [name for name, _ in getattr(STL10, listed)]
+        sums = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name in names]
+        monkeypatch.setattr(STL10, listed, sums)
+    images = prepare_named("stl10", tmp_path / "out", downloads=tmp_path, download=False)
+    assert np.array_equal(images.images, pixels[:3]) and images.labels.tolist() == [0, 9, 2]
+    assert images.class_names[2] == "car" and images.splits == {"train": (0, 2), "test": (2, 3)}
+    images = prepare_named("stl10-unlabeled", tmp_path / "more", downloads=tmp_path, download=False)
+    assert np.array_equal(images.images, pixels) and images.labels.tolist() == [0, 9, 2, -1, -1, -1]
+    assert images.splits == {"train": (0, 2), "test": (2, 3), "unlabeled": (3, 6)}

@@ -13,10 +13,10 @@ from PIL import Image
 from evalkit.errors import EvalkitError, PictureError
 from evalkit.images.faces import Faces, face_boxes
 from evalkit.images.fit import Fit, squared, squared_from_reduced
+from evalkit.images.jpeg import MOST_PIXELS, Reduced, reduced_jpeg
 
 # No EPS (it would start Ghostscript) and nothing that is not met as a data set's picture.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
-_MOST_PIXELS = 100_000_000  # 300 MB once decoded; ImageNet's largest picture has a tenth of it
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -49,6 +49,8 @@ def fitted(content: bytes | np.ndarray, fit: Fit, faces: Faces | None = None) ->
         grey = content.ndim == 2 or content.shape[2] == 1
         rgb = np.repeat(content.reshape(*content.shape[:2], 1), 3, axis=2) if grey else content
         return Decoded(_squares(Image.fromarray(np.ascontiguousarray(rgb)), fit, faces), "array", grey)
+    if fit.decode == "scaled" and faces is None and (reduced := reduced_jpeg(content, 2 * fit.size)):
+        return Decoded([_from_reduced(reduced, fit)], "JPEG", reduced.grey)
     with warnings.catch_warnings():  # Pillow warns of odd metadata; such a picture is fine
         warnings.simplefilter("ignore")
         try:
@@ -68,13 +70,13 @@ def _first_bytes(content: bytes) -> str:
 
 def _decoded(picture: Image.Image, fit: Fit, faces: Faces | None) -> Decoded:
     width, height = picture.size
-    if width * height > _MOST_PIXELS:
-        raise PictureError(f"{width} x {height} pixels, more than the {_MOST_PIXELS:,} allowed (decompression bomb?)")
+    if width * height > MOST_PIXELS:
+        raise PictureError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
     name = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a camera's JPEG with a second picture
     grey = picture.mode.startswith(_GREY)
     turn = _UPRIGHT.get(_orientation(picture))
     if fit.decode == "scaled" and picture.format == "JPEG" and turn is None and faces is None:
-        return Decoded([_reduced(picture, fit)], name, grey)
+        return Decoded([_from_reduced(_drafted(picture, 2 * fit.size), fit)], name, grey)
     rgb = _rgb(picture)
     return Decoded(_squares(rgb if turn is None else rgb.transpose(turn), fit, faces), name, grey)
 
@@ -85,14 +87,18 @@ def _squares(rgb: Image.Image, fit: Fit, faces: Faces | None) -> list[np.ndarray
     return [squared(rgb.crop(box), fit) for box in face_boxes(rgb, faces)]
 
 
-def _reduced(picture: Image.Image, fit: Fit) -> np.ndarray:
-    """A JPEG decoded no larger than need be: at least twice the wanted size in both directions, if it is that large."""
+def _from_reduced(reduced: Reduced, fit: Fit) -> np.ndarray:
+    if reduced.factor == 1:
+        return squared(reduced.picture, fit)
+    return squared_from_reduced(reduced.picture, reduced.width, reduced.height, reduced.factor, fit)
+
+
+def _drafted(picture: Image.Image, least: int) -> Reduced:
+    """A JPEG decoded by Pillow as `reduced_jpeg` does it."""
     width, height = picture.size
-    drafted = picture.draft(None, (2 * fit.size, 2 * fit.size))  # None: keep the mode
-    reduction = width / drafted[1][2] if drafted else 1.0  # the box is the exact size, the picture's is rounded up
-    if picture.size == (width, height):
-        return squared(_rgb(picture), fit)
-    return squared_from_reduced(_rgb(picture), width, height, reduction, fit)
+    drafted = picture.draft(None, (least, least))  # None: keep the mode
+    factor = round(width / drafted[1][2]) if drafted else 1
+    return Reduced(_rgb(picture), width, height, factor, grey=False)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -1,22 +1,20 @@
 """Named data sets: what `--dataset NAME` means, and how each becomes an image set on first use.
 
-The files come through torchvision's classes, which know their addresses and check their checksums.
+loaders.py reads the files; an ordinary prepare does the rest.
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evalkit.errors import EvalkitError
 from evalkit.images.fit import Fit
 from evalkit.images.imageset import ImageSet
+from evalkit.images.loaders import DIGITS_IDENTITY, Arguments, digits_plan, torchvision_identity, torchvision_plan
 from evalkit.images.plan import Plan
 from evalkit.images.prepare import finished, prepare, write_set
-from evalkit.images.sources.arrays import Block, blocks
 
 
 @dataclass(frozen=True)
@@ -38,58 +36,21 @@ class Dataset:
     files: str = ""
 
 
-def _digits(_: Path, download: bool) -> Plan:
-    """scikit-learn's 1,797 digits; every third or fourth of a class is a test picture, 500 in all, without chance."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
-
-    bunch = load_digits()
-    images = np.floor(bunch.images * (255 / 16) + 0.5).astype(np.uint8)  # 0 to 16 -> 0 to 255
-    by_class = np.argsort(bunch.target, kind="stable")
-    test = np.zeros(len(images), bool)
-    test[by_class[np.arange(500) * len(images) // 500]] = True
-    shards: list[Block] = []
-    for split, rows in (("train", ~test), ("test", test)):
-        shards += blocks(split, images[rows], bunch.target[rows].astype(np.int64))
-    return Plan("scikit-learn", shards, [str(k) for k in range(10)], DATASETS["digits"].identity)
-
-
-def _torchvision(name: str, splits: dict[str, dict[str, Any]], class_names: list[str]) -> Callable[[Path, bool], Plan]:
-    """The plan of one of torchvision's data set classes; `splits` are its arguments for each split of ours."""
-
-    def plan(downloads: Path, download: bool) -> Plan:
-        import torchvision.datasets
-
-        shards: list[Block] = []
-        for split, arguments in splits.items():
-            loaded = getattr(torchvision.datasets, name)(str(downloads), download=download, **arguments)
-            images = np.asarray(loaded.data)
-            if images.ndim == 4 and images.shape[1] == 3:
-                images = images.transpose(0, 2, 3, 1)  # SVHN and STL-10 hold N x 3 x H x W
-            labels = loaded.labels if hasattr(loaded, "labels") else loaded.targets
-            shards += blocks(split, images, np.asarray(labels, dtype=np.int64))
-        return Plan("torchvision", shards, class_names, _identity(name, splits))
-
-    return plan
-
-
-def _identity(name: str, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"class": f"torchvision.datasets.{name}", "splits": list(splits)}
-
-
-def _vision(about: str, name: str, splits: dict[str, dict[str, Any]], classes: list[str], **rest: Any) -> Dataset:
-    return Dataset(about, _torchvision(name, splits, classes), _identity(name, splits), **rest)
+def _vision(about: str, name: str, splits: Arguments, classes: Sequence[str], **rest: Any) -> Dataset:
+    return Dataset(about, torchvision_plan(name, splits, classes), torchvision_identity(name, splits), **rest)
 
 
 _DIGITS = [str(k) for k in range(10)]
-_BY_TRAIN: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
-_BY_SPLIT: dict[str, dict[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
+_BY_TRAIN: Arguments = {"train": {"train": True}, "test": {"train": False}}
+_BY_SPLIT: Arguments = {"train": {"split": "train"}, "test": {"split": "test"}}
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+_STL10 = "airplane bird car cat deer dog horse monkey ship truck".split()
 
 DATASETS = {
     "digits": Dataset(
         "scikit-learn's 1,797 handwritten digits, 8x8 enlarged; 1,297 train, 500 test; no download",
-        _digits,
-        {"class": "sklearn.datasets.load_digits", "split": "every 3.594th of each class is test"},
+        digits_plan,
+        DIGITS_IDENTITY,
     ),
     "cifar10": _vision(
         "CIFAR-10: 50,000 train, 10,000 test",
@@ -97,6 +58,13 @@ DATASETS = {
         _BY_TRAIN,
         _CIFAR10,
         files="cifar-10-python.tar.gz (or the folder cifar-10-batches-py) from https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "cifar100": _vision(
+        "CIFAR-100 with its 100 fine classes: 50,000 train, 10,000 test",
+        "CIFAR100",
+        _BY_TRAIN,
+        (),
+        files="cifar-100-python.tar.gz (or the folder cifar-100-python) from https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
     "svhn": _vision(
         "SVHN, cropped digits: 73,257 train, 26,032 test",
@@ -119,6 +87,22 @@ DATASETS = {
         _DIGITS,
         size=28,
         files="MNIST/raw with the four idx files (train-images-idx3-ubyte.gz, …)",
+    ),
+    "stl10": _vision(
+        "STL-10, 96x96: 5,000 train, 8,000 test",
+        "STL10",
+        _BY_SPLIT,
+        _STL10,
+        size=96,
+        files="stl10_binary.tar.gz (or the folder stl10_binary) from https://cs.stanford.edu/~acoates/stl10",
+    ),
+    "stl10-unlabeled": _vision(
+        "STL-10 with its 100,000 unlabelled pictures as a split of their own",
+        "STL10",
+        _BY_SPLIT | {"unlabeled": {"split": "unlabeled"}},
+        _STL10,
+        size=96,
+        files="stl10_binary.tar.gz (or the folder stl10_binary) from https://cs.stanford.edu/~acoates/stl10",
     ),
     "imagenet": Dataset(
         "ImageNet-1k from your own copy: DOWNLOADS/imagenet/train/n01440764/…; never downloaded",
