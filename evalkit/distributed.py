@@ -65,6 +65,9 @@ class Ranks:
             dist.barrier()
 
 
+ALONE = Ranks()
+
+
 def under_torchrun() -> bool:
     """Whether `torchrun` (or the like) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evalkit.artifacts import read_manifest
+from evalkit.device import resolve_device
+from evalkit.distributed import local_device
 from evalkit.errors import EvalkitError
 from evalkit.features.batchnorm import BatchNormMode
 from evalkit.features.encoders import find_encoder
@@ -20,6 +22,7 @@ from evalkit.pretrained.find import find_pretrained
 from evalkit.protocols.drawfile import read_draws, write_draws
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.evaluation import Evaluation
+from evalkit.protocols.probe import TrainingProbe
 from evalkit.protocols.provenance import record
 from evalkit.protocols.settings import Protocol
 from evalkit.reproductions import REPRODUCTIONS
@@ -56,16 +59,36 @@ def train_gan(
     images: str | None = None,
     name: str | None = None,
     options: TrainOptions = TrainOptions(),
+    probe: str | None = None,
+    probe_updates: int | None = None,
     download: bool = True,
     say: Say = quiet,
 ) -> Path:
-    """Trains (or goes on training) the run `name`, by default the recipe's, and returns its last checkpoint."""
+    """Trains (or goes on training) the run `name`, by default the recipe's, and returns its last checkpoint.
+
+    Args:
+        probe: DATASET:K, a benchmark whose training pictures measure the features while they are trained.
+        probe_updates: D updates between probes, by default a fiftieth of the training.
+    """
     pictures = training_images(workspace, recipe, images, download=download)
     run = workspace.place(RUN_KIND, name or recipe.name)
     workspace.take(run)
     say(f"images: {pictures.name} ({len(pictures):,} pictures)")
     say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
-    return train(pictures, run, recipe, options=options)
+    every = probe_updates or max(1, recipe.d_updates // 50)
+    watcher = _training_probe(workspace, run, probe, every, options, download, say) if probe else None
+    return train(pictures, run, recipe, options=options, watcher=watcher)
+
+
+def _training_probe(
+    workspace: Workspace, run: Path, probe: str, every: int, options: TrainOptions, download: bool, say: Say
+) -> TrainingProbe:
+    dataset, _, count = probe.rpartition(":")
+    if not dataset or not count.isdigit() or int(count) < 1:
+        raise EvalkitError(f"probe {probe!r}: expected DATASET:K, K labels a class, like cifar10:400")
+    images = find_images(workspace, dataset, download=download, progress=True)
+    device = str(local_device(resolve_device(options.device)))
+    return TrainingProbe(images, run, labels_per_class=int(count), every=every, device=device, say=say)
 
 
 def extract_features(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -15,19 +16,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.gan.checkpoint import NETWORKS, TrainingState, checkpoints, latest_checkpoint, new_state
+from evalkit.gan.checkpoint import TrainingState, checkpoints, latest_checkpoint, new_state
+from evalkit.gan.loop import Loop, _set_learning_rate
+from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
-from evalkit.gan.trainer import (
-    DISCRIMINATOR,
-    GENERATOR,
-    Minibatches,
-    TrainOptions,
-    _set_learning_rate,
-    _Training,
-    train,
-)
+from evalkit.gan.trainer import TrainOptions, train
+from evalkit.images.imageset import load_images
 
 SMALL = override(
     RECIPES["digits"],
@@ -152,12 +148,18 @@ def first_weight(state, network):
 def test_which_network_a_minibatch_updates(striped, tmp_path, schedule, moved):
     state = new_state(override(SMALL, {"schedule": schedule}), seed=0, device=torch.device("cpu"))
     minibatches = Minibatches(striped, state.recipe, seed=0, device=torch.device("cpu"))
-    training = _Training(tmp_path, state, minibatches, OPTIONS, "float32", {})
+    training = Loop(tmp_path, state, minibatches, OPTIONS, "float32", {})
     found = []
     for t in range(2):
-        before = {name: first_weight(state, name).clone() for name in NETWORKS}
-        training._step(t)
-        found.append([name for name in NETWORKS if not torch.equal(before[name], first_weight(state, name))])
+        before = {name: first_weight(state, name).clone() for name in ("generator", "discriminator")}
+        training.step(t)
+        found.append(
+            [
+                name
+                for name in ("generator", "discriminator")
+                if not torch.equal(before[name], first_weight(state, name))
+            ]
+        )
     assert found == moved
 
 
@@ -226,15 +228,25 @@ def wait_for_checkpoints(run, count, process):
         time.sleep(0.002)
 
 
-def test_killed_run_equals_an_undisturbed_one(striped, tmp_path):
+def train_on(images, run):
+    torch.set_num_threads(2)
+    train(load_images(images), run, override(SMALL, {"d_updates": 30}), options=OPTIONS)
+
+
+def test_run_killed_at_ten_random_moments_equals_an_undisturbed_one(striped, tmp_path):
     whole = train(striped, tmp_path / "whole", override(SMALL, {"d_updates": 30}), options=OPTIONS)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["evalkit.gan.trainer"])  # so that the moments are of training, not of importing
     random = np.random.default_rng(0)
-    for _ in range(3):
-        process = start_training(tmp_path / "striped", tmp_path / "killed")
-        wait_for_checkpoints(tmp_path / "killed", 1, process)
-        time.sleep(random.uniform(0, 0.15))
+    unharmed = 0
+    for _ in range(10):
+        process = processes.Process(target=train_on, args=(tmp_path / "striped", tmp_path / "killed"))
+        process.start()
+        process.join(random.uniform(0, 1.2))
+        unharmed += process.exitcode == 0
         process.kill()
-        process.communicate()
+        process.join()
+    assert unharmed < 10
     resumed = train(striped, tmp_path / "killed", override(SMALL, {"d_updates": 30}), options=OPTIONS)
     assert_equal_weights(whole, resumed)
 

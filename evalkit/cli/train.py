@@ -1,9 +1,11 @@
 """evalkit train-gan."""
 
+from typing import Literal
+
 import click
 
 from evalkit.cli.options import device_option, download_option, precision_option, say
-from evalkit.gan.options import TrainOptions
+from evalkit.gan.options import ON_COLLAPSE, TrainOptions
 from evalkit.gan.recipes import RECIPES, override, recipe_named
 from evalkit.workspace import Workspace
 
@@ -49,6 +51,35 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
     show_default=True,
     help="Keep checkpoints at multiples of this many D updates for good; 0: none.",
 )
+@click.option(
+    "--probe",
+    metavar="DATASET:K",
+    help="Fit a few-label SVM on the features every so often, like cifar10:400; keeps the best checkpoint as RUN/best.",
+)
+@click.option(
+    "--probe-updates",
+    type=click.IntRange(min=1),
+    help="D updates between probes [default: a fiftieth of the training].",
+)
+@click.option(
+    "--nnd",
+    type=click.IntRange(min=0),
+    default=TrainOptions.nnd_samples,
+    show_default=True,
+    help="Samples for the mean distance of real pictures to the nearest sample, each epoch; 0: not measured.",
+)
+@click.option("--tensorboard", is_flag=True, help="Log to RUN/events as well (pip install 'evalkit[tensorboard]').")
+@click.option(
+    "--on-collapse",
+    type=click.Choice(ON_COLLAPSE),
+    default=TrainOptions.on_collapse,
+    show_default=True,
+    help="When D saturates or samples collapse: stop, or step back and go on with other minibatches.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the networks; pays on a GPU.")
+@click.option(
+    "--sync-batch-norm", is_flag=True, help="Under torchrun: batch statistics over all processes, not over each share."
+)
 @device_option
 @precision_option
 @download_option
@@ -65,6 +96,13 @@ def train_command(
     checkpoint_updates: int,
     keep: int,
     milestones: int,
+    probe: str | None,
+    probe_updates: int | None,
+    nnd: int,
+    tensorboard: bool,
+    on_collapse: Literal["stop", "rewind"],
+    compiled: bool,
+    sync_batch_norm: bool,
     device: str,
     precision: str,
     download: bool,
@@ -78,6 +116,7 @@ def train_command(
     Example:
       evalkit train-gan
       evalkit train-gan --recipe svhn --updates 20000 --set lr=0.0002 --name svhn-slow
+      torchrun --nproc-per-node 8 -m evalkit train-gan --probe cifar10:400
     """
     from evalkit.pipeline import train_gan
 
@@ -90,5 +129,21 @@ def train_command(
         checkpoint_updates=checkpoint_updates,
         keep=keep,
         milestones=milestones,
+        nnd_samples=nnd,
+        tensorboard=tensorboard,
+        on_collapse=on_collapse,
+        compile=compiled,
+        sync_batch_norm=sync_batch_norm,
     )
-    click.echo(train_gan(workspace, chosen, images=images, name=name, options=options, download=download, say=say))
+    checkpoint = train_gan(
+        workspace,
+        chosen,
+        images=images,
+        name=name,
+        options=options,
+        probe=probe,
+        probe_updates=probe_updates,
+        download=download,
+        say=say,
+    )
+    click.echo(checkpoint)

@@ -3,8 +3,10 @@
 RUN/manifest.json                       recipe, seed, precision, pictures
 RUN/checkpoints/d-00000800/             the state after 800 D updates, whole or absent
 RUN/metrics.csv, RUN/samples/*.png      what the run logged
+RUN/best/                               the checkpoint that a probe found best, where one watched
 """
 
+import copy
 import json
 import re
 import shutil
@@ -21,30 +23,48 @@ from torch.optim import Optimizer
 from evalkit.artifacts import MANIFEST, Manifest, finish, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.networks import Discriminator, Generator, build_networks
-from evalkit.gan.recipes import Recipe, override, recipe_named
+from evalkit.gan.recipe import Recipe, override
+from evalkit.gan.recipes import recipe_named
 from evalkit.gan.steps import make_optimiser
 from evalkit.workspace import Workspace
 
 KIND = "checkpoint"
 RUN_KIND = "run"
-NETWORKS = ("generator", "discriminator")
 
 
 @dataclass
 class TrainingState:
-    """All that changes while training. `minibatches` counts the minibatches gone through, of either network."""
+    """All that changes while training.
+
+    Attributes:
+        average: the moving average of the generator, where the recipe has one.
+        minibatches: gone through, of either network.
+        rewinds: how often the run stepped back to an earlier checkpoint.
+    """
 
     recipe: Recipe
     generator: Generator
     discriminator: Discriminator
     g_optimiser: Optimizer
     d_optimiser: Optimizer
+    average: Generator | None = None
     minibatches: int = 0
+    rewinds: int = 0
 
     @property
     def d_updates(self) -> int:
         """Updates of D so far: every second minibatch under `alternate` (G goes first), each under `both`."""
         return self.minibatches // 2 if self.recipe.schedule == "alternate" else self.minibatches
+
+    @property
+    def sampler(self) -> Generator:
+        """The generator whose samples are shown."""
+        return self.average or self.generator
+
+    def networks(self) -> dict[str, nn.Module]:
+        """By the names of their files."""
+        average = {"generator_average": self.average} if self.average else {}
+        return {"generator": self.generator, "discriminator": self.discriminator, **average}
 
     @property
     def g_updates(self) -> int:
@@ -59,7 +79,8 @@ def new_state(recipe: Recipe, *, seed: int, device: torch.device) -> TrainingSta
         # safetensors wants one order in the file; in memory channels_last is the fast one
         network.to(device).to(memory_format=torch.channels_last)
     optimisers = make_optimiser(generator, recipe), make_optimiser(discriminator, recipe)
-    return TrainingState(recipe, generator, discriminator, *optimisers)
+    average = copy.deepcopy(generator) if recipe.g_ema else None
+    return TrainingState(recipe, generator, discriminator, *optimisers, average)
 
 
 def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any]) -> Path:
@@ -68,10 +89,11 @@ def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any
     building = target.with_name(target.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    for name in NETWORKS:
-        save_file(_plain(getattr(state, name).state_dict()), building / f"{name}.safetensors")
+    for name, network in state.networks().items():
+        save_file(_plain(network.state_dict()), building / f"{name}.safetensors")
     save_file(_plain(_optimiser_tensors(state)), building / "optimisers.safetensors")
-    settings = {"recipe": state.recipe.as_dict(), "minibatches": state.minibatches, "d_updates": state.d_updates}
+    counts = {"minibatches": state.minibatches, "d_updates": state.d_updates, "rewinds": state.rewinds}
+    settings = {"recipe": state.recipe.as_dict(), **counts}
     finish(building, target, new_manifest(KIND, settings=settings, made_from=made_from))
     return target
 
@@ -96,12 +118,13 @@ def restore(state: TrainingState, checkpoint: Path) -> None:
         ArtifactError: the checkpoint is cut short or was changed.
     """
     manifest = read_checkpoint(checkpoint)
-    for name in NETWORKS:
-        load_weights(getattr(state, name), checkpoint / f"{name}.safetensors")
+    for name, network in state.networks().items():
+        load_weights(network, checkpoint / f"{name}.safetensors")
     tensors = _load_tensors(checkpoint / "optimisers.safetensors")
     for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
         _restore_optimiser(optimiser, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
     state.minibatches = manifest["settings"]["minibatches"]
+    state.rewinds = manifest["settings"].get("rewinds", 0)
 
 
 def _restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -170,8 +193,15 @@ def latest_checkpoint(run: Path) -> Path:
     return found[-1]
 
 
+def best_checkpoint(run: Path) -> Path:
+    """Where the checkpoint is kept that a probe found best."""
+    return run / "best"
+
+
 def find_checkpoint(name: str, workspace: Workspace) -> Path:
     """A checkpoint by its path, a run's last one by the run's path or name, or one of a run's by NAME@UPDATES.
+
+    NAME@best is the one that a probe found best.
 
     "latest" is the workspace's latest run.
 
@@ -193,9 +223,16 @@ def find_checkpoint(name: str, workspace: Workspace) -> Path:
 
 def _checkpoint_at(run: Path, updates: str) -> Path:
     found = {str(int(path.name.removeprefix("d-"))): path for path in checkpoints(run)}
+    if best_checkpoint(run).is_dir():
+        found["best"] = best_checkpoint(run)
     if updates not in found:
         raise ArtifactError(f"{run}: no checkpoint after {updates} D updates; it has {', '.join(found) or 'none'}")
     return found[updates]
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def stored_recipe(manifest: Manifest) -> Recipe:
@@ -207,17 +244,35 @@ def stored_recipe(manifest: Manifest) -> Recipe:
         raise ArtifactError(f"the stored recipe does not fit this evalkit: {error}") from None
 
 
-def write_run_manifest(run: Path, settings: dict[str, Any], made_from: dict[str, Any]) -> None:
-    """Creates the run's directory with its manifest, at the start of training."""
-    building = run.with_name(run.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    finish(building, run, new_manifest(RUN_KIND, settings=settings, made_from=made_from))
-
-
 def remove_old(run: Path, *, keep: int, milestones: int) -> None:
     """Deletes all but the last `keep` checkpoints and those at multiples of `milestones` D updates (0: none)."""
     for path in checkpoints(run)[:-keep]:
         updates = json.loads((path / "manifest.json").read_text())["settings"]["d_updates"]
         if not milestones or updates % milestones:
             shutil.rmtree(path)
+
+
+def remove_after(run: Path, checkpoint: Path) -> None:
+    """Deletes a run's checkpoints of more D updates than `checkpoint`."""
+    for path in checkpoints(run):
+        if path.name > checkpoint.name:
+            shutil.rmtree(path)
+
+
+def checkpoint_before(run: Path, d_updates: int) -> Path:
+    """A run's last checkpoint of at most that many D updates, else its first.
+
+    Raises:
+        ArtifactError: it has none.
+    """
+    latest_checkpoint(run)
+    found = checkpoints(run)
+    good = [path for path in found if int(path.name.removeprefix("d-")) <= d_updates]
+    return good[-1] if good else found[0]
+
+
+def rewind(state: TrainingState, checkpoint: Path) -> None:
+    """Restores the checkpoint and counts the step back: order and z are drawn anew from here on."""
+    rewinds = state.rewinds
+    restore(state, checkpoint)
+    state.rewinds = max(rewinds, state.rewinds) + 1

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.gan.recipes import Recipe
+from evalkit.gan.recipe import Recipe
+from evalkit.gan.spectral import add_spectral_norm, draw_weight
 
 
 def join_classes(x: Tensor, classes: Tensor | None) -> Tensor:
@@ -29,11 +30,11 @@ class ConvBlock(nn.Module):
 
     def __init__(self, recipe: Recipe, inputs: int, maps: int, stride: int, *, normalised: bool):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, maps, recipe.kernel, stride, recipe.padding, bias=False)
+        spectral = recipe.d_norm == "spectral"
+        self.conv = nn.Conv2d(inputs, maps, recipe.kernel, stride, recipe.padding, bias=spectral)
         # momentum and running buffers matter to features with `running` statistics only
-        self.norm = (
-            nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else nn.Identity()
-        )
+        norm = nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else None
+        self.norm = nn.Identity() if spectral or norm is None else norm
         self.leak = recipe.leak
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +61,11 @@ class Discriminator(nn.Module):
             self.hidden.append(nn.Linear(length + recipe.classes, units, bias=False))
             self.hidden_norms.append(nn.BatchNorm1d(units, eps=recipe.norm_eps, affine=recipe.norm_scale_shift))
             length = units
-        self.out = nn.Linear(length + recipe.classes, 1, bias=False)
+        self.out = nn.Linear(length + recipe.classes, 1, bias=recipe.d_norm == "spectral")
+        if recipe.d_norm == "spectral":
+            for module in self.modules():
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    add_spectral_norm(module)
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
         """The conv blocks' batch norms: {"conv2": ..., ...}, in layer order."""
@@ -143,7 +148,9 @@ def initialise(network: Generator | Discriminator, generator: torch.Generator) -
     std = network.recipe.init_std
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            nn.init.normal_(module.weight, 0.0, std, generator=generator)
+            draw_weight(module, std, generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
             nn.init.normal_(module.weight, 1.0, std, generator=generator)
             nn.init.zeros_(module.bias)

@@ -1,7 +1,8 @@
 """One update of each network: the arithmetic of DCGAN training and nothing else.
 
 Losses (Radford et al. 2016; the release): D minimises BCE(D(real), 1) + BCE(D(fake), 0), G minimises BCE(D(fake), 1),
-both on logits. Real and fake pictures pass D separately, so each is normalised by its own batch.
+both on logits. Real and fake pictures pass D separately, so each is normalised by its own batch. With several processes
+each takes its share of the batch, and the gradients are averaged before the update.
 """
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
+from evalkit.distributed import ALONE, Ranks
 from evalkit.gan.networks import Discriminator, Generator
-from evalkit.gan.recipes import Recipe
+from evalkit.gan.recipe import Recipe
 
 
 def make_optimiser(network: Generator | Discriminator, recipe: Recipe) -> Adam:
@@ -25,6 +27,18 @@ def make_optimiser(network: Generator | Discriminator, recipe: Recipe) -> Adam:
     )
 
 
+def discriminator_loss(real: Tensor, fake: Tensor, recipe: Recipe) -> Tensor:
+    """What D minimises, from its logits (N,) on real and on fake pictures."""
+    if recipe.loss == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_loss(fake: Tensor, recipe: Recipe) -> Tensor:
+    """What G minimises, from D's logits (N,) on its pictures."""
+    return -fake.mean() if recipe.loss == "hinge" else F.softplus(-fake).mean()
+
+
 def discriminator_step(
     generator: Generator,
     discriminator: Discriminator,
@@ -33,6 +47,7 @@ def discriminator_step(
     z: Tensor,
     *,
     classes: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One update of D on pictures `real` (N, C, H, W) and on G's from `z` (N, Z).
 
@@ -43,10 +58,8 @@ def discriminator_step(
         fake = generator(z, classes)
     real_logits = discriminator(real, classes).float()
     fake_logits = discriminator(fake, classes).float()
-    loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
+    loss = discriminator_loss(real_logits, fake_logits, discriminator.recipe)
+    _update(optimiser, loss, ranks)
     return loss.detach(), real_logits.detach().sigmoid().mean(), fake_logits.detach().sigmoid().mean()
 
 
@@ -57,14 +70,26 @@ def generator_step(
     z: Tensor,
     *,
     classes: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """One update of G from `z` (N, Z); D's weights get no gradient. Returns the loss before the update, a scalar."""
     discriminator.requires_grad_(False)
     try:
-        loss = F.softplus(-discriminator(generator(z, classes), classes).float()).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        loss = generator_loss(discriminator(generator(z, classes), classes).float(), generator.recipe)
+        _update(optimiser, loss, ranks)
     finally:
         discriminator.requires_grad_(True)
     return loss.detach()
+
+
+def _update(optimiser: Optimizer, loss: Tensor, ranks: Ranks) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    ranks.average([parameter.grad for parameter in optimiser.param_groups[0]["params"]])
+    optimiser.step()
+
+
+@torch.no_grad()
+def average_step(average: Generator, generator: Generator, decay: float) -> None:
+    """Moves the averaged generator's weights towards the generator's: a <- decay a + (1 - decay) g."""
+    torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - decay)

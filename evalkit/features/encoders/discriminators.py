@@ -12,9 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
-from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, run_of, stored_recipe
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
 from evalkit.gan.recipes import Recipe, recipe_named
+from evalkit.gan.spectral import without_spectral_norm
 from evalkit.workspace import Workspace
 
 _RANDOM_SEED = 0
@@ -28,7 +29,7 @@ def run_encoder(name: str, workspace: Workspace) -> Encoder:
     weights = checkpoint / "discriminator.safetensors"
     load_weights(discriminator, weights)
     return discriminator_encoder(
-        f"{checkpoint.parent.parent.name}@{manifest['settings']['d_updates']}",
+        f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}",
         discriminator,
         sha256=manifest["files"][weights.name]["sha256"],
         weights=str(weights.resolve()),
@@ -127,6 +128,7 @@ class _FoldedBlock(nn.Module):
         super().__init__()
         norm = block.norm
         self.conv = fuse_conv_bn_eval(block.conv, norm) if isinstance(norm, nn.BatchNorm2d) else deepcopy(block.conv)
+        without_spectral_norm(self.conv)
         self.leak = block.leak
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -1,0 +1,252 @@
+"""Beyond the paper's recipe and one process: losses, spectral norm, moving average, flips, shared minibatches."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import OPTIONS, SMALL, assert_equal_weights, weights
+from torch import nn
+
+from evalkit.device import arithmetic
+from evalkit.distributed import ALONE, Ranks
+from evalkit.errors import EvalkitError
+from evalkit.features.encoders import find_encoder
+from evalkit.gan.checkpoint import latest_checkpoint, new_state, restore, save_checkpoint
+from evalkit.gan.minibatches import Minibatches
+from evalkit.gan.networks import Discriminator, FlatMapNorm, build_networks
+from evalkit.gan.recipes import override
+from evalkit.gan.spectral import SpectralNorm
+from evalkit.gan.steps import average_step, discriminator_loss, discriminator_step, generator_loss
+from evalkit.gan.syncnorm import SyncedNorm
+from evalkit.gan.trainer import TrainOptions, train
+from evalkit.workspace import Workspace
+
+CPU = torch.device("cpu")
+SPECTRAL = override(SMALL, {"d_norm": "spectral", "loss": "hinge"})
+
+
+# -- losses, spectral norm, moving average
+
+
+def test_value_of_the_hinge_loss():
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 1.0])
+    assert float(discriminator_loss(real, fake, SPECTRAL)) == pytest.approx(0.25 + 1.0)
+    assert float(generator_loss(fake, SPECTRAL)) == pytest.approx(0.5)
+
+
+def test_reference_spectral_norm_of_every_weight():
+    discriminator = build_networks(SPECTRAL, seed=3)[1].eval()
+    for module in discriminator.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            largest = torch.linalg.svdvals(module.weight.detach().flatten(1).double())[0]
+            assert float(largest) == pytest.approx(1, abs=0.02)  # power iterations from a random start
+
+
+def test_reference_gradient_through_the_spectral_norm():
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 5, generator=random, dtype=torch.float64, requires_grad=True)
+    norm = SpectralNorm(weight).eval()
+    norm.restart(weight.detach(), random)
+    norm._iterate(weight.detach(), 200)
+    to = torch.randn(3, 5, generator=random, dtype=torch.float64)
+    ours = torch.autograd.grad((norm(weight) * to).sum(), weight)[0]
+    exact = torch.autograd.grad((weight / torch.linalg.matrix_norm(weight, 2) * to).sum(), weight)[0]
+    torch.testing.assert_close(ours, exact)
+
+
+def test_spectral_features_are_those_of_the_normalised_weights(striped, tmp_path):
+    train(striped, tmp_path / "runs" / "sn", SPECTRAL, options=OPTIONS)
+    checkpoint = latest_checkpoint(tmp_path / "runs" / "sn")
+    encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
+    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    found = encoder.network.eval().lowered(["conv1", "conv2", "conv3"], precision="float32")(pictures)
+    stored = load_file(checkpoint / "discriminator.safetensors")
+    x = pictures.double()
+    for i in range(3):
+        raw = stored[f"blocks.{i}.conv.parametrizations.weight.original"].double()
+        left, right = (
+            stored[f"blocks.{i}.conv.parametrizations.weight.0.{side}"].double() for side in ("left", "right")
+        )
+        weight = raw / (left @ raw.flatten(1) @ right)
+        x = torch.nn.functional.conv2d(x, weight, stored[f"blocks.{i}.conv.bias"].double(), stride=2, padding=2)
+        x = torch.where(x > 0, x, 0.2 * x)
+        torch.testing.assert_close(found[f"conv{i + 1}"].double(), x, rtol=1e-4, atol=1e-5)  # float32 convolutions
+
+
+def test_value_of_the_moving_average():
+    recipe = override(SMALL, {"g_ema": 0.9})
+    average, generator = build_networks(recipe, seed=1)[0], build_networks(recipe, seed=2)[0]
+    expected = [0.9 * a + 0.1 * g for a, g in zip(average.parameters(), generator.parameters(), strict=True)]
+    average_step(average, generator, 0.9)
+    torch.testing.assert_close(list(average.parameters()), expected)
+
+
+@pytest.mark.parametrize("values", [{"g_ema": 0.9}, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True}])
+def test_variants_resume_as_an_undisturbed_run(striped, tmp_path, values):
+    recipe = override(SMALL, values)
+    whole = train(striped, tmp_path / "whole", recipe, options=OPTIONS)
+    train(striped, tmp_path / "parts", override(recipe, {"d_updates": 2}), options=OPTIONS)
+    assert_equal_weights(whole, train(striped, tmp_path / "parts", recipe, options=OPTIONS))
+    if recipe.g_ema:
+        ends = [
+            load_file(tmp_path / run / "checkpoints/d-00000006/generator_average.safetensors")
+            for run in ("whole", "parts")
+        ]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_moving_average_leaves_the_training_as_it_is(striped, tmp_path):
+    plain = train(striped, tmp_path / "plain", SMALL, options=OPTIONS)
+    assert_equal_weights(plain, train(striped, tmp_path / "ema", override(SMALL, {"g_ema": 0.9}), options=OPTIONS))
+
+
+def test_decay_of_one_is_refused():
+    with pytest.raises(EvalkitError, match="g_ema = 1.0, expected a decay below 1, like 0.999"):
+        override(SMALL, {"g_ema": 1.0})
+
+
+def test_flips_mirror_half_of_the_pictures(striped):
+    plain, flipped = (
+        Minibatches(striped, override(SMALL, {"flips": flips}), seed=0, device=CPU).real(1) for flips in (False, True)
+    )
+    same = [torch.equal(a, b) for a, b in zip(plain, flipped, strict=True)]
+    mirrored = [torch.equal(a.flip(2), b) for a, b in zip(plain, flipped, strict=True)]
+    assert all(a != b for a, b in zip(same, mirrored, strict=True)) and 8 <= sum(same) <= 24
+
+
+# -- bfloat16
+
+
+def test_bound_of_bfloat16_updates():
+    """One D update in bfloat16 moves the weights as float32 does, within the rounding of 8 bits."""
+    random = torch.Generator().manual_seed(0)
+    real, z = torch.rand(64, 3, 32, 32, generator=random) * 2 - 1, torch.rand(64, 8, generator=random) * 2 - 1
+    moved, losses = [], []
+    for precision in ("float32", "bfloat16"):
+        state = new_state(override(SMALL, {"width": 16}), seed=0, device=CPU)
+        optimiser = torch.optim.SGD(state.discriminator.parameters(), lr=1.0)
+        before = [p.detach().clone() for p in state.discriminator.parameters()]
+        with arithmetic(precision, CPU):
+            loss, *_ = discriminator_step(state.generator, state.discriminator, optimiser, real, z)
+        losses.append(float(loss))
+        moved.append([b - p.detach() for b, p in zip(before, state.discriminator.parameters(), strict=True)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)  # bfloat16 keeps 2-3 digits
+    for exact, rough in zip(*moved, strict=True):
+        assert float((rough - exact).norm() / exact.norm()) < 0.1  # sums of many roundings of 0.4 %
+
+
+# -- pictures beyond memory
+
+
+def test_pictures_read_ahead_are_those_of_the_minibatch(striped):
+    ahead = Minibatches(striped, SMALL, seed=4, device=CPU)
+    for t in (1, 3, 5, 7, 2, 9):  # in D's order, across an epoch's end, and out of order as after a rewind
+        expected = torch.from_numpy(striped.split("train")[ahead.rows(t)]).permute(0, 3, 1, 2) / 127.5 - 1
+        torch.testing.assert_close(ahead.real(t), expected)
+
+
+# -- several processes
+
+
+class Half(Ranks):
+    """One of two ranks that never talk."""
+
+    def __init__(self, number):
+        self.count, self.number = 2, number
+
+
+def test_ranks_share_a_minibatch(striped):
+    recipe = override(SMALL, {"flips": True})
+    whole, *halves = (Minibatches(striped, recipe, seed=1, device=CPU, ranks=r) for r in (ALONE, Half(0), Half(1)))
+    assert torch.equal(whole.real(3), torch.cat([half.real(3) for half in halves]))
+    assert torch.equal(whole.z(3, 0), torch.cat([half.z(3, 0) for half in halves]))
+    with pytest.raises(EvalkitError, match="batch_size = 31 on 2 processes, expected a multiple"):
+        Minibatches(striped, override(SMALL, {"batch_size": 31}), seed=1, device=CPU, ranks=Half(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(nn.BatchNorm1d, (8, 5)), (nn.BatchNorm2d, (8, 5, 3, 3)), (FlatMapNorm, (8, 20))]
+)
+def test_reference_synced_norm_of_one_rank(kind, shape):
+    torch.manual_seed(0)
+    norm, synced = kind(5), SyncedNorm(kind(5), ALONE)
+    x, to = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    results = [(y := module(x), torch.autograd.grad((y * to).sum(), x)[0]) for module in (norm, synced)]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)  # float32
+    torch.testing.assert_close(synced.state_dict(), norm.state_dict())
+
+
+RANK_SCRIPT = """
+import sys
+import torch; torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training import SMALL
+from evalkit.gan.recipes import override
+from evalkit.gan.trainer import TrainOptions, train
+from evalkit.images.imageset import load_images
+options = TrainOptions(device="cpu", precision="float32", checkpoint_updates=2, log_updates=1, sync_batch_norm=True)
+train(load_images(Path({images!r})), Path({run!r}), override(SMALL, {{"d_updates": {d_updates}}}), options=options)
+"""
+
+
+def run_ranks(count, script):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, **about, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, errors
+
+
+def test_two_processes_train_as_one_and_one_goes_on(striped, tmp_path):
+    script = RANK_SCRIPT.format(
+        tests=str(Path(__file__).parent), images=str(tmp_path / "striped"), run=str(tmp_path / "two"), d_updates=4
+    )
+    run_ranks(2, script)
+    train(striped, tmp_path / "two", SMALL, options=OPTIONS)  # with another number of processes
+    one = weights(train(striped, tmp_path / "one", SMALL, options=OPTIONS))
+    two = weights(latest_checkpoint(tmp_path / "two"))
+    moved = 6 * SMALL.lr  # how far Adam can have moved a weight
+    for name in one:
+        if "exp_avg" not in name:
+            # equal but for the order of float32 sums, which Adam magnifies where a gradient nearly vanishes
+            assert float((one[name].double() - two[name].double()).abs().mean()) < 0.01 * moved, name
+    losses = [
+        [float(line.split(",")[4]) for line in (tmp_path / run / "metrics.csv").read_text().splitlines()[1:]]
+        for run in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and len(losses[1]) == 6
+
+
+def test_checkpoint_of_a_spectral_network_round_trips(tmp_path):
+    state, other = (new_state(SPECTRAL, seed=seed, device=CPU) for seed in (1, 2))
+    checkpoint = save_checkpoint(tmp_path, state, made_from={"images_sha256": ""})
+    restore(other, checkpoint)
+    first, second = state.discriminator.state_dict(), other.discriminator.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert isinstance(other.discriminator, Discriminator) and not np.isnan(float(first["out.bias"]))
+
+
+def test_variants_are_options_of_training_not_of_the_run(striped, tmp_path):
+    train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
+    with pytest.raises(EvalkitError, match="made with loss = bce, asked for hinge; give another --name"):
+        train(striped, tmp_path / "run", override(SMALL, {"loss": "hinge"}), options=OPTIONS)
+    with pytest.raises(EvalkitError, match="on_collapse = 'go on', expected stop or rewind"):
+        TrainOptions(on_collapse="go on")

@@ -1,0 +1,174 @@
+"""What a run says of itself, and what it does when it goes wrong: metrics, alarms, rewinds, probe, events."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_training import OPTIONS, SMALL
+
+from evalkit.errors import EvalkitError
+from evalkit.features.encoders import find_encoder
+from evalkit.gan.alarms import alarm
+from evalkit.gan.checkpoint import checkpoints, new_state, read_checkpoint
+from evalkit.gan.metrics import COLUMNS, Metrics
+from evalkit.gan.monitor import sample, spread
+from evalkit.gan.nearest import nearest_sample_distance
+from evalkit.gan.networks import build_networks
+from evalkit.gan.options import TrainOptions
+from evalkit.gan.recipes import override
+from evalkit.gan.trainer import train
+from evalkit.protocols.probe import TrainingProbe
+from evalkit.workspace import Workspace
+
+CPU = torch.device("cpu")
+
+
+def lines(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+# -- numbers
+
+
+def test_value_of_spread():
+    pictures = np.zeros((2, 1, 1, 2), np.uint8)
+    pictures[1] = [[[10, 0]]]  # pixel variances 25 and 0
+    assert spread(pictures) == pytest.approx(np.sqrt(12.5))
+
+
+def test_reference_nearest_sample_distance():
+    recipe = override(SMALL, {"z_length": 4})
+    generator = build_networks(recipe, seed=1)[0]
+    drawn = sample(generator, recipe, 40, seed=7_000_000)
+    real = drawn[:5].copy()  # planted: the nearest sample is the picture itself
+    assert (
+        nearest_sample_distance(generator, recipe, real, samples=40) < 0.05
+    )  # sqrt of float32 rounding of |x|^2 ~ 1000
+    other = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    flat = [x.reshape(len(x), -1).astype(float) / 255 for x in (other, drawn)]
+    expected = np.sqrt(((flat[0][:, None] - flat[1][None]) ** 2).sum(2)).min(1).mean()
+    # float32 distances from matrix products
+    assert nearest_sample_distance(generator, recipe, other, samples=40) == pytest.approx(expected, rel=1e-4)
+
+
+def test_metrics_of_an_older_run_are_kept(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"{','.join(COLUMNS[:8])}\n2,2,64,1.5,0.5,0.25,0.75,0.125\n9,9,288,3.0,1,1,1,1\n4,4,12")
+    state = new_state(SMALL, seed=0, device=CPU)
+    state.minibatches = 12  # 6 D updates: the second line is from beyond, the third was cut short
+    Metrics(path, state, device=CPU)
+    assert path.read_text().splitlines() == [",".join(COLUMNS), "2,2,64,1.5,0.50000,0.25000,0.75000,0.12500,,"]
+
+
+def test_every_line_has_the_nnd_once_an_epoch_only(striped, tmp_path):
+    options = TrainOptions(device="cpu", precision="float32", log_updates=1, nnd_samples=20)
+    train(striped, tmp_path / "run", override(SMALL, {"schedule": "both", "d_updates": 9}), options=options)
+    rows = lines(tmp_path / "run" / "metrics.csv")
+    assert [row["d_updates"] for row in rows if row["nnd"]] == ["7"]  # an epoch is 240 // 32 = 7 minibatches
+    assert all(0 < float(row["diversity"]) < 3 for row in rows)
+
+
+# -- alarms
+
+
+def row(d_updates, d_loss=0.5, diversity=0.8):
+    return {"d_updates": d_updates, "d_loss": d_loss, "diversity": diversity}
+
+
+def test_value_of_alarms():
+    healthy = [row(i) for i in range(20)]
+    assert alarm(healthy) is None
+    assert alarm(healthy + [row(20 + i, d_loss=1e-4) for i in range(9)]) is None
+    what, since = alarm(healthy + [row(20 + i, d_loss=1e-4) for i in range(10)])
+    assert "D tells all samples from real pictures" in what and since == 20
+    what, since = alarm(healthy + [row(30 + i, diversity=0.01) for i in range(12)])
+    assert "samples have collapsed" in what and since == 32
+
+
+def false_alarm(after):
+    """Goes off once, when a run has logged so many lines without a step back."""
+
+    def found(rows):
+        return ("planted", rows[-1]["d_updates"] - 1) if len(rows) == after and not found.heard else None
+
+    found.heard = False
+    return found
+
+
+def test_collapsed_run_stops_and_keeps_its_checkpoints(striped, tmp_path, monkeypatch):
+    monkeypatch.setattr("evalkit.gan.loop.alarm", false_alarm(4))
+    with pytest.raises(EvalkitError, match="planted since 3 D updates; the checkpoints are kept; try --on-collapse"):
+        train(striped, tmp_path / "run", SMALL, options=OPTIONS)
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["d-00000002"]
+
+
+def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypatch):
+    whole = train(striped, tmp_path / "whole", SMALL, options=OPTIONS)
+    planted = false_alarm(4)
+    monkeypatch.setattr("evalkit.gan.loop.alarm", planted)
+    monkeypatch.setattr("evalkit.gan.loop.tqdm.write", lambda line, file: setattr(planted, "heard", line))
+    options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
+    rewound = train(striped, tmp_path / "rewound", SMALL, options=options)
+    assert planted.heard == "planted since 3 D updates: back to d-00000002 with fresh minibatches (rewind 1)"
+    assert read_checkpoint(rewound)["settings"]["rewinds"] == 1
+    first, second = (lines(tmp_path / name / "metrics.csv") for name in ("whole", "rewound"))
+    assert [r["d_updates"] for r in second] == ["1", "2", "3", "4", "5", "6"]
+    assert [a["d_loss"] == b["d_loss"] for a, b in zip(first, second, strict=True)] == [True, True] + [False] * 4
+    assert whole.name == rewound.name
+
+
+def test_run_that_collapses_again_and_again_stops(striped, tmp_path, monkeypatch):
+    monkeypatch.setattr("evalkit.gan.loop.alarm", lambda rows: ("planted", 2) if len(rows) == 4 else None)
+    options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
+    with pytest.raises(EvalkitError, match="planted since 2 D updates, after 3 rewinds; try another recipe"):
+        train(striped, tmp_path / "run", SMALL, options=options)
+
+
+# -- the probe
+
+
+def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
+    run = tmp_path / "runs" / "small"
+    probe = TrainingProbe(striped, run, labels_per_class=20, every=2, device="cpu")
+    train(striped, run, SMALL, options=OPTIONS, watcher=probe)
+    rows = lines(run / "probe.csv")
+    assert [(r["d_updates"], r["validation_pictures"]) for r in rows] == [("2", "180"), ("4", "180"), ("6", "180")]
+    percents = [float(r["validation_percent"]) for r in rows]
+    assert min(percents) > 60  # stripes of three directions; chance is 33
+    best = read_checkpoint(run / "best")["settings"]["d_updates"]
+    assert best == 2 * (1 + int(np.argmax(percents)))
+    assert find_encoder("small@best", Workspace(tmp_path)).name == f"small@{best}"
+    before = (run / "probe.csv").read_text()
+    probe(checkpoints(run)[-1])  # measured already, as after a resumption
+    assert (run / "probe.csv").read_text() == before and (run / "probe.png").is_file()
+
+
+def test_probe_never_sees_test_pictures(striped, tmp_path):
+    probe = TrainingProbe(striped, tmp_path, labels_per_class=20, every=2, device="cpu")
+    first, end = striped.splits["test"]
+    seen = {np.asarray(picture).tobytes() for picture in np.asarray(probe.images.images[np.arange(240)])}
+    assert len(probe.images) == 240 and not seen & {np.asarray(p).tobytes() for p in striped.images[first:end]}
+
+
+def test_tensorboard_has_the_numbers_of_metrics_csv(striped, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = TrainOptions(**{**vars(OPTIONS), "tensorboard": True})
+    train(striped, tmp_path / "run", SMALL, options=options)
+    events = reader.EventAccumulator(str(tmp_path / "run" / "events"))
+    events.Reload()
+    logged = [(e.step, round(e.value, 5)) for e in events.Scalars("d_loss")]
+    expected = [(int(r["d_updates"]), float(r["d_loss"])) for r in lines(tmp_path / "run" / "metrics.csv")]
+    assert logged == [(step, pytest.approx(value, abs=1e-5)) for step, value in expected]
+
+
+def test_manifest_of_an_older_run_without_the_newer_values_resumes(striped, tmp_path):
+    train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for key in ("loss", "d_norm", "g_ema", "flips"):
+        del manifest["settings"]["recipe"][key]
+    path.write_text(json.dumps(manifest))
+    assert train(striped, tmp_path / "run", SMALL, options=OPTIONS).name == "d-00000006"
