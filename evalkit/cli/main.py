@@ -10,6 +10,7 @@ import click
 from evalkit.cli.datasets import datasets_command, doctor_command
 from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
+from evalkit.cli.features import features_command
 from evalkit.cli.prepare import prepare_command
 from evalkit.cli.pretrained import pretrained_command
 from evalkit.cli.report import report_command
@@ -73,6 +74,7 @@ for _command in (
     dedup_command,
     train_command,
     extract_command,
+    features_command,
     svm_command,
     report_command,
     reproduce_command,

@@ -1,6 +1,6 @@
 """FeatureSet: one row of numbers a picture, memory-mapped, with labels, splits and where each layer lies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,14 @@ class FeatureSet:
         if split not in self.splits:
             raise ArtifactError(f"{self.dataset}: no split {split!r}; it has {', '.join(self.splits)}")
         return np.arange(*self.splits[split])
+
+    def chunks(self, split: str | None = None, *, rows: int = 1024) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(features float32 (n, D), labels (n,)) of a split, or of all rows, at most `rows` at a time, in order."""
+        chosen = np.arange(len(self.labels)) if split is None else self.rows(split)
+        first, end = (int(chosen[0]), int(chosen[-1]) + 1) if len(chosen) else (0, 0)
+        for start in range(first, end, rows):
+            chunk = slice(start, min(start + rows, end))
+            yield self.features[chunk].astype(np.float32), self.labels[chunk]
 
 
 def load_features(directory: Path) -> FeatureSet:

@@ -90,11 +90,16 @@ class Discriminator(nn.Module):
         return self.out(join_classes(x, classes)).squeeze(1)
 
 
-class FlatMapNorm(nn.BatchNorm2d):
+class FlatMapNorm(nn.Module):
     """Batch norm with one gain a map on flattened maps (N, C x S x S), as in pytorch/examples' DCGAN."""
 
+    def __init__(self, recipe: Recipe, maps: int):
+        super().__init__()
+        self.maps = maps
+        self.norm = _generator_norm(nn.BatchNorm2d, maps, recipe)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.unflatten(1, (self.num_features, -1, 1))).flatten(1)
+        return self.norm(x.unflatten(1, (self.maps, -1, 1))).flatten(1)
 
 
 class Generator(nn.Module):
@@ -115,7 +120,7 @@ class Generator(nn.Module):
             self.linear_norms.append(_generator_norm(nn.BatchNorm1d, units, recipe))  # a gain per unit [release]
             length = units
         if recipe.g_first_norm == "map":
-            self.linear_norms[-1] = _generator_norm(FlatMapNorm, self.first_maps, recipe)
+            self.linear_norms[-1] = FlatMapNorm(recipe, self.first_maps)
         self.deconvs, self.deconv_norms = nn.ModuleList(), nn.ModuleList()
         channels = [multiple * recipe.width for multiple in recipe.g_maps] + [recipe.channels]
         for inputs, maps, stride in zip(channels, channels[1:], recipe.g_strides, strict=False):

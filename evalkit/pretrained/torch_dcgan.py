@@ -24,7 +24,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _D_CONVS = {0: "blocks.0.conv", 2: "blocks.1.conv", 5: "blocks.2.conv", 8: "blocks.3.conv", 11: "out"}
 _D_NORMS = {3: "blocks.1.norm", 6: "blocks.2.norm", 9: "blocks.3.norm"}
 _G_CONVS = {0: "linears.0", 3: "deconvs.0", 6: "deconvs.1", 9: "deconvs.2", 12: "deconvs.3"}
-_G_NORMS = {1: "linear_norms.0", 4: "deconv_norms.0", 7: "deconv_norms.1", 10: "deconv_norms.2"}
+_G_NORMS = {1: "linear_norms.0.norm", 4: "deconv_norms.0", 7: "deconv_norms.1", 10: "deconv_norms.2"}
 
 
 def read_torch_dcgan(paths: list[Path], *, source: str, licence: str) -> Pretrained:
