@@ -20,7 +20,7 @@ import torch
 from evalkit.device import arithmetic, describe_device, resolve_device
 from evalkit.features.batchnorm import set_statistics
 from evalkit.features.encoders.discriminators import discriminator_encoder
-from evalkit.features.grids import concatenate, lay_out
+from evalkit.features.grids import Taps, join, lay_out
 from evalkit.gan.checkpoint import new_state
 from evalkit.gan.networks import draw_z, to_network_range
 from evalkit.gan.recipes import RECIPES, override
@@ -47,10 +47,11 @@ def features(recipe, device):
     encoder = discriminator_encoder("random", new_state(recipe, seed=0, device=device).discriminator, sha256="")
     step, names = encoder.preprocessing, encoder.network.default
     set_statistics(encoder.network, PICTURES, preprocessing=step, precision="float32", device=device, progress=False)
-    network = encoder.network.lowered(names, precision="float32").to(device)
+    network = encoder.network.lowered(names, precision="float32", sample=torch.empty(0)).to(device)
     with torch.inference_mode():
-        taps = network(step(torch.from_numpy(PICTURES).to(device)), names)
-    return concatenate(taps, lay_out({k: v.shape[1:] for k, v in taps.items()}, 4), grid=4).numpy()
+        maps = network(step(torch.from_numpy(PICTURES).to(device)), names, None)
+    layers = lay_out({name: each.shape[1:] for name, each in maps.items()}, Taps())
+    return join({name: Taps()(each) for name, each in maps.items()}, layers).cpu().numpy()
 
 
 def checks(recipe, device):

@@ -8,6 +8,12 @@ class EvalkitError(Exception):
     """
 
 
+def one_line(error: Exception) -> str:
+    """Somebody else's error, as a line that a message of ours can carry: its kind and at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"
+
+
 class ArtifactError(EvalkitError):
     """An artifact on disk is missing, broken, stale, or not of the expected kind."""
 

@@ -1,17 +1,22 @@
 """The commands as functions over a workspace: each finds its input there, unless told, and puts its output there."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from evalkit.artifacts import read_manifest
 from evalkit.device import resolve_device
 from evalkit.distributed import local_device
 from evalkit.errors import EvalkitError
 from evalkit.features.batchnorm import BatchNormMode
+from evalkit.features.check import list_layers
 from evalkit.features.encoders import find_encoder
-from evalkit.features.extract import extract
+from evalkit.features.extract import extract, variant
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet, load_features
+from evalkit.features.grids import Layer, Taps
 from evalkit.features.scaling import scale
 from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.options import TrainOptions
@@ -96,14 +101,15 @@ def extract_features(
     dataset: str,
     encoder: str = "latest",
     *,
-    batch_norm: BatchNormMode = "target",
+    taps: Taps = Taps(),
+    batch_norm: BatchNormMode | None = None,
     dtype: str = "float16",
     device: str = "auto",
     precision: str = "auto",
     download: bool = True,
     say: Say = quiet,
 ) -> FeatureSet:
-    """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--MODE)."""
+    """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--VARIANT)."""
     pictures = find_images(workspace, dataset, download=download, progress=True)
     if encoder.startswith("pretrained:"):
         find_pretrained(encoder.removeprefix("pretrained:"), workspace, fetch_missing=download, say=say)
@@ -112,12 +118,13 @@ def extract_features(
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
     say(f"pictures to tensors: {found.preprocessing.describe()}")
     source = images_with_hash(workspace, found.images_sha256) if batch_norm == "source" else None
-    mode = "" if batch_norm == "target" or not found.network.norms() else f"--{batch_norm}"
-    target = workspace.place(FEATURES, f"{pictures.name}--{found.name.replace(':', '-')}{mode}")
+    parts = [pictures.name, found.name, *variant(found, taps, batch_norm)]
+    target = workspace.place(FEATURES, "--".join(re.sub(r"[^\w.@+-]+", "-", part) for part in parts))
     features = extract(
         pictures,
         found,
         target,
+        taps=taps,
         batch_norm=batch_norm,
         source_images=source,
         dtype=dtype,
@@ -126,6 +133,19 @@ def extract_features(
     )
     workspace.take(target)
     return features
+
+
+def encoder_layers(
+    workspace: Workspace, dataset: str, encoder: str, taps: Taps, *, download: bool = True, say: Say = quiet
+) -> list[tuple[Layer, tuple[int, ...], bool]]:
+    """An encoder's layers for the data set's pictures (of its own size, where it takes one only): see `list_layers`."""
+    found = find_encoder(encoder, workspace)
+    say(f"encoder: {found.name}; pictures to tensors: {found.preprocessing.describe()}")
+    if found.preprocessing.size:
+        shape = (found.preprocessing.size, found.preprocessing.size, 3)
+    else:
+        shape = find_images(workspace, dataset, download=download, progress=True).images.shape[1:]
+    return list_layers(found, torch.zeros(2, *shape, dtype=torch.uint8), taps)
 
 
 def measure(

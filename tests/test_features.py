@@ -1,6 +1,7 @@
 """Features: pooling by hand, against plain numpy, batch-norm statistics, resume, provenance."""
 
-import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ from evalkit.features.encoders.discriminators import discriminator_encoder, prep
 from evalkit.features.encoders.pixels import pixels_encoder
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
-from evalkit.features.grids import concatenate, lay_out, pool_to_grid
+from evalkit.features.grids import Taps, join, lay_out, pool_to_grid
+from evalkit.features.rows import recorded
 from evalkit.gan.networks import build_networks, to_network_range
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.trainer import TrainOptions, train
@@ -53,19 +55,20 @@ def test_value_of_pooling_a_map_that_the_grid_does_not_divide():
 
 def test_pinned_layout_of_the_paper():
     taps = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
-    layers = lay_out({name: tap.shape[1:] for name, tap in taps.items()}, 4)
+    layers = lay_out({name: tap.shape[1:] for name, tap in taps.items()}, Taps())
     assert [layer.length for layer in layers] == [2048, 2048, 4096, 4096, 8192, 8192]
     assert layers[-1].offset + layers[-1].length == 28_672
     assert [taps[layer.name].shape[2] // 4 for layer in layers] == [8, 4, 4, 2, 2, 1]  # the windows
     svhn = build_networks(RECIPES["svhn"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
-    assert sum(layer.length for layer in lay_out({k: v.shape[1:] for k, v in svhn.items()}, 4)) == 7_168
+    assert sum(layer.length for layer in lay_out({k: v.shape[1:] for k, v in svhn.items()}, Taps())) == 7_168
 
 
 def test_value_of_concatenation_is_map_by_map_layer_by_layer():
     first = torch.arange(8.0).view(1, 2, 2, 2)
     second = torch.tensor([[[[9.0, 8], [7, 6]]]])
-    layers = lay_out({"a": (2, 2, 2), "b": (1, 2, 2), "c": (3,)}, 2)
-    rows = concatenate({"a": first, "b": second, "c": torch.tensor([[-1.0, -2, -3]])}, layers, grid=2)
+    layers = lay_out({"a": (2, 2, 2), "b": (1, 2, 2), "c": (3,)}, Taps(grid=2))
+    outputs = {"a": first, "b": second, "c": torch.tensor([[-1.0, -2, -3]])}
+    rows = join({name: Taps(grid=2)(output) for name, output in outputs.items()}, layers)
     assert rows.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 7, 6, -1, -2, -3]]
 
 
@@ -168,10 +171,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(2)
-import evalkit.features.extract as module
+import evalkit.features.extract as module, evalkit.features.rows as rows
 from test_features import CPU, random_encoder
 from evalkit.images.imageset import load_images
-module._BATCH, module._CHUNK = 8, 1
+module._BATCH = rows._RECORD_EVERY = 8
 module.extract(load_images(Path({images!r})), random_encoder(), Path({target!r}), **CPU)
 """
 
@@ -184,15 +187,37 @@ def test_killed_extraction_equals_an_undisturbed_one(striped, tmp_path, monkeypa
         tests=str(Path(__file__).parent), images=str(tmp_path / "striped"), target=str(target)
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    progress = tmp_path / "killed.partial" / "progress.json"
-    while process.poll() is None and not (progress.exists() and '"rows": 0' not in progress.read_text()):
+    record = tmp_path / "killed.partial" / "rows-0.txt"
+    while process.poll() is None and not (record.exists() and record.read_text()):
         time.sleep(0.001)
     process.kill()
     process.wait()
-    done = json.loads(progress.read_text())["progress"]["rows"]
+    done = sum(end - first for first, end in recorded(record.parent))
     assert 0 < done < 360
     resumed = extract(striped, random_encoder(), target, **CPU)
-    assert resumed.sha256 == whole.sha256 and not (target / "progress.json").exists()
+    assert resumed.sha256 == whole.sha256
+    assert {path.name for path in target.iterdir()} == {*whole.manifest["files"], "manifest.json"}
+
+
+def test_two_processes_write_the_same_files_as_one(striped, tmp_path, monkeypatch):
+    """Batches, statistics' too, are shared by turns."""
+    monkeypatch.setattr("evalkit.features.extract._BATCH", 8)
+    whole = extract(striped, random_encoder(), tmp_path / "whole", **CPU)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = EXTRACT_SCRIPT.format(
+        tests=str(Path(__file__).parent), images=str(tmp_path / "striped"), target=str(tmp_path / "shared")
+    )
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], env=os.environ | address | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(60) for process in started] == [0, 0]
+    shared = load_features(tmp_path / "shared")
+    assert shared.manifest["files"] == whole.manifest["files"]  # sizes and hashes
+    assert shared.manifest["settings"] == whole.manifest["settings"]
 
 
 def test_finished_extraction_is_not_repeated_but_other_weights_are(striped, tmp_path):
@@ -229,7 +254,7 @@ def test_features_that_are_no_numbers_are_refused(striped, tmp_path):
     encoder = random_encoder()
     with torch.no_grad():
         encoder.network.discriminator.blocks[5].conv.weight.fill_(float("inf"))
-    with pytest.raises(ArtifactError, match="feature .* of picture 0 is nan as float16; the weights may have diverged"):
+    with pytest.raises(EvalkitError, match="layer conv6 gives nan, expected finite numbers; the weights"):
         extract(striped, encoder, tmp_path / "features", **CPU)
 
 

@@ -1,5 +1,7 @@
 """evalkit extract."""
 
+from typing import Any
+
 import click
 
 from evalkit.cli.options import device_option, download_option, precision_option, say
@@ -12,14 +14,30 @@ from evalkit.workspace import Workspace
     "--encoder",
     default="latest",
     show_default=True,
-    help="Run or checkpoint (name or path), random:RECIPE, or pixels; latest: the latest run.",
+    help="Run (latest: the last one), checkpoint, or another kind's PREFIX:NAME or path, as the README lists them.",
+)
+@click.option("--list-layers", is_flag=True, help="Show the encoder's layers, their shapes and lengths, and stop.")
+@click.option("--layers", metavar="A,B", help="Layers to take [default: the paper's, or what the encoder returns].")
+@click.option("--grid", type=click.IntRange(min=1), default=4, show_default=True, help="Cells a side of pooled maps.")
+@click.option(
+    "--pool",
+    type=click.Choice(["max", "average", "none"]),
+    default="max",
+    show_default=True,
+    help="How maps are pooled to the grid; none: they stay whole.",
+)
+@click.option(
+    "--tokens",
+    type=click.Choice(["mean", "class"]),
+    default="mean",
+    show_default=True,
+    help="Of a transformer layer's tokens: their mean, or the first, the class token.",
 )
 @click.option(
     "--batch-norm",
-    type=click.Choice(["target", "source", "running"]),
-    default="target",
-    show_default=True,
-    help="Statistics: of the data set's training pictures (the paper's), of the GAN's, or the GAN's running ones.",
+    type=click.Choice(["target", "source", "running", "batch"]),
+    help="Statistics: of the data set's training pictures, of the pictures trained on, of the training itself, or of "
+    "each batch [default: target, the paper's, for runs and random:RECIPE, else running].",
 )
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Type on disk."
@@ -32,35 +50,51 @@ def extract_command(
     workspace: Workspace,
     dataset: str,
     encoder: str,
-    batch_norm: str,
+    list_layers: bool,
+    layers: str | None,
+    grid: int,
+    pool: Any,
+    tokens: Any,
+    batch_norm: Any,
     dtype: str,
     device: str,
     precision: str,
     download: bool,
 ) -> None:
-    """Write the features of every picture of a data set: conv layers max-pooled to 4 x 4, concatenated.
+    """Write the features of every picture of a data set: layers' maps max-pooled to 4 x 4, concatenated.
 
     The features open with numpy (features.npy in the printed folder). An interrupted extraction goes on where it was.
+    Under torchrun each process takes a share of the pictures. FILE.py:FACTORY runs that file with your rights.
 
     \b
     Example:
       evalkit extract --dataset cifar10
       evalkit extract --dataset svhn --encoder random:imagenet32
+      evalkit extract --encoder torchvision:resnet18 --list-layers
+      evalkit extract --encoder mine.py:network --layers block2,block3 --grid 2
     """
-    from evalkit.pipeline import extract_features
+    from evalkit.features.grids import Taps
+    from evalkit.pipeline import encoder_layers, extract_features
 
+    taps = Taps(tuple(filter(None, (layers or "").split(","))), grid, pool, tokens)
+    if list_layers:
+        show_layers(encoder_layers(workspace, dataset, encoder, taps, download=download, say=say))
+        return
+    arithmetic = {"dtype": dtype, "device": device, "precision": precision}
     features = extract_features(
-        workspace,
-        dataset,
-        encoder,
-        batch_norm=batch_norm,  # type: ignore[arg-type]
-        dtype=dtype,
-        device=device,
-        precision=precision,
-        download=download,
-        say=say,
+        workspace, dataset, encoder, taps=taps, batch_norm=batch_norm, **arithmetic, download=download, say=say
     )
     for layer in features.layers:
         say(f"{layer.name}: {layer.maps} maps, columns {layer.offset} to {layer.offset + layer.length - 1}")
     count, length = features.features.shape
     click.echo(f"{count:,} x {length:,} features of {features.dataset} by {features.encoder}")
+
+
+def show_layers(found: list[tuple[Any, tuple[int, ...], bool]]) -> None:
+    """A table of layers: taken or not, name, output shape, length at the grid; and the sum of those taken."""
+    width = max(len(layer.name) for layer, _, _ in found)
+    for layer, shape, taken in found:
+        shown = " x ".join(str(side) for side in shape)
+        click.echo(f"{'*' if taken else ' '} {layer.name:<{width}}  {shown:>16}  {layer.length:>9,}")
+    total = sum(layer.length for layer, _, taken in found if taken)
+    click.echo(f"* taken: {total:,} features a picture")

@@ -7,6 +7,7 @@
 `batch`: each batch of 128 pictures by its own statistics, so that features depend on their neighbours in the data set.
 """
 
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -15,25 +16,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from evalkit.device import arithmetic
-from evalkit.features.encoders.encoder import BatchNorm, Network, Preprocessing
+from evalkit.distributed import Ranks
+from evalkit.features.encoders.encoder import Network, Preprocessing
 
 BatchNormMode = Literal["target", "source", "running", "batch"]
 MODES: tuple[BatchNormMode, ...] = ("target", "source", "running", "batch")
 STATISTICS_BATCH = 128  # [release]
 
 
-class _Averages:
-    """Unweighted averages over batches of the mean and biased variance of one batch norm's input."""
+class _Moments:
+    """Mean and biased variance of one batch norm's input in each batch, float32 on the CPU."""
 
     def __init__(self) -> None:
-        self.batches = 0
-        self.mean = self.variance = torch.zeros((), dtype=torch.float64)
+        self.found: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
         maps = inputs[0].float()
         variance, mean = torch.var_mean(maps, [axis for axis in range(maps.ndim) if axis != 1], correction=0)
-        self.mean, self.variance = mean.cpu().double() + self.mean, variance.cpu().double() + self.variance
-        self.batches += 1
+        self.found.append((mean.cpu(), variance.cpu()))
 
 
 def set_statistics(
@@ -44,24 +44,41 @@ def set_statistics(
     precision: str,
     device: torch.device,
     progress: bool = True,
+    ranks: Ranks = Ranks(),
 ) -> None:
-    """Freezes the network's batch norms at the statistics of `pictures` (uint8, N x H x W x 3)."""
-    averages = {name: _Averages() for name in network.norms()}
-    hooks = [norm.register_forward_pre_hook(averages[name]) for name, norm in network.norms().items()]
+    """Freezes the network's batch norms at the statistics of `pictures` (uint8, N x H x W x 3).
+
+    Processes share the batches; the sums run in the order of batches, so that their number changes no bit.
+    """
+    moments = {name: _Moments() for name in network.norms()}
+    hooks = [norm.register_forward_pre_hook(moments[name]) for name, norm in network.norms().items()]
     for norm in network.norms().values():
         norm.train()  # the rest of the network, dropout say, stays in eval mode
-    starts = range(0, len(pictures), STATISTICS_BATCH)
+    starts = range(0, len(pictures), STATISTICS_BATCH)[ranks.number :: ranks.count]
+    quiet = None if progress and ranks.writes else True
     with torch.inference_mode(), arithmetic(precision, device):
-        for first in tqdm(starts, desc="batch-norm statistics", unit="batch", disable=None if progress else True):
+        for first in tqdm(starts, desc="batch-norm statistics", unit="batch", disable=quiet):
             batch = torch.from_numpy(np.array(pictures[first : first + STATISTICS_BATCH])).to(device)
             network(preprocessing(batch), reduce=_nothing)
     for hook in hooks:
         hook.remove()
-    found = {}
-    for name, average in averages.items():
-        found[f"{name}.mean"] = average.mean / average.batches
-        found[f"{name}.variance"] = average.variance / average.batches
-    load_statistics(network, found)
+    load_statistics(network, _averages(ranks.objects({name: each.found for name, each in moments.items()})))
+
+
+def _averages(of_ranks: list[dict[str, list[tuple[Tensor, Tensor]]]]) -> dict[str, Tensor]:
+    """Unweighted averages over the batches, which ranks took in turn."""
+    found: dict[str, Tensor] = {}
+    for name in of_ranks[0]:
+        turns = zip_longest(*(each[name] for each in of_ranks))
+        batches = [pair for turn in turns for pair in turn if pair is not None]
+        if not batches:  # a norm that the network does not use keeps its buffers
+            continue
+        for index, what in enumerate(("mean", "variance")):
+            total = torch.zeros_like(batches[0][index], dtype=torch.float64)
+            for pair in batches:
+                total += pair[index]
+            found[f"{name}.{what}"] = total / len(batches)
+    return found
 
 
 def _nothing(output: Tensor) -> Tensor:
@@ -72,23 +89,18 @@ def statistics(network: Network) -> dict[str, Tensor]:
     """The frozen statistics by name, e.g. "conv2.mean" (maps,) float32."""
     found = {}
     for name, norm in network.norms().items():
-        mean, variance = _buffers(norm)
-        found[f"{name}.mean"], found[f"{name}.variance"] = mean, variance
+        if norm.running_mean is not None and norm.running_var is not None:
+            found[f"{name}.mean"], found[f"{name}.variance"] = norm.running_mean, norm.running_var
     return found
-
-
-def _buffers(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """The norm's running mean and variance; made where it was built without."""
-    if norm.running_mean is None or norm.running_var is None:
-        like = norm.weight if norm.affine else torch.empty(norm.num_features)
-        norm.running_mean, norm.running_var = torch.zeros_like(like), torch.ones_like(like)
-    return norm.running_mean, norm.running_var
 
 
 def load_statistics(network: Network, found: dict[str, Tensor]) -> None:
     """Freezes the network's batch norms at statistics that `statistics` returned."""
-    for name, place in statistics(network).items():
-        place.copy_(found[name])
+    for name, norm in network.norms().items():
+        if f"{name}.mean" in found:
+            mean, variance = found[f"{name}.mean"], found[f"{name}.variance"]
+            like = next(network.parameters())  # a norm may have no weights
+            norm.running_mean, norm.running_var = mean.to(like, copy=True), variance.to(like, copy=True)
     network.eval()
 
 

@@ -41,10 +41,9 @@ class FeatureSet:
 
     @property
     def encoder(self) -> str:
-        """Name of the encoder, with the batch-norm mode where it is not the paper's."""
-        settings = self.manifest["settings"]
-        mode = settings["batch_norm"]
-        return settings["encoder"] if mode in ("", "target") else f"{settings['encoder']} ({mode} batch norm)"
+        """Name of the encoder, with the batch-norm mode and taps where they are not its own or the paper's."""
+        name, differs = self.manifest["settings"]["encoder"], self.manifest.get("variant", [])
+        return f"{name} ({', '.join(differs)})" if differs else name
 
     @property
     def sha256(self) -> str:

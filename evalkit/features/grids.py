@@ -1,17 +1,78 @@
-"""Pooling feature maps to a grid and laying layers side by side: 28,672 numbers a picture for the paper's network."""
+"""Taps: which layers, how their outputs become numbers, and in which columns they lie.
 
-from collections.abc import Sequence
+28,672 numbers a picture for the paper's network: six layers' maps max-pooled to 4 x 4, side by side.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.errors import EvalkitError
+
+Pool = Literal["max", "average", "none"]
+Tokens = Literal["mean", "class"]
+POOLS: tuple[Pool, ...] = ("max", "average", "none")
+TOKENS: tuple[Tokens, ...] = ("mean", "class")
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What to take of a network; the defaults are the paper's (Radford et al. 2016, section 5.1).
+
+    Attributes:
+        layers: names; empty: the encoder's own choice.
+        grid: maps (N, C, h, w) are pooled to grid x grid, or stay as they are where they are smaller.
+        pool: by maximum, by average, or none: maps stay whole.
+        tokens: of a transformer's tokens (N, T, C), their mean or the first, the class token.
+    """
+
+    layers: tuple[str, ...] = ()
+    grid: int = 4
+    pool: Pool = "max"
+    tokens: Tokens = "mean"
+
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise EvalkitError(f"grid {self.grid}: expected at least 1")
+        for value, choices in ((self.pool, POOLS), (self.tokens, TOKENS)):
+            if value not in choices:
+                raise EvalkitError(f"{value!r}: expected {', '.join(choices)}")
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """A layer's output (N, ...) -> (N, length); maps map by map, cell by cell."""
+        if output.ndim == 4 and self.pool != "none":
+            return pool_to_grid(output, self.grid, pool=self.pool)
+        if output.ndim == 3:
+            return output[:, 0] if self.tokens == "class" else output.mean(1)
+        return output.flatten(1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return asdict(self) | {"layers": list(self.layers)}
+
+    def variant(self) -> list[str]:
+        """What differs from the paper's, in words that a figure can carry."""
+        layers = "+".join(self.layers)
+        parts = {
+            layers if len(layers) <= 40 else f"{len(self.layers)} layers {self.layers[0]} to {self.layers[-1]}": layers,
+            f"grid {self.grid}": self.grid != 4 and self.pool != "none",
+            "average pooled": self.pool == "average",
+            "not pooled": self.pool == "none",
+            "class token": self.tokens == "class",
+        }
+        return [name for name, differs in parts.items() if differs]
+
 
 @dataclass(frozen=True)
 class Layer:
-    """Where one layer's features lie: columns offset to offset + length; maps x grid x grid, map by map."""
+    """Where one layer's features lie: columns offset to offset + length; maps x grid x grid, map by map.
+
+    grid is 1 for vectors and 0 for maps of unequal sides.
+    """
 
     name: str
     maps: int
@@ -23,38 +84,38 @@ class Layer:
         return asdict(self)
 
 
-def lay_out(shapes: dict[str, Sequence[int]], grid: int) -> list[Layer]:
-    """The layers' places, from each tap's shape without its first axis: (maps, h, w), or (length,) for a vector."""
+def lay_out(shapes: Mapping[str, Sequence[int]], taps: Taps) -> list[Layer]:
+    """The layers' places, from each output's shape without its first axis: (maps, h, w), (tokens, C) or (length,)."""
     layers: list[Layer] = []
     offset = 0
     for name, shape in shapes.items():
-        side = grid if len(shape) == 3 else 1
-        length = shape[0] * side * side
-        layers.append(Layer(name, shape[0], side, offset, length))
+        maps, (height, width) = (shape[0] if len(shape) == 3 else shape[-1]), (1, 1)
+        if len(shape) == 3:
+            height, width = shape[1:] if taps.pool == "none" else (min(taps.grid, side) for side in shape[1:])
+        length = maps * height * width
+        layers.append(Layer(name, maps, height if height == width else 0, offset, length))
         offset += length
     return layers
 
 
-def pool_to_grid(maps: Tensor, grid: int) -> Tensor:
-    """Max-pools (N, maps, h, w) to (N, maps x grid x grid); Radford et al. 2016, section 5.1.
+def pool_to_grid(maps: Tensor, grid: int, *, pool: Pool = "max") -> Tensor:
+    """Pools (N, maps, h, w) to (N, maps x grid x grid); Radford et al. 2016, section 5.1.
 
     Where h is a multiple of the grid, the windows are h / grid wide and do not overlap (8, 4, 4, 2, 2, 1 for the
-    paper's network). Vectors (N, length) pass as they are.
+    paper's network). A side smaller than the grid stays as it is.
     """
-    if maps.ndim == 2:
-        return maps
     height, width = maps.shape[2:]
     if height == width and height % grid == 0:
-        pooled = F.max_pool2d(maps, height // grid) if height > grid else maps
-    else:
-        pooled = F.adaptive_max_pool2d(maps, grid)
+        window = height // grid
+        fixed = F.max_pool2d if pool == "max" else F.avg_pool2d
+        return (fixed(maps, window) if window > 1 else maps).flatten(1)
+    cells = (min(grid, height), min(grid, width))
+    adaptive = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
+    pooled = adaptive(maps, cells)
+    assert isinstance(pooled, Tensor)
     return pooled.flatten(1)
 
 
-def concatenate(taps: dict[str, Tensor], layers: Sequence[Layer], *, grid: int) -> Tensor:
-    """One row of features a picture, float32 (N, D) on the CPU, layers in order."""
-    count = len(next(iter(taps.values())))
-    rows = torch.empty(count, sum(layer.length for layer in layers))
-    for layer in layers:
-        rows[:, layer.offset : layer.offset + layer.length] = pool_to_grid(taps[layer.name], grid)
-    return rows
+def join(outputs: Mapping[str, Tensor], layers: Sequence[Layer]) -> Tensor:
+    """One row of features a picture, (N, D), from each layer's numbers (N, length), layers in order."""
+    return torch.cat([outputs[layer.name] for layer in layers], dim=1)

@@ -165,7 +165,16 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; expected weights as safetensors")
-    found, expected = _load_tensors(path), network.state_dict()
+    put_weights(network, _load_tensors(path), str(path))
+
+
+def put_weights(network: nn.Module, found: dict[str, Tensor], path: str) -> None:
+    """Puts tensors by name into `network`; the message of a misfit begins with `path`.
+
+    Raises:
+        ArtifactError: names or shapes that differ from the network's; the message names them.
+    """
+    expected = network.state_dict()
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = [name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape]
     if missing or surplus or wrong:

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import EvalkitError
-from evalkit.features.grids import concatenate, lay_out
+from evalkit.features.grids import Taps
 from evalkit.gan.networks import Discriminator, to_network_range
 from evalkit.latent.gan import CHUNK, REFERENCE, FrozenGAN, freeze_batch_norm, one_hot, reference_pictures
-
-_GRID = 4  # as for the features of the tables
 
 
 class Critic:
@@ -64,9 +62,7 @@ class Critic:
         rows = []
         with torch.no_grad():
             for images in self._chunks(pictures):
-                taps = self._taps(images)
-                layers = lay_out({name: tap.shape[1:] for name, tap in taps.items()}, _GRID)
-                rows.append(concatenate(taps, layers, grid=_GRID))
+                rows.append(torch.cat([Taps()(maps) for maps in self._taps(images).values()], dim=1).cpu())
         return torch.cat(rows).numpy()
 
     @property

@@ -9,8 +9,11 @@ from evalkit.errors import ArtifactError
 from evalkit.features.encoders.discriminators import random_encoder, run_encoder
 from evalkit.features.encoders.encoder import Encoder as Encoder
 from evalkit.features.encoders.kmeans import kmeans_encoder
+from evalkit.features.encoders.libraries import timm_encoder, torchvision_encoder
+from evalkit.features.encoders.own import own_encoder
 from evalkit.features.encoders.pixels import pixels_encoder
 from evalkit.features.encoders.pretrained import pretrained_encoder
+from evalkit.features.encoders.programs import program_encoder
 from evalkit.workspace import Workspace
 
 
@@ -37,27 +40,38 @@ ENCODERS: dict[str, EncoderKind] = {
     "random": EncoderKind("random:RECIPE", "a recipe's network with random weights", random_encoder),
     "pixels": EncoderKind("pixels", "the pictures themselves", pixels_encoder),
     "kmeans": EncoderKind("kmeans:NAME", "K-means features, by name or path of a dictionary", kmeans_encoder),
+    "torchvision": EncoderKind("torchvision:NAME[:WEIGHTS]", "a network of torchvision", torchvision_encoder),
+    "timm": EncoderKind("timm:NAME[:WEIGHTS]", "a network of timm (extra [timm])", timm_encoder),
+    "module": EncoderKind("FILE.py:FACTORY or PACKAGE.MODULE:FACTORY", "any nn.Module of yours", own_encoder),
+    "program": EncoderKind("FILE.pt or FILE.pt2", "a TorchScript or torch.export file", program_encoder),
 }
 
 
 def find_encoder(name: str, workspace: Workspace) -> Encoder:
-    """The encoder of that name: PREFIX:REST, or the name or path of a run or checkpoint.
+    """The encoder of that name or path; ENCODERS lists the forms of names.
+
+    Names with a prefix that is none of ours are code of the user's: it runs with the user's rights.
 
     Raises:
-        EvalkitError: nothing of that name (the message lists the forms of names), or weights that do not fit.
+        EvalkitError: nothing of that name (the message lists the forms), or weights that do not fit.
     """
-    prefix, _, rest = name.partition(":")
-    named = prefix in ENCODERS and (rest or name == "pixels")
-    if named and not (Path(name) / MANIFEST).is_file():
-        return ENCODERS[prefix].load(rest, workspace)
-    return _run_or_list(name, workspace)
-
-
-def _run_or_list(name: str, workspace: Workspace) -> Encoder:
+    kind, rest = _kind_of(name)
     try:
-        return run_encoder(name, workspace)
+        return ENCODERS[kind].load(rest, workspace)
     except ArtifactError as error:
-        if name == "latest" or Path(name).exists():
+        if kind not in ("run", "module") or name == "latest" or Path(name).exists():
             raise
         forms = ", ".join(kind.form for kind in ENCODERS.values())
-        raise ArtifactError(f"{error}; encoders are {forms}") from None
+        raise ArtifactError(f"{error}; encoders are {forms}") from error.__cause__
+
+
+def _kind_of(name: str) -> tuple[str, str]:
+    """The kind of encoder, and what its loader takes."""
+    prefix, colon, rest = name.partition(":")
+    if (Path(name) / MANIFEST).is_file():
+        return "run", name
+    if name == "pixels" or (colon and prefix in ENCODERS):
+        return prefix, rest
+    if colon:
+        return "module", name
+    return ("program" if Path(name).suffix in (".pt", ".pt2") else "run"), name

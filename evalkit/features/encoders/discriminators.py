@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
+from evalkit.features.encoders.hooked import Autocast
 from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, run_of, stored_recipe
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
 from evalkit.gan.recipes import Recipe, recipe_named
@@ -59,7 +60,7 @@ def discriminator_encoder(
             f"recipe {recipe.name}: its discriminator takes classes, so it gives no features of a picture"
         )
     network = DiscriminatorNetwork(discriminator)
-    return Encoder(name, network, preprocessing_of(recipe), sha256, weights, images_sha256)
+    return Encoder(name, network, preprocessing_of(recipe), sha256, weights, images_sha256, "target")
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -84,7 +85,9 @@ class DiscriminatorNetwork(Network):
     def norms(self) -> dict[str, BatchNorm]:
         return dict(self.discriminator.norms())
 
-    def lowered(self, layers: Sequence[str], *, precision: str) -> nn.Module:
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        if any(norm.running_mean is None for norm in self.norms().values()):
+            return Autocast(self, precision)
         return FoldedDiscriminator(self.discriminator, dtype=getattr(torch, precision))
 
 

@@ -99,8 +99,11 @@ class Network(nn.Module, ABC):
         """The batch norms by name, in order, whose statistics can be set."""
 
     @abstractmethod
-    def lowered(self, layers: Sequence[str], *, precision: str) -> nn.Module:
-        """A copy for many pictures, called as `forward` with layers: batch norm folded, arithmetic in `precision`."""
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        """A copy for many pictures, called as `forward` is with all three: batch norm folded, in `precision`.
+
+        `sample` are a few pictures to try it on.
+        """
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class Encoder:
         sha256: hash of the weights (of the file, where there is one); empty for pixels.
         weights: path of the weights file, empty where there is none.
         images_sha256: hash of the pictures the network was trained on; empty where that is not known.
+        batch_norm: the mode that belongs to it: `target` for a DCGAN, as in the paper, else `running`.
     """
 
     name: str
@@ -122,6 +126,7 @@ class Encoder:
     sha256: str = ""
     weights: str = ""
     images_sha256: str = ""
+    batch_norm: str = "running"
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False)

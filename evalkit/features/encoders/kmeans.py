@@ -108,7 +108,7 @@ class TriangleCode(Network):
     def norms(self) -> dict[str, BatchNorm]:
         return {}
 
-    def lowered(self, layers: Sequence[str], *, precision: str) -> nn.Module:
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         return self  # differences of near distances want float32
 
 

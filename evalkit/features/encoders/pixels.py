@@ -27,5 +27,5 @@ class Pixels(Network):
     def norms(self) -> dict[str, BatchNorm]:
         return {}
 
-    def lowered(self, layers: Sequence[str], *, precision: str) -> nn.Module:
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         return self  # bf16 would round the pixels

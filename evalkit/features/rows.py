@@ -1,0 +1,125 @@
+"""Writing features while the next ones are computed: rows at their places in one array, by one process or several.
+
+What is on disk is recorded as ranges of rows, a file a process, so that an interrupted extraction goes on where it was,
+with another number of processes, too.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalkit.errors import ArtifactError
+from evalkit.features.grids import Layer
+
+Batch = tuple[int, int]  # first row, row after the last
+
+_AHEAD = 2  # batches computed that may wait for the disk
+_RECORD_EVERY = 8  # batches
+
+
+def batches(splits: Sequence[tuple[int, int]], count: int, size: int) -> list[Batch]:
+    """Rows 0 to count in batches of at most `size` that do not reach over the ends of splits."""
+    edges = sorted({0, count, *(edge for split in splits for edge in split)})
+    return [
+        (first, min(first + size, end))
+        for start, end in zip(edges, edges[1:], strict=False)
+        for first in range(start, end, size)
+    ]
+
+
+def create_rows(path: Path, shape: tuple[int, int], dtype: str) -> None:
+    """Makes a `.npy` file of that shape whose rows are yet to be written; leaves one that is there."""
+    if path.exists():
+        return
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(dtype))}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + shape[0] * shape[1] * np.dtype(dtype).itemsize)
+    os.replace(file.name, path)
+
+
+def recorded(folder: Path) -> set[Batch]:
+    """The ranges of rows that are on disk, from every process's record; a line cut short does not count."""
+    lines = [line for path in folder.glob("rows-*.txt") for line in path.read_text().splitlines(keepends=True)]
+    found = [line.split() for line in lines if line.endswith("\n")]
+    return {(int(first), int(end)) for first, end in found}
+
+
+class RowsWriter:
+    """Puts batches of rows into `features.npy` of `folder` in a thread of its own, and records them once durable.
+
+    Args:
+        folder: holds an array made by `create_rows`.
+        layers: names the layer of a number that is not finite.
+        name: of the pictures, likewise.
+        rank: of this process.
+    """
+
+    def __init__(self, folder: Path, layers: Sequence[Layer], name: str, *, rank: int):
+        self.layers, self.name = layers, name
+        self._array = np.load(folder / "features.npy", mmap_mode="r")
+        self._file = open(folder / "features.npy", "r+b", buffering=0)
+        self._record = open(folder / f"rows-{rank}.txt", "a")
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: list[Future[None]] = []
+        self._written: list[Batch] = []
+
+    def put(self, rows: Tensor, first: int) -> None:
+        """Hands over rows (n, D), of the array's dtype, on any device; waits while too many are on their way.
+
+        Raises:
+            ArtifactError: an earlier batch has a number that is not finite.
+            OSError: the disk refused one.
+        """
+        while len(self._waiting) >= _AHEAD:
+            self._waiting.pop(0).result()
+        self._waiting.append(self._pool.submit(self._write, rows, first))
+
+    def _write(self, rows: Tensor, first: int) -> None:
+        self._check(rows, first)
+        content = rows.cpu().contiguous().numpy().data.cast("B")
+        place = self._array.offset + first * self._array.strides[0]
+        while content:
+            written = os.pwrite(self._file.fileno(), content, place)
+            content, place = content[written:], place + written
+        self._written.append((first, first + len(rows)))
+        if len(self._written) == _RECORD_EVERY:
+            self._sync()
+
+    def _check(self, rows: Tensor, first: int) -> None:
+        finite = torch.isfinite(rows)
+        if finite.all():
+            return
+        row, column = (~finite).nonzero()[0].tolist()
+        layer = next(layer for layer in self.layers if column < layer.offset + layer.length)
+        raise ArtifactError(
+            f"{self.name}: feature {column} (layer {layer.name}) of picture {first + row} is {rows[row, column]:g} as "
+            f"{self._array.dtype}; the weights may have diverged, or float16 overflowed (--dtype float32)"
+        )
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._record.writelines(f"{first} {end}\n" for first, end in self._written)
+        self._record.flush()
+        os.fsync(self._record.fileno())
+        self._written.clear()
+
+    def __enter__(self) -> "RowsWriter":
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        """Waits for what is on its way and records it; after an error only what is recorded already counts."""
+        try:
+            if failure is None:
+                for future in self._waiting:
+                    future.result()
+                self._sync()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._file.close()
+            self._record.close()
