@@ -3,13 +3,16 @@ PYTHON ?= python3
 export OMP_WAIT_POLICY ?= PASSIVE
 BIN = .venv/bin
 
-.PHONY: demo test check
+.PHONY: demo test check golden
 
 demo: .venv/installed
 	$(BIN)/evalkit --home demo-home reproduce digits
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+golden: .venv/installed
+	$(BIN)/python tests/example_results.py
 
 check: .venv/installed
 	$(BIN)/ruff check evalkit tests benchmarks

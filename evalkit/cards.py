@@ -9,12 +9,14 @@ NAME is the start of the SHA-256 of the card's content: a card that was changed 
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evalkit.artifacts import sha256_file, sha256_json, write_atomically, write_json
+from evalkit.artifacts import sha256_json, write_atomically, write_json
 from evalkit.errors import ArtifactError
 
 FORMAT = 1  # raised when a reader of the old layout would misread the new one
@@ -40,7 +42,7 @@ def write_card(results: Path, content: Card, *, predictions: np.ndarray, labels:
     packed = io.BytesIO()
     smallest = np.min_scalar_type(int(max(predictions.max(), labels.max())))
     np.savez_compressed(packed, predictions=predictions.astype(smallest), labels=labels.astype(smallest))
-    sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
+    sha256 = _arrays_sha256(predictions, labels)
     card = {"format": FORMAT, "kind": "run card", **content, "predictions_sha256": sha256}
     path = card_path(results, _name(card))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,14 @@ def write_card(results: Path, content: Card, *, predictions: np.ndarray, labels:
 
 def _name(card: Card) -> str:
     return sha256_json(card)[:16]
+
+
+def _arrays_sha256(*arrays: np.ndarray) -> str:
+    """Hex SHA-256 of shapes and values: packed bytes differ between versions of the packer."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(str(array.shape).encode() + np.ascontiguousarray(array, "<i8").tobytes())
+    return found.hexdigest()
 
 
 def read_card(results: Path, name: str) -> Card:
@@ -82,7 +92,11 @@ def read_predictions(results: Path, name: str, card: Card) -> tuple[np.ndarray, 
     path = card_path(results, name).with_suffix(".npz")
     if not path.is_file():
         raise ArtifactError(f"{path}: no such predictions; copy the cards folder along with {results.name}")
-    if sha256_file(path) != card["predictions_sha256"]:
-        raise ArtifactError(f"{path}: its SHA-256 is not the run card's")
-    with np.load(path) as arrays:
-        return arrays["predictions"].astype(np.int64), arrays["labels"].astype(np.int64)
+    try:
+        with open(path, "rb") as file, np.load(file) as arrays:
+            predictions, labels = arrays["predictions"].astype(np.int64), arrays["labels"].astype(np.int64)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ArtifactError(f"{path}: not readable as predictions ({error}); measure the figure again") from None
+    if _arrays_sha256(predictions, labels) != card["predictions_sha256"]:
+        raise ArtifactError(f"{path}: its predictions are not those of the run card")
+    return predictions, labels

@@ -59,8 +59,12 @@ def write(change):
 
 
 def changed_predictions(results, name):
+    np.savez_compressed(card_path(results, name).with_suffix(".npz"), predictions=PREDICTIONS + 1, labels=LABELS)
+
+
+def broken_predictions(results, name):
     path = card_path(results, name).with_suffix(".npz")
-    path.write_bytes(path.read_bytes() + b"0")
+    path.write_bytes(path.read_bytes()[:-60])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,8 @@ def changed_predictions(results, name):
         (write(lambda text: json.dumps(["a", "list"])), "not a run card of format 1"),
         (write(lambda text: text.replace('"format": 1', '"format": 99')), "not a run card of format 1"),
         (write(lambda text: text.replace('"seed": 3', '"seed": 4')), "changed since it was written"),
-        (changed_predictions, "its SHA-256 is not the run card's"),
+        (changed_predictions, "its predictions are not those of the run card"),
+        (broken_predictions, "not readable as predictions"),
         (lambda results, name: card_path(results, name).with_suffix(".npz").unlink(), "no such predictions"),
     ],
 )

@@ -1,4 +1,4 @@
-"""results.csv and the comparison with the published rows: golden text, round trip, refusals."""
+"""results.csv and the comparison with the published rows: golden text, round trip, refusals, verdicts by value."""
 
 import dataclasses
 
@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from evalkit.errors import ArtifactError
-from evalkit.report.tables import as_csv, as_text, compare, published
+from evalkit.report.tables import compare, published
+from evalkit.report.text import as_text
 from evalkit.results import COLUMNS, Figure, add_figure, method_name, read_results
 
 FIGURE = Figure(
@@ -54,16 +55,6 @@ C = 0.0001,validation,,81.74,83.23,95% bootstrap interval over test pictures,d1,
 """
 )
 
-GOLDEN_REPORT = """\
-dataset,protocol,metric,method,value,spread,spread_kind,n,origin,difference,verdict
-cifar10,all,accuracy_percent,1-layer K-means,80.60,,as published,,"published (Radford et al. 2016, table 1)",,
-cifar10,all,accuracy_percent,3-layer K-means learned RF,82.00,,as published,,"published (Radford et al. 2016, table 1)",,
-cifar10,all,accuracy_percent,view-invariant K-means,81.90,,as published,,"published (Radford et al. 2016, table 1)",,
-cifar10,all,accuracy_percent,Exemplar CNN,84.30,,as published,,"published (Radford et al. 2016, table 1)",,
-cifar10,all,accuracy_percent,DCGAN + L2-SVM,82.80,,as published,,"published (Radford et al. 2016, table 1)",,
-cifar10,all,accuracy_percent,imagenet32@150000 + L2-SVM,82.50,0.75,95% binomial interval over test pictures,1,measured,-0.30,within the spread
-"""  # noqa: E501
-
 FEW = dataclasses.replace(
     FIGURE,
     protocol="400",
@@ -96,13 +87,12 @@ def test_a_figure_measured_again_replaces_its_row_and_others_stay(tmp_path):
     assert sorted(read_results(path)["value"]) == [70.0, 80.0]
 
 
-def test_golden_report(tmp_path):
+def test_text_for_a_terminal(tmp_path):
     add_figure(tmp_path / "results.csv", FIGURE)
-    table = compare(read_results(tmp_path / "results.csv"))
-    assert as_csv(table) == GOLDEN_REPORT
-    text = as_text(table)
-    assert "cifar10, all labels: accuracy in %" in text
-    assert "measured, n = 1  -0.30  within the spread" in text and "82.80         published" in text
+    text = as_text(compare(read_results(tmp_path / "results.csv")))
+    assert text.startswith("cifar10, all labels: accuracy in %\n") and "82.80                   published\n" in text
+    assert "82.50 ± 0.75 (a)        measured, n = 1   -0.30  within the spread\n" in text
+    assert text.endswith("\n  (a: ± 95% binomial interval over test pictures)\n")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +104,7 @@ def test_golden_report(tmp_path):
         ({"protocol": "400", "value": 74.9}, "within the spread"),  # 0.75 of ours and 0.4 of the paper's
         ({"protocol": "400", "value": 75.0}, "outside the spread"),
         ({"dataset": "digits"}, ""),
+        ({"encoder": "kmeans:1600", "value": 80.5}, "within the spread"),  # of the published K-means row, 80.6
     ],
 )
 def test_value_of_verdicts(tmp_path, change, verdict):
@@ -124,9 +115,11 @@ def test_value_of_verdicts(tmp_path, change, verdict):
 
 def test_pinned_published_rows():
     table = published().set_index(["table", "protocol", "method"])["value"]
-    assert len(table) == 19
+    assert len(table) == 26 and table.index.is_unique
     assert table[1, "all", "DCGAN + L2-SVM"] == 82.8 and table[1, "400", "DCGAN + L2-SVM"] == 73.8
     assert table[2, "100", "DCGAN + L2-SVM"] == 22.48 and table[2, "100", "KNN"] == 77.93
+    assert table[3, "1-nn on 50K samples", "DCGAN"] == 2.98 and table[3, "1-nn on 10M samples", "DCGAN"] == 1.48
+    assert published().groupby("table")["section"].unique().map(list).tolist() == [["5.1"], ["5.2"], ["8.1"]]
 
 
 def test_rows_of_an_older_file_have_the_defaults_of_columns_that_came_later(tmp_path):

@@ -21,7 +21,16 @@ from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 from evalkit.workspace import Workspace
 
-_USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_USERS_TO_MEND = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
 
 
 class Group(click.Group):

@@ -15,26 +15,35 @@ from evalkit.workspace import Workspace
     help="Figures to report [default: the workspace's results.csv].",
 )
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="CSV [default: report.csv in the workspace]."
+    "--out",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write: .csv, .tex, .md or .html; several times for several "
+    "[default: report.csv, .tex, .md and .html beside the figures in the workspace].",
 )
 @click.pass_obj
-def report_command(workspace: Workspace, results: Path | None, out: Path | None) -> None:
-    """Print measured figures beside the published ones, and write them as CSV.
+def report_command(workspace: Workspace, results: Path | None, out: tuple[Path, ...]) -> None:
+    """Print measured figures beside the published ones, and write them as CSV, LaTeX, Markdown and one HTML page.
+
+    The page holds plots, sample grids and run cards, and loads nothing from elsewhere. The Markdown's pictures are
+    files beside it. The LaTeX tables are to be included by a document that uses booktabs.
 
     \b
     Example:
-      evalkit report --out table1.csv
+      evalkit report
+      evalkit report --out table1.tex --out page.html
     """
-    from evalkit.artifacts import write_atomically
-    from evalkit.report.tables import as_csv, as_text, compare
-    from evalkit.results import read_results
+    from evalkit.report.material import gather
+    from evalkit.report.text import as_text
+    from evalkit.report.write import FORMATS, write_report
 
     path = results or workspace.results
     if not path.exists():
         raise click.ClickException(f"{path}: no figures measured yet; run `evalkit svm`")
-    table = compare(read_results(path))
-    click.echo(as_text(table))
-    target = out or workspace.home / "report.csv"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, as_csv(table))
-    say(f"written: {target}")
+    material = gather(path, workspace)
+    click.echo(as_text(material.table))
+    for line in material.missing:
+        say(f"without a run card: {line}")
+    for target in out or [workspace.home / f"report{suffix}" for suffix in FORMATS]:
+        write_report(material, target)
+        say(f"written: {target}")

@@ -33,7 +33,8 @@ def reproduce_command(
       evalkit reproduce cifar10 --data /data/cifar10
     """
     from evalkit.pipeline import reproduce
-    from evalkit.report.tables import as_text, compare
+    from evalkit.report.tables import compare
+    from evalkit.report.text import as_text
     from evalkit.results import read_results
 
     options = {"data": data, "images": images, "encoder": encoder}

@@ -1,0 +1,80 @@
+"""How what was measured differs from what the paper did: the facts that explain a distance to its figures."""
+
+from typing import NamedTuple
+
+from evalkit.gan.recipes import RECIPES
+from evalkit.report.material import Measured
+from evalkit.report.series import best
+from evalkit.report.tables import LOSSY, pictures_of
+
+_IMAGENET = "ImageNet-1k: about 1,281,000 pictures of 1,000 classes"
+_PAPERS_PICTURES = {"imagenet32": _IMAGENET, "svhn": "SVHN's training pictures"}
+
+
+class Difference(NamedTuple):
+    """One line: what, as the paper has it, as it was here."""
+
+    what: str
+    paper: str
+    here: str
+
+
+def differences(each: Measured) -> list[Difference]:
+    """Where the figure's data, network and protocol are not the paper's, as far as its run card says."""
+    found = [*_of_pictures(each), *_of_training(each), *_of_protocol(each)]
+    return [line for line in found if line.paper != line.here]
+
+
+def differences_by_dataset(groups: dict[tuple[str, str], list[Measured]]) -> dict[str, list[Difference]]:
+    """ "METHOD on DATASET" -> the differences of its figures, of the best trained network in every table."""
+    found: dict[str, list[Difference]] = {}
+    for (dataset, _), group in groups.items():
+        top = best([each for each in group if each.trained[0]] or group)
+        lines = found.setdefault(f"{top.method} on {dataset}", [])
+        lines += [line for line in differences(top) if line not in lines]
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def _of_pictures(each: Measured) -> list[Difference]:
+    dataset = str(each.row["dataset"])
+    kind = pictures_of(dataset)
+    here = "a lossy JPEG copy" if kind == LOSSY else kind
+    return [Difference(f"pictures evaluated ({dataset})", "original", here)]
+
+
+def _of_training(each: Measured) -> list[Difference]:
+    training = each.card.get("training", {})
+    recipe = training.get("recipe", {})
+    papers = RECIPES.get(recipe.get("name", ""))
+    if papers is None:
+        return []
+    updates = training.get("d_updates", 0)
+    lines = [
+        Difference("updates of D", f"{papers.d_updates:,}", f"{updates:,} ({100 * updates / papers.d_updates:.1f} %)"),
+        Difference("arithmetic", "float32", str(training.get("precision", "float32"))),
+    ]
+    if "pictures" in training:
+        here = f"{training['images']}: {training['pictures']:,} pictures of {training['classes']} classes"
+        lines.insert(0, Difference("pictures trained on", _PAPERS_PICTURES.get(papers.name, "not stated"), here))
+    kept = ("name", "images", "d_updates")
+    own = {key: value for key, value in papers.as_dict().items() if key not in kept}
+    changed = [key for key, value in own.items() if key in recipe and _plain(recipe[key]) != _plain(value)]
+    return lines + [Difference(f"recipe: {key}", str(_plain(own[key])), str(_plain(recipe[key]))) for key in changed]
+
+
+def _plain(value: object) -> object:
+    """JSON has lists where the recipe has tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _of_protocol(each: Measured) -> list[Difference]:
+    row, protocol = each.row, each.card.get("protocol", {})
+    low, high = str(row["grid"]).rpartition(" ")[2].split("..") if ".." in str(row["grid"]) else ("", "")
+    lines = []
+    if low and (low, high) != ("0.0001", "0.01"):
+        lines.append(Difference("C values tried", "0.0001 to 0.01 (its SVHN script)", f"{low} to {high}"))
+    if protocol.get("labels_per_class"):
+        lines.append(Difference("draws that choose C", "10", str(protocol["select_draws"])))
+        lines.append(Difference("draws that are tested", "100", str(protocol["repeats"])))
+    lines.append(Difference("C chosen on", "validation", str(row["selected_on"])))
+    return lines

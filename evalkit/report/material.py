@@ -1,0 +1,96 @@
+"""What a report is made of: the comparison, and whatever the workspace has on the runs behind it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evalkit.cards import Card, read_card, read_predictions
+from evalkit.errors import ArtifactError
+from evalkit.latent.finding import GalleryPicture, gallery
+from evalkit.report.tables import compare
+from evalkit.results import KEY, method_name, read_results
+from evalkit.workspace import Workspace
+
+_RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>\d+)")  # an encoder's name: a run and how far it was trained
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of results.csv with what its run card holds; `card` and `predictions` are empty where there is none.
+
+    Attributes:
+        row: of results.csv; method: as tables name it.
+        predictions: int64 (fits, test rows); labels: int64 (test rows,).
+    """
+
+    row: pd.Series
+    method: str
+    card: Card
+    predictions: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def trained(self) -> tuple[str, int]:
+        """The run and its D updates; ("", 0) for encoders that are no run."""
+        found = _RUN.match(self.row["encoder"])
+        return (found["run"], int(found["updates"])) if found else ("", 0)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report shows.
+
+    Attributes:
+        table: measured and published figures, from `compare`.
+        measured: the measured ones with their run cards, in the order of results.csv.
+        samples: run -> its grids of samples, fewest updates first.
+        probes: run -> its probe.csv (accuracy while training).
+        gallery: pictures of the experiments in the workspace's `latent`.
+        missing: why a card or its predictions are not in the report, one line each.
+    """
+
+    table: pd.DataFrame
+    measured: list[Measured]
+    samples: dict[str, list[Path]]
+    probes: dict[str, pd.DataFrame]
+    gallery: list[GalleryPicture]
+    missing: list[str]
+
+
+def gather(results: Path, workspace: Workspace) -> Material:
+    """Reads the figures, their run cards beside `results`, and the workspace's pictures of the runs measured.
+
+    Raises:
+        ArtifactError: `results` has other columns.
+    """
+    table = read_results(results)
+    missing: list[str] = []
+    measured = [_measured(results, row, missing) for _, row in table.sort_values(KEY, kind="stable").iterrows()]
+    names = sorted({each.trained[0] for each in measured} - {""})
+    runs = {name: workspace.home / "runs" / name for name in names}
+    samples = {name: sorted(run.glob("samples/*.png")) for name, run in runs.items()}
+    probes = {name: pd.read_csv(run / "probe.csv") for name, run in runs.items() if (run / "probe.csv").is_file()}
+    return Material(
+        table=compare(table),
+        measured=measured,
+        samples={name: found for name, found in samples.items() if found},
+        probes=probes,
+        gallery=gallery(workspace.home / "latent"),
+        missing=missing,
+    )
+
+
+def _measured(results: Path, row: pd.Series, missing: list[str]) -> Measured:
+    """The row with its card; a card that is missing or was changed is named in `missing` instead."""
+    card: Card = {}
+    predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
+    if row["card"]:
+        try:
+            card = read_card(results, row["card"])
+            predictions, labels = read_predictions(results, row["card"], card)
+        except ArtifactError as error:
+            missing.append(str(error))
+    return Measured(row, method_name(row), card, predictions, labels)

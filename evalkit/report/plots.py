@@ -1,0 +1,153 @@
+"""The plots of the HTML page, drawn by matplotlib as SVG; equal numbers give equal bytes."""
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evalkit.report.series import Line
+from evalkit.report.tables import MEASURED, lossy_mark
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#444444")  # Okabe & Ito's
+_MARKERS = "osD^vPX*"  # lines stay apart in print, too
+_GREY = "#767676"
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: small files that scale and can be searched
+    "svg.hashsalt": "evalkit",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+}
+_NAME = 30  # letters of a name beside a plot: longer ones take two lines, so that the plot keeps its width
+_WIDTH = 5.0  # inches: a phone's width at this font size
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element that takes the width it is given."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    head, rest = text[text.index("<svg") :].split(">", 1)
+    return re.sub(r' (width|height)="[^"]*"', "", head) + ' role="img">' + re.sub(r'<g id="[^"]*">', "<g>", rest)
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def overview(rows: pd.DataFrame, *, label: str) -> str:
+    """Figures of one table as dots with their spreads; published ones hollow."""
+    with matplotlib.rc_context(_STYLE):
+        ordered = rows.sort_values("value", ascending="error" not in rows["metric"].iloc[0], kind="stable")
+        names = [textwrap.fill(f"{row['method']}{lossy_mark(row)}", _NAME) for _, row in ordered.iterrows()]
+        figure, axes = _axes(0.75 + 0.24 * len(names) + 0.14 * sum(name.count("\n") for name in names))
+        for place, (_, row) in enumerate(ordered.iterrows()):
+            measured = row["origin"] == MEASURED
+            colour = _COLOURS[0] if measured else _GREY
+            spread = 0.0 if row["spread"] != row["spread"] else float(row["spread"])
+            axes.errorbar(
+                row["value"], place, xerr=spread, fmt="o", color=colour, mfc=colour if measured else "white", capsize=2
+            )
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        for text, origin in zip(axes.get_yticklabels(), ordered["origin"], strict=True):
+            text.set_color("black" if origin == MEASURED else _GREY)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+        return _svg(figure)
+
+
+def lines(
+    found: Sequence[Line],
+    *,
+    x: str,
+    y: str,
+    log: bool = True,
+    published: tuple[str, float] | None = None,
+) -> str:
+    """Lines with their spreads as bars; the chosen point is ringed, a published figure is a dashed level."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(2.6 + 0.22 * (len(found) + bool(published)))
+        for place, line in enumerate(found):
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            bars = line.spread if any(line.spread) else None
+            axes.errorbar(
+                line.x, line.percent, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, label=line.name
+            )
+            if line.chosen in line.x:
+                chosen = line.percent[line.x.index(line.chosen)]
+                axes.plot(line.chosen, chosen, "o", ms=11, mfc="none", mec=colour)
+        if published:
+            axes.axhline(published[1], color=_GREY, ls="--", lw=1, label=published[0])
+        if log:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        _mark_points(axes, sorted({value for line in found for value in line.x}))
+        axes.set_xlabel(x)
+        axes.set_title(y, loc="left", fontsize=10)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+        return _svg(figure)
+
+
+def _mark_points(axes: Axes, points: Sequence[float]) -> None:
+    """Ticks where the points are, if they are few; else matplotlib's."""
+    if len(points) <= 5:
+        axes.set_xticks(points, [f"{value:,.0f}" if value >= 1 else f"{value:g}" for value in points])
+
+
+def layers(rows: Sequence[tuple[str, float, float]], *, label: str) -> str:
+    """Bars of accuracy, one a layer or range of layers, with their spreads."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(0.75 + 0.3 * len(rows))
+        places = np.arange(len(rows))[::-1]
+        colours = [_COLOURS[7] if name == "all" else _COLOURS[0] for name, _, _ in rows]
+        axes.barh(places, [value for _, value, _ in rows], 0.65, xerr=[s for _, _, s in rows], color=colours)
+        axes.set_yticks(places, [name for name, _, _ in rows])
+        for place, (_, value, _) in zip(places, rows, strict=True):
+            axes.text(1, place, f"{value:.2f}", va="center", color="white", fontsize=9)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+        return _svg(figure)
+
+
+def confusion_matrix(percent: np.ndarray, names: Sequence[str], *, label: str) -> str:
+    """A heat map with its numbers: rows are the true classes."""
+    with matplotlib.rc_context(_STYLE):
+        size = len(names)
+        figure, axes = _axes(_WIDTH)
+        axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+        axes.grid(visible=False)
+        axes.set_xticks(range(size), names, rotation=90)
+        axes.set_yticks(range(size), names)
+        if size <= 20:  # more would not be legible
+            for (row, column), value in np.ndenumerate(percent):
+                colour = "white" if value > 55 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        axes.set(xlabel="taken for", ylabel=label)
+        return _svg(figure)
+
+
+def per_class(accuracies: Sequence[tuple[str, np.ndarray]], names: Sequence[str], *, label: str) -> str:
+    """Accuracy of every class as dots, a colour a method; classes in the order of the first method's accuracy."""
+    with matplotlib.rc_context(_STYLE):
+        order = np.argsort(accuracies[0][1], kind="stable")
+        figure, axes = _axes(1.0 + 0.24 * (len(names) + len(accuracies)))
+        for place, (method, values) in enumerate(accuracies):
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            axes.plot(values[order], range(len(names)), marker, color=colour, label=method)
+        axes.set_yticks(range(len(names)), [names[k] for k in order])
+        axes.set_xlabel(label)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+        return _svg(figure)

@@ -1,0 +1,270 @@
+"""The report's formats: golden files, text that no format takes for markup, a page that loads nothing, series by value.
+
+The golden files are made again by `python tests/example_results.py`.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from example_results import CLASSES, FIGURE, GOLDEN, add_example, write_all_formats
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from evalkit.cli import main
+from evalkit.report.differences import differences
+from evalkit.report.figures import block_figures
+from evalkit.report.html import as_html
+from evalkit.report.latex import as_latex
+from evalkit.report.markdown import as_markdown
+from evalkit.report.material import gather
+from evalkit.report.series import best, by_layer, confusion, grouped, over_C, over_labels, over_updates
+from evalkit.report.tables import as_csv, blocks
+from evalkit.report.text import as_text
+from evalkit.results import add_figure
+from evalkit.workspace import Workspace
+
+LOSSY = "cifar10-jpeg", "all"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("example")
+    write_all_formats(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(written):
+    return gather(written / "results.csv", Workspace(written))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tex", "md", "html"])
+def test_golden_files(written, suffix):
+    assert (written / f"report.{suffix}").read_bytes() == (GOLDEN / f"report.{suffix}").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def page(material):
+    return as_html(material)
+
+
+def test_equal_figures_give_equal_plots(material, page):
+    block = next(block for block in blocks(material.table) if "svhn" in block.title)
+    for figure in block_figures(block, grouped(material)["svhn", "100"]):
+        assert figure.draw() in page
+
+
+def test_every_figure_on_lossy_pictures_says_so(material):
+    """In each format: the line (or table row) of each measured figure on cifar10-jpeg, and of no other."""
+    lossy = [f"{each.row['value']:.2f} " for each in material.measured if each.row["dataset"] == "cifar10-jpeg"]
+    pages = as_text(material.table), as_latex(material.table), GOLDEN.joinpath("report.md").read_text()
+    for page in (*pages, GOLDEN.joinpath("report.html").read_text()):
+        marked = [line for line in page.splitlines() if re.search(r"\d\d\.\d\d .*JPEG", line)]
+        found = [value for value in lossy if any(value in line for line in marked)]
+        assert found == lossy
+        assert not [line for line in marked if "svhn" in line or " 82.80 " in line]
+    for line in as_csv(material.table).splitlines()[1:]:
+        assert line.startswith("cifar10-jpeg,lossy JPEG,") == ("cifar10-jpeg" in line and ",measured," in line)
+
+
+class Page(HTMLParser):
+    """What a page opens and closes, links to and is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.ids, self.text = [], [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.links += [found[name] for name in ("src", "href", "xlink:href") if found.get(name)]
+        self.ids.add(found.get("id"))
+        if tag not in ("meta", "link", "img", "path", "use", "rect", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in ("path", "use", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text.append(text)
+
+
+def test_the_page_is_well_formed_and_loads_nothing(written, page):
+    parsed = Page(page)
+    assert parsed.open == []
+    assert {link[1:] for link in parsed.links if link.startswith("#")} <= parsed.ids
+    elsewhere = [link for link in parsed.links if not link.startswith(("#", "data:"))]
+    assert elsewhere and all((written / link).is_file() for link in elsewhere)  # the run cards beside it
+    assert "url(" not in page.replace("url(#", "") and "@import" not in page and "<script" not in page
+    plots = 3 * ["glance", "C", "classes", "confusions"] + ["updates", "layers", "labels"]
+    assert page.count("<svg ") == page.count("</svg>") == len(plots)
+
+
+NASTY = r"my_net & <b>50%</b> $1 #2 {x} ~^\a | `c` *d* [e]"
+
+
+def nasty(tmp_path):
+    add_figure(tmp_path / "results.csv", dataclasses.replace(FIGURE, encoder=NASTY))
+    return gather(tmp_path / "results.csv", Workspace(tmp_path))
+
+
+def test_names_are_text_in_every_format(tmp_path):
+    material = nasty(tmp_path)
+    assert NASTY in "".join(Page(as_html(material)).text)
+    markdown = as_markdown(material, tmp_path / "report.md")
+    assert r"my\_net & \<b>50%\</b> $1 #2 {x} ~^\\a \| \`c\` \*d\* \[e] + L2-SVM" in markdown
+    row = next(line for line in as_latex(material.table).splitlines() if "my" in line)
+    assert row.startswith(
+        r"\raggedright my\_net \& \textless{}b\textgreater{}50\%\textless{}/b\textgreater{} \$1 \#2 \{x\} "
+        r"\textasciitilde{}\textasciicircum{}\textbackslash{}a | `c` *d* [e] + L2-SVM & "
+    )
+
+
+def test_latex_tables_are_regular(material):
+    text = as_latex(material.table)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here; the regularity of the tables is tested above")
+def test_latex_tables_compile(tmp_path, material):
+    (tmp_path / "report.tex").write_text(as_latex(material.table) + as_latex(nasty(tmp_path).table))
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
+    (tmp_path / "paper.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
+    assert "Overfull" not in done.stdout.split("my")[0]
+
+
+def test_value_of_the_series(material):
+    group = grouped(material)[LOSSY]
+    (updates,) = over_updates(group)
+    assert (updates.name, updates.x) == ("imagenet32 + L2-SVM", (75000.0, 150000.0))
+    assert updates.percent == pytest.approx((60.0, 66.67)) and updates.spread == (0.75, 0.75)
+    labels = {line.name: line for line in over_labels(material.measured) if "svhn" not in line.name}
+    assert labels["imagenet32@150000 + L2-SVM"].x == (4000.0, 50000.0)
+    assert "pixels + L2-SVM" not in labels  # its other figure was chosen on test, which is another method
+    assert by_layer(group) == {"imagenet32@150000 + L2-SVM": [("conv1..conv4", 56.67, 0.75), ("all", 66.67, 0.75)]}
+    curve = next(line for line in over_C(group) if line.name == "imagenet32@150000 + L2-SVM")
+    assert curve.x == (1e-4, 2e-4, 5e-4) and curve.percent == (81.0, 82.1, 80.5) and curve.chosen == 2e-4
+
+
+def test_the_best_is_not_one_that_was_chosen_on_test(tmp_path):
+    results = tmp_path / "results.csv"
+    add_example(results, right=20)
+    add_example(results, right=30, selected_on="test")
+    add_example(results, right=20, dataset="svhn", metric="error_percent")
+    add_example(results, right=15, dataset="svhn", metric="error_percent", features_sha256="less")
+    groups = grouped(gather(results, Workspace(tmp_path)))
+    assert best(groups[LOSSY]).row["value"] == pytest.approx(66.67)
+    assert best(groups["svhn", "all"]).row["value"] == 50.0  # the lower error
+
+
+def test_reference_confusions_are_scikit_learns(material):
+    for each in material.measured[:2]:
+        truth = np.tile(each.labels, len(each.predictions))
+        expected = confusion_matrix(truth, each.predictions.ravel(), normalize="true")
+        np.testing.assert_allclose(confusion(each), 100 * expected)
+        assert len(CLASSES) == len(expected)
+
+
+def test_value_of_the_differences_from_the_paper(material):
+    top = best(grouped(material)[LOSSY])
+    assert [tuple(line) for line in differences(top)] == [
+        ("pictures evaluated (cifar10-jpeg)", "original", "a lossy JPEG copy"),
+        (
+            "pictures trained on",
+            "ImageNet-1k: about 1,281,000 pictures of 1,000 classes",
+            "tiny-imagenet: 100,000 pictures of 200 classes",
+        ),
+        ("updates of D", "150,000", "800 (0.5 %)"),
+        ("arithmetic", "float32", "bfloat16"),
+        ("recipe: lr", "0.0002", "0.0001"),
+        ("C values tried", "0.0001 to 0.01 (its SVHN script)", "1e-05 to 0.01"),
+    ]
+
+
+# -- the command
+
+
+@pytest.fixture
+def home(tmp_path):
+    add_example(tmp_path / "results.csv")
+    return tmp_path
+
+
+def report(home, *arguments):
+    return CliRunner().invoke(main, ["--home", str(home), "report", *map(str, arguments)])
+
+
+def test_the_command_writes_all_formats_and_samples_of_the_runs_measured(home):
+    (home / "runs/imagenet32/samples").mkdir(parents=True)
+    for updates in (0, 75000, 150000):
+        Image.new("RGB", (640, 640), "red").save(home / f"runs/imagenet32/samples/d-{updates:08d}.png")
+    result = report(home)
+    assert result.exit_code == 0 and "cifar10-jpeg (lossy JPEG pictures), all labels" in result.stdout
+    assert sorted(path.suffix for path in home.glob("report.*")) == [".csv", ".html", ".md", ".tex"]
+    page = (home / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3 and "imagenet32: samples after 150,000 updates of D" in page
+    linked = re.findall(r"\((report-files/[^)]*)\)", (home / "report.md").read_text())
+    assert linked and all((home / link).is_file() for link in linked) and linked[-1].endswith(".jpg")
+    with Image.open(home / linked[-1]) as picture:
+        assert picture.size == (448, 448)
+
+
+def test_the_command_writes_what_is_asked_for(home):
+    result = report(home, "--out", home / "a/table.tex", "--out", home / "b.csv")
+    assert result.exit_code == 0 and (home / "a/table.tex").is_file() and not (home / "report.csv").exists()
+    assert (home / "b.csv").read_text().count("\n") == 7  # the columns' names, five published, one measured
+
+
+def test_a_missing_card_is_said_and_the_rest_reported(home):
+    card = next(home.glob("cards/*.json"))
+    card.unlink()
+    result = report(home, "--out", home / "page.html")
+    assert result.exit_code == 0 and f"without a run card: {card}: no such run card" in result.stderr
+    assert card.name in (home / "page.html").read_text()
+
+
+def other_columns(home):
+    (home / "results.csv").write_text("dataset,accuracy\ncifar10,1\n")
+
+
+def unwritable(home):
+    (home / "report.csv").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "arguments", "message"),
+    [
+        (
+            lambda home: None,
+            ["--out", "x.pdf"],
+            "x.pdf: no format for '.pdf'; expected a file in .csv, .tex, .md, .html",
+        ),
+        (lambda home: None, ["--results", "nowhere.csv"], "nowhere.csv"),
+        (other_columns, [], "not a results.csv of this evalkit"),
+        (lambda home: (home / "results.csv").unlink(), [], "no figures measured yet; run `evalkit svm`"),
+        (unwritable, [], ": Is a directory; what was finished is kept"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(home, break_it, arguments, message):
+    break_it(home)
+    result = report(home, *arguments)
+    assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ") and message in line and "Traceback" not in result.output
