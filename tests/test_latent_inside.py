@@ -78,13 +78,13 @@ def test_value_of_gradients_as_pictures():
 
 
 def test_ascent_drives_the_middle_unit_to_the_end_of_the_range():
-    """Only the middle pixel has a gradient; it goes to white (or black), every other one fades by 1 % a step."""
+    """Only the middle pixel has a gradient, shared with its neighbours; they go to white (or black), others fade."""
     discriminator = point_discriminator([2.0, -1.0, 1.0], [3.0, 1.0, -1.0])
     start = torch.full((2, 1, 16, 16), 0.5)
     made, responses = maximised(
         discriminator, None, layer=0, features=torch.tensor([0, 1]), start=start, steps=30, decay=0.01
     )
-    assert made[0, 0, 8, 8] == 1 and made[1, 0, 8, 8] == -1
+    assert (made[0, 0, 7:10, 7:10] == 1).all() and (made[1, 0, 7:10, 7:10] == -1).all()
     assert responses.tolist() == [2, 1]
     torch.testing.assert_close(made[:, 0, 0, 0], torch.full((2,), 0.5 * 0.99**30))
 

@@ -11,6 +11,7 @@ from evalkit.cli.datasets import datasets_command, doctor_command
 from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
 from evalkit.cli.features import features_command
+from evalkit.cli.latent import latent_group
 from evalkit.cli.prepare import prepare_command
 from evalkit.cli.pretrained import pretrained_command
 from evalkit.cli.report import report_command
@@ -88,6 +89,7 @@ for _command in (
     report_command,
     reproduce_command,
     pretrained_command,
+    latent_group,
     datasets_command,
     doctor_command,
 ):

@@ -13,7 +13,7 @@ from evalkit.latent.gan import FrozenGAN
 from evalkit.latent.pictures import Row, captioned, png
 
 _NEIGHBOURS = 8  # [paper, figure 7]
-_NOISE = 0.25  # U(-0.25, 0.25) is added for the neighbours [paper, figure 7]
+NOISE = 0.25  # U(-0.25, 0.25) is added for the neighbours [paper, figure 7]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Concept:
     sign: int = 1
 
 
-def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = _NOISE, seed: int = 0) -> Finding:
+def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = NOISE, seed: int = 0) -> Finding:
     """The picture of the signed sum of the concepts' mean z, with eight neighbours, and the same sum of pixels.
 
     The paper's example: smiling woman - neutral woman + neutral man. The result is the middle of nine.
@@ -34,9 +34,8 @@ def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = _N
     """
     if len(concepts) < 2:
         raise EvalkitError(f"arithmetic takes two concepts or more, found {len(concepts)}; give --plus and --minus")
-    means = torch.stack([concept.z.to(gan.device).mean(0) for concept in concepts])
-    signs = torch.tensor([concept.sign for concept in concepts], device=gan.device, dtype=means.dtype)
-    result = signs @ means
+    means = torch.stack([concept.z.mean(0) for concept in concepts]).to(gan.device)
+    result = signed_sum(concepts).to(gan.device)
     nine = neighbours(result, noise=noise, seed=seed)
     mean_pictures, nine_pictures = gan.pictures(means), gan.pictures(nine)
     groups = [gan.pictures(concept.z.to(gan.device)) for concept in concepts]
@@ -45,9 +44,8 @@ def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = _N
         for concept, group, mean in zip(concepts, groups, mean_pictures, strict=True)
     ]
     control = pixel_sum(groups, [concept.sign for concept in concepts])
-    rows += [
-        Row("the sum of z (middle) and neighbours" if i == 1 else "", nine_pictures[3 * i :][:3]) for i in range(3)
-    ]
+    titles = ("the sum of z, in the middle of its neighbours", "", "")
+    rows += [Row(title, nine_pictures[3 * i :][:3]) for i, title in enumerate(titles)]
     rows += [Row("control: the same sum of pixels", control[None])]
     return Finding(
         "arithmetic",
@@ -61,6 +59,11 @@ def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = _N
         figures={"length_of_result": float(result.norm()), "mean_length_of_concepts": float(means.norm(dim=1).mean())},
         arrays={"z": nine.cpu().numpy(), "concepts": torch.cat([concept.z for concept in concepts]).cpu().numpy()},
     )
+
+
+def signed_sum(concepts: Sequence[Concept]) -> Tensor:
+    """The sum of the concepts' mean z with their signs, (Z,)."""
+    return torch.stack([concept.sign * concept.z.mean(0) for concept in concepts]).sum(0)
 
 
 def neighbours(z: Tensor, *, noise: float, seed: int) -> Tensor:

@@ -7,7 +7,6 @@ seed; walks, sums and inversions are then functions of z.
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,8 @@ from torch.nn import functional as F
 
 from evalkit.device import resolve_device
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, stored_recipe
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_pictures
 from evalkit.gan.recipes import Recipe
-from evalkit.workspace import Workspace
 
 REFERENCE = 256  # z of the reference batch: twice a training batch; more moves samples little (benchmarks/NOTES.md)
 _REFERENCE_SEED = 20151119  # of the reference batch, the same for every run
@@ -36,7 +33,7 @@ class FrozenGAN:
         generator: z (N, z_length) and one-hot classes or None -> pictures in its range; takes no gradients itself.
         discriminator: as loaded; `Critic` freezes a copy of it.
         label: the class that a conditional generator draws, None for others.
-        made_from: checkpoint and hashes, for manifests; `images_sha256` is of the pictures trained on.
+        made_from: path and hashes of the weights, for manifests; `images_sha256` is of the pictures trained on.
     """
 
     name: str
@@ -80,34 +77,15 @@ def freeze_batch_norm(network: nn.Module, *inputs: Tensor | None) -> None:
 
     norms = [module for module in network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     hooks = [norm.register_forward_hook(keep) for norm in norms]
-    network.train()
+    network.eval()
+    for norm in norms:
+        norm.train()
     with torch.no_grad():
         network(*inputs)
     for hook in hooks:
         hook.remove()
     network.eval()
     network.requires_grad_(False)
-
-
-def open_gan(name: str, workspace: Workspace, *, label: int | None = None, device: str = "auto") -> FrozenGAN:
-    """The GAN of a run or checkpoint (name, NAME@UPDATES or path; "latest": the workspace's latest run), frozen.
-
-    Args:
-        label: the class to draw where the recipe has classes [0 if None].
-
-    Raises:
-        EvalkitError: no such run, broken weights, or a class that the recipe does not have.
-    """
-    checkpoint = find_checkpoint(name, workspace)
-    manifest = read_checkpoint(checkpoint)
-    recipe = stored_recipe(manifest)
-    generator, discriminator = Generator(recipe), Discriminator(recipe)
-    load_weights(generator, checkpoint / "generator.safetensors")
-    load_weights(discriminator, checkpoint / "discriminator.safetensors")
-    about = {"checkpoint": str(checkpoint.resolve()), "images_sha256": manifest["made_from"].get("images_sha256", "")}
-    hashes = {f"{n}_sha256": manifest["files"][f"{n}.safetensors"]["sha256"] for n in ("generator", "discriminator")}
-    run = f"{checkpoint.parent.parent.name}@{manifest['settings']['d_updates']}"
-    return frozen(run, generator, discriminator, label=label, device=device, made_from=about | hashes)
 
 
 def frozen(
@@ -145,8 +123,3 @@ def _checked_label(label: int | None, recipe: Recipe) -> int | None:
     if not 0 <= (label or 0) < recipe.classes:
         raise EvalkitError(f"recipe {recipe.name}: class {label}, expected 0 to {recipe.classes - 1}")
     return label or 0
-
-
-def checkpoint_path(gan: FrozenGAN) -> Path:
-    """The checkpoint that the GAN was loaded from."""
-    return Path(gan.made_from["checkpoint"])

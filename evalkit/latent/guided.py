@@ -61,7 +61,8 @@ def maximised(
     """Pictures that drive the middle unit of each of some features, by gradient ascent on the input.
 
     Each step adds 5 % of the range along the gradient, scaled to a root mean square of 1, and shrinks the
-    picture by `decay` towards the middle grey; values stay within the range of pictures.
+    picture by `decay` towards the middle grey; values stay within the range of pictures. The gradient is averaged
+    over 3 x 3 pixels first: without that the inputs are noise (tried on imagenet32@1047).
 
     Args:
         features: int64 (N,), the map each picture is for.
@@ -77,6 +78,7 @@ def maximised(
         images.requires_grad_(True)
         (gradient,) = torch.autograd.grad(_middle(discriminator, images, classes, layer, features).sum(), images)
         with torch.no_grad():
+            gradient = F.avg_pool2d(gradient, 3, 1, 1)
             size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
             moved = images + 0.05 * (high - low) * gradient / size
             images = (middle + (1 - decay) * (moved - middle)).clamp(low, high)

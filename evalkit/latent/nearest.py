@@ -57,9 +57,7 @@ def comparison(
     Raises:
         EvalkitError: held-out pictures of another size.
     """
-    random = np.random.default_rng(seed)
-    first, end = images.splits.get("train", (0, len(images)))
-    training = first + _some(random, end - first, pictures)
+    training, random = training_rows(images, pictures, seed=seed), np.random.default_rng(seed + 1)
     other = held_out or images
     if held_out is None and "test" not in images.splits:
         own = training[_some(random, len(training), count)]
@@ -71,6 +69,12 @@ def comparison(
     rows = first + _some(random, end - first, count)
     said = f"{other.name}, {'test' if 'test' in other.splits else 'all'}"
     return Comparison(images.images, training, other.images[rows], np.full(len(rows), -1), said)
+
+
+def training_rows(images: ImageSet, count: int, *, seed: int) -> np.ndarray:
+    """At most `count` rows (0: all) of the `train` split, or of all pictures without one: what training reads."""
+    first, end = images.splits.get("train", (0, len(images)))
+    return first + _some(np.random.default_rng(seed), end - first, count)
 
 
 def _some(random: np.random.Generator, total: int, count: int) -> np.ndarray:

@@ -40,21 +40,25 @@ def sheet(pictures: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.I
 
 
 def captioned(rows: list[Row]) -> Image.Image:
-    """Rows of pictures, each under its caption."""
+    """Rows of pictures, each under its caption; one without a caption follows closely."""
     lines = [(row.caption, [enlarged(picture) for picture in row.pictures]) for row in rows]
     width = max(
         [sum(cell.width + _MARGIN for cell in cells) for _, cells in lines] + [_text_width(text) for text, _ in lines]
     )
-    height = sum(_TEXT + _MARGIN + max(cell.height for cell in cells) + _MARGIN for _, cells in lines)
+    height = sum(_caption(text) + max(cell.height for cell in cells) + _MARGIN for text, cells in lines)
     canvas = Image.new("RGB", (width + _MARGIN, height), "white")
     draw, top = ImageDraw.Draw(canvas), 0
     for text, cells in lines:
         draw.text((_MARGIN, top + 1), text, fill="black")
-        top += _TEXT + _MARGIN
+        top += _caption(text)
         for index, cell in enumerate(cells):
             canvas.paste(cell, (_MARGIN + index * (cell.width + _MARGIN), top))
         top += max(cell.height for cell in cells) + _MARGIN
     return canvas
+
+
+def _caption(text: str) -> int:
+    return _TEXT + _MARGIN if text else 0
 
 
 def _text_width(text: str) -> int:

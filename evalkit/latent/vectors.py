@@ -29,20 +29,27 @@ def read_vectors(text: str, *, z_length: int, sheet: Path | None = None) -> Tens
         raise EvalkitError(
             f"{text}: numbers on a contact sheet, but there is none {place}; run `evalkit latent sample`"
         )
-    z, numbers = _checked(sheet / "z.npy", z_length), _numbers(text.replace(" ", ""))
+    z, numbers = _checked(sheet / "z.npy", z_length), numbers_in(text)
     beyond = [number for number in numbers if number >= len(z)]
     if beyond:
         raise EvalkitError(f"{text}: the contact sheet in {sheet} has numbers 0 to {len(z) - 1}, not {beyond[0]}")
     return z[numbers]
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_in(text: str) -> list[int]:
+    """The numbers that a text like "3,17,40-42" lists.
+
+    Raises:
+        EvalkitError: something else in it, or a range that ends before it begins.
+    """
     found: list[int] = []
-    for part in text.split(","):
+    if not _NUMBERS.fullmatch(text.replace(" ", "")):
+        raise EvalkitError(f"{text}: expected numbers, like 3,17,40-42")
+    for part in text.replace(" ", "").split(","):
         first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise EvalkitError(f"{text}: no number in {part}; write the smaller one first, like 3-8")
         found += range(int(first), int(last or first) + 1)
-    if not found:
-        raise EvalkitError(f"{text}: no number in that range; write the smaller one first, like 3-8")
     return found
 
 

@@ -1,0 +1,144 @@
+"""evalkit latent arithmetic, turn, invert."""
+
+from pathlib import Path
+
+import click
+
+from evalkit.cli.latent_options import (
+    Z_HELP,
+    gan_options,
+    opened,
+    out_option,
+    picked,
+    picked_or_drawn,
+    seed_option,
+    sheet_option,
+    write,
+)
+from evalkit.workspace import Workspace
+
+
+@click.command("arithmetic")
+@click.option("--plus", multiple=True, metavar="Z", help=f"A concept to add: {Z_HELP}. May be given again.")
+@click.option("--minus", multiple=True, metavar="Z", help=f"A concept to take away: {Z_HELP}. May be given again.")
+@click.option(
+    "--noise",
+    type=click.FloatRange(min=0),
+    default=0.25,
+    show_default=True,
+    help="The eight neighbours are within +-NOISE of the result.",
+)
+@seed_option("the neighbours")
+@sheet_option
+@gan_options
+@out_option
+@click.pass_obj
+def arithmetic_command(
+    workspace: Workspace,
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    noise: float,
+    seed: int,
+    sheet: Path | None,
+    run: str,
+    label: int | None,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Add and take away concepts, each the mean of some z (three in the paper); beside it the same sum of pixels.
+
+    \b
+    Example:
+      evalkit latent arithmetic --plus 3,17,40 --minus 1,5,9 --plus 2,30,31
+      evalkit latent arithmetic --plus smiling-woman.npy --minus woman.npy --plus man.npy
+    """
+    from evalkit.latent.arithmetic import Concept, arithmetic
+
+    gan = opened(workspace, run, label, device)
+    concepts = [
+        Concept(picked(workspace, gan, text, sheet), sign)
+        for texts, sign in ((plus[:1], 1), (minus, -1), (plus[1:], 1))
+        for text in texts
+    ]
+    write(workspace, gan, arithmetic(gan, concepts, noise=noise, seed=seed), out)
+
+
+@click.command("turn")
+@click.option("--start", required=True, metavar="Z", help=f"Samples of one kind, such as looking left: {Z_HELP}.")
+@click.option("--end", required=True, metavar="Z", help=f"Samples of the other kind, such as looking right: {Z_HELP}.")
+@click.option("--onto", metavar="Z", help=f"Samples to turn: {Z_HELP} [default: random ones].")
+@click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Random z, without --onto.")
+@click.option("--steps", type=click.IntRange(min=2), default=9, show_default=True, help="Pictures of each sample.")
+@click.option(
+    "--reach", type=float, default=1.0, show_default=True, help="Turn vectors from the middle to an end of the row."
+)
+@seed_option("random z")
+@sheet_option
+@gan_options
+@out_option
+@click.pass_obj
+def turn_command(
+    workspace: Workspace,
+    start: str,
+    end: str,
+    onto: str | None,
+    count: int,
+    steps: int,
+    reach: float,
+    seed: int,
+    sheet: Path | None,
+    run: str,
+    label: int | None,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Move samples along a turn vector: the mean z of some samples minus that of others.
+
+    \b
+    Example:
+      evalkit latent turn --start 1,8,20,33 --end 2,9,14,61
+    """
+    from evalkit.latent.arithmetic import turn
+
+    gan = opened(workspace, run, label, device)
+    kinds = [picked(workspace, gan, text, sheet) for text in (start, end)]
+    samples = picked_or_drawn(workspace, gan, onto, sheet, count=count, seed=seed)
+    write(workspace, gan, turn(gan, kinds[0], kinds[1], onto=samples, steps=steps, reach=reach), out)
+
+
+@click.command("invert")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--steps", type=click.IntRange(min=1), default=150, show_default=True, help="Steps of Adam.")
+@click.option(
+    "--restarts", type=click.IntRange(1, 128), default=4, show_default=True, help="Starts a picture; the best counts."
+)
+@seed_option("the z to start from")
+@gan_options
+@out_option
+@click.pass_obj
+def invert_command(
+    workspace: Workspace,
+    pictures: tuple[Path, ...],
+    steps: int,
+    restarts: int,
+    seed: int,
+    run: str,
+    label: int | None,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Find the z that draws each of PICTURES best, with the error left.
+
+    The z found (z.npy in the printed folder) can be used in the other commands.
+
+    \b
+    Example:
+      evalkit latent invert cat.jpg dog.jpg
+    """
+    import numpy as np
+
+    from evalkit.latent.invert import invert, read_picture
+
+    gan = opened(workspace, run, label, device)
+    targets = np.stack([read_picture(path, gan.recipe) for path in pictures])
+    write(workspace, gan, invert(gan, targets, steps=steps, restarts=restarts, seed=seed), out)

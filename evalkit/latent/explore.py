@@ -1,0 +1,176 @@
+"""explore: a page on this machine to pick samples, do arithmetic and walk with the mouse. Standard library only."""
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from torch import Tensor
+
+from evalkit.errors import EvalkitError
+from evalkit.gan.monitor import picture_grid
+from evalkit.latent.arithmetic import NOISE, Concept, neighbours, pixel_sum, signed_sum
+from evalkit.latent.gan import FrozenGAN
+from evalkit.latent.pictures import enlarged, png
+from evalkit.latent.vectors import numbers_in
+from evalkit.latent.walk import PATHS, between
+
+HOST = "127.0.0.1"
+_POLICY = (  # the page takes nothing from anywhere else
+    "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+)
+Query = dict[str, list[str]]
+
+
+class Explorer:
+    """What the page shows, as functions of its queries; one picture at a time.
+
+    Args:
+        z: the samples to pick from, (n, Z); their numbers are their rows.
+        seed: of the neighbours of a sum.
+    """
+
+    def __init__(self, gan: FrozenGAN, z: Tensor, *, seed: int = 0):
+        self.gan, self.z, self._seed, self._lock = gan, z, seed, threading.Lock()
+        self.samples = gan.pictures(z)
+
+    def about(self, query: Query) -> dict[str, Any]:
+        """What the page needs to know."""
+        return {"gan": self.gan.name, "count": len(self.z)}
+
+    def sample(self, query: Query) -> bytes:
+        """The sample `number` as PNG."""
+        (number,) = self._numbers(query, "number", exactly=1)
+        return png(enlarged(self.samples[number]))
+
+    def walk(self, query: Query) -> bytes:
+        """The picture at `t` between the samples `from` and `to`, on the `path`, as PNG."""
+        return png(enlarged(self._pictures(self._walked(query)[None])[0], side=256))
+
+    def arithmetic(self, query: Query) -> bytes:
+        """The sum of z of the samples listed in each `plus` and `minus`, with its neighbours, as PNG."""
+        nine = neighbours(signed_sum(self._concepts(query)), noise=NOISE, seed=self._seed)
+        return png(enlarged(picture_grid(self._pictures(nine), 3), side=256))
+
+    def pixels(self, query: Query) -> bytes:
+        """The same sum of pixels, as PNG."""
+        concepts = [(self.samples[self._listed(text)], sign) for text, sign in _terms(query)]
+        return png(enlarged(pixel_sum([c for c, _ in concepts], [sign for _, sign in concepts]), side=256))
+
+    def vector(self, query: Query) -> list[float]:
+        """z of the walk's picture or of the sum, for the other commands."""
+        return (self._walked(query) if "t" in query else signed_sum(self._concepts(query))).tolist()
+
+    def _walked(self, query: Query) -> Tensor:
+        first, last = (self._numbers(query, key, exactly=1)[0] for key in ("from", "to"))
+        path, text = query.get("path", ["straight"])[0], query.get("t", [""])[0]
+        try:
+            t = float(text)
+        except ValueError:
+            raise EvalkitError(f"t = {text!r}: expected a number from 0 to 1") from None
+        if not 0 <= t <= 1 or path not in PATHS:
+            raise EvalkitError(f"t = {t:g}, path {path!r}: expected 0 to 1, {' or '.join(PATHS)}")
+        return between(self.z[first], self.z[last], t, path=path)
+
+    def _concepts(self, query: Query) -> list[Concept]:
+        return [Concept(self.z[self._listed(text)], sign) for text, sign in _terms(query)]
+
+    def _numbers(self, query: Query, key: str, *, exactly: int) -> list[int]:
+        found = self._listed(query.get(key, [""])[0])
+        if len(found) != exactly:
+            raise EvalkitError(f"{key}: {len(found)} numbers, expected {exactly}")
+        return found
+
+    def _listed(self, text: str) -> list[int]:
+        found = numbers_in(text)
+        if max(found) >= len(self.z):
+            raise EvalkitError(f"{text}: there are samples 0 to {len(self.z) - 1}")
+        return found
+
+    def _pictures(self, z: Tensor) -> np.ndarray:
+        with self._lock:
+            return self.gan.pictures(z)
+
+
+def _terms(query: Query) -> list[tuple[str, int]]:
+    terms = [(text, 1) for text in query.get("plus", [])] + [(text, -1) for text in query.get("minus", [])]
+    if not terms:
+        raise EvalkitError("nothing to add: expected plus or minus with numbers of samples")
+    return terms
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the page and its answers to this machine; stops with `shutdown`."""
+
+    def __init__(self, explorer: Explorer, port: int):
+        self.page = (files("evalkit.latent") / "explore.html").read_bytes()
+        self.answers: dict[str, Callable[[Query], Any]] = {
+            "/about.json": explorer.about,
+            "/sample.png": explorer.sample,
+            "/walk.png": explorer.walk,
+            "/arithmetic.png": explorer.arithmetic,
+            "/pixels.png": explorer.pixels,
+            "/z.json": explorer.vector,
+        }
+        super().__init__((HOST, port), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        if self.headers.get("Host") not in {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}:
+            # another site's name that resolves to this machine
+            self._send(HTTPStatus.FORBIDDEN, "text/plain", b"only for this machine")
+        elif address.path == "/":
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
+        elif address.path not in self.server.answers:
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"no such page")
+        else:
+            self._answer(self.server.answers[address.path], parse_qs(address.query))
+
+    def _answer(self, answer: Callable[[Query], Any], query: Query) -> None:
+        try:
+            found = answer(query)
+        except EvalkitError as error:
+            self._send(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error).encode())
+            return
+        if isinstance(found, bytes):
+            self._send(HTTPStatus.OK, "image/png", found)
+        else:
+            self._send(HTTPStatus.OK, "application/json", json.dumps(found).encode())
+
+    def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        with suppress(ConnectionError):  # the browser no longer wants it
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not worth a line."""
+
+
+def serve(explorer: Explorer, *, port: int = 0) -> Server:
+    """A server for the page, bound to 127.0.0.1 only; the caller runs and closes it.
+
+    Raises:
+        EvalkitError: the port is taken.
+    """
+    try:
+        return Server(explorer, port)
+    except OSError as error:
+        raise EvalkitError(f"port {port} of {HOST}: {error.strerror}; give another --port, or 0 for any") from None

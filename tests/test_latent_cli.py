@@ -1,0 +1,211 @@
+"""`evalkit latent` end to end on a small trained run, the folders it leaves, and what users get wrong as one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import write_image_set
+from PIL import Image
+from safetensors.torch import load_file
+
+from evalkit.artifacts import read_manifest
+from evalkit.cli import main
+from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.trainer import TrainOptions, train
+from evalkit.images import load_images
+from evalkit.latent.finding import KIND, gallery
+from evalkit.latent.opening import open_gan
+from evalkit.workspace import Workspace
+
+TINY = override(RECIPES["imagenet32"], {"width": 2, "z_length": 8, "batch_size": 32, "d_updates": 2})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A workspace with pictures and a run of two updates, with the contact sheet of `sample`."""
+    home = tmp_path_factory.mktemp("latent") / "home"
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (120, 4, 4, 3), dtype=np.uint8)
+    pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    images = write_image_set(
+        home / "images/noise", pictures, np.zeros(120, np.int64), {"train": (0, 100), "test": (100, 120)}
+    )
+    train(images, home / "runs/tiny", TINY, options=TrainOptions(device="cpu", precision="float32"))
+    Image.fromarray(pictures[110]).resize((50, 40)).save(home / "given.png")
+    assert CliRunner().invoke(main, ["--home", str(home), "latent", "sample", "--count", "20"]).exit_code == 0
+    return home
+
+
+@pytest.fixture
+def latent(home):
+    def invoke(*arguments):
+        return CliRunner().invoke(main, ["--home", str(home), "latent", *map(str, arguments)])
+
+    return invoke
+
+
+def assert_one_line(result, *parts):
+    assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.output
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("Error: ") and "Traceback" not in result.output
+    for part in parts:
+        assert part in message, message
+
+
+COMMANDS = {
+    "sample": (["--count", 20, "--seed", 3, "--truncate", 0.5], {"sheet.png", "grid.png", "samples.csv", "z.npy"}),
+    "walk": (["--z", "3,17,0-1", "--loop", "--path", "spherical"], {"walk.png", "walk.gif", "steps.csv", "z.npy"}),
+    "arithmetic": (
+        ["--plus", "3,17,4", "--minus", "1,5,9", "--plus", "2,10,11"],
+        {"arithmetic.png", "concepts.npy", "z.npy"},
+    ),
+    "turn": (["--start", "0-3", "--end", "4-7", "--count", 2], {"turn.png", "vector.npy", "z.npy"}),
+    "nearest": (["--count", 5, "--feature-pictures", 20], {"nearest.png", "nearest.csv", "z.npy"}),
+    "filters": (["--features", "0-2,7", "--top", 2, "--steps", 3], {"guided-random.png", "maximised-trained.png"}),
+    "forget": (["--count", 30], {"forget.png", "samples.png", "boxes.json", "maps.csv", "z.npy"}),
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_determinism_of_every_command(latent, tmp_path, verb):
+    """Two runs, equal bytes; the manifest says from what."""
+    options, files = COMMANDS[verb]
+    for name in ("a", "b"):
+        result = latent(verb, *options, "--out", tmp_path / name, "--run", "tiny@2")
+        assert result.exit_code == 0 and result.stdout == f"{tmp_path / name}\n", result.output
+        assert "run: tiny@2, " in result.stderr
+    manifest = read_manifest(tmp_path / "a", KIND, check_hashes=True)
+    assert manifest["verb"] == verb and manifest["settings"]["gan"] == "tiny@2"
+    assert len(manifest["made_from"]["generator_sha256"]) == 64 and (verb == "turn" or "seed" in manifest["settings"])
+    found = {path.name for path in (tmp_path / "a").iterdir()}
+    assert found >= files | {"figures.json", "manifest.json"}
+    for name in found - {"manifest.json"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_invert_and_what_it_finds_in_the_next_command(latent, home, tmp_path):
+    inverted = latent("invert", home / "given.png", "--steps", 3, "--restarts", 2, "--out", tmp_path / "z")
+    assert inverted.exit_code == 0, inverted.output
+    assert latent("walk", "--z", tmp_path / "z/z.npy", "--out", tmp_path / "w").exit_code == 1  # one z is no walk
+    both = latent("turn", "--start", tmp_path / "z/z.npy", "--end", "3", "--onto", "1", "--out", tmp_path / "t")
+    assert both.exit_code == 0
+    assert np.array_equal(np.load(tmp_path / "t/start.npy"), np.load(tmp_path / "z/z.npy"))
+
+
+def test_boxes_that_forget_used_can_be_edited_and_given_back(latent, tmp_path):
+    assert latent("forget", "--count", 30, "--out", tmp_path / "auto").exit_code == 0
+    boxes = json.loads((tmp_path / "auto/boxes.json").read_text())[:3]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    by_hand = latent(
+        "forget", "--count", 30, "--boxes", tmp_path / "boxes.json", "--layer", "first", "--out", tmp_path / "b"
+    )
+    assert by_hand.exit_code == 0, by_hand.output
+    settings = read_manifest(tmp_path / "b", KIND)["settings"]
+    assert (settings["boxes"], settings["layer"], settings["proposed_by"]) == (3, "first", None)
+    assert json.loads((tmp_path / "b/boxes.json").read_text()) == boxes
+
+
+def test_the_gallery_of_a_workspace(latent, home, tmp_path):
+    assert latent("walk", "--count", 2, "--steps", 2).exit_code == 0
+    found = gallery(home / "latent")
+    titles = {picture.path.name: picture.title for picture in found}
+    assert titles["walk.png"] == "tiny@2: a straight walk through 2 z, a leg a line"
+    assert [picture.path.name for picture in gallery(home / "latent/tiny@2--sample")] == ["sheet.png", "grid.png"]
+    assert {picture.path.read_bytes()[1:4] for picture in found} == {b"PNG"}
+    broken = home / "latent/tiny@2--walk/walk.png"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    assert "walk.png" not in {picture.path.name for picture in gallery(home / "latent")}
+    assert gallery(tmp_path / "nowhere") == []
+
+
+def test_pretrained_weights_draw_as_the_run_they_come_from(latent, home, tmp_path):
+    path = str(home / "runs/tiny")
+    imported = CliRunner().invoke(
+        main, ["--home", str(home), "pretrained", "import", path, "--name", "mine", "--licence", "MIT"]
+    )
+    assert imported.exit_code == 0, imported.output
+    for run, name in (("pretrained:mine", "a"), ("tiny", "b")):
+        assert latent("sample", "--count", 5, "--run", run, "--out", tmp_path / name).exit_code == 0
+    for file in ("sheet.png", "samples.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert latent("walk", "--run", "pretrained:mine", "--count", 2, "--steps", 1).exit_code == 0
+    assert (home / "latent/pretrained-mine--walk/walk.png").is_file()
+
+
+def test_the_moving_average_draws_where_there_is_one(home):
+    images = load_images(home / "images/noise")
+    recipe = override(TINY, {"g_ema": 0.9})
+    checkpoint = train(images, home / "runs/averaged", recipe, options=TrainOptions(device="cpu", precision="float32"))
+    gan = open_gan(str(checkpoint), Workspace(home))
+    drawing, trained = (load_file(checkpoint / f"{name}.safetensors") for name in ("generator_average", "generator"))
+    assert torch.equal(gan.generator.deconvs[0].weight, drawing["deconvs.0.weight"])
+    assert not torch.equal(drawing["deconvs.0.weight"], trained["deconvs.0.weight"])
+    shutil.rmtree(home / "runs/averaged")  # the latest run is `tiny` again
+
+
+# -- what users get wrong
+
+
+def test_wrong_z_runs_and_layers(latent, home, tmp_path):
+    np.save(tmp_path / "long.npy", np.zeros((3, 100)))
+    assert_one_line(
+        latent("walk", "--z", tmp_path / "long.npy"), "long.npy: z of length 100, this generator takes length 8"
+    )
+    assert_one_line(latent("walk", "--z", "3,20"), "has numbers 0 to 19, not 20")
+    assert_one_line(latent("sample", "--run", "mine"), "mine: no such run; in", "tiny")
+    assert_one_line(latent("sample", "--run", "tiny@9"), "no checkpoint after 9 D updates; it has 2")
+    assert_one_line(latent("sample", "--class", 1), "has no classes, found class 1")
+    assert_one_line(latent("sample", "--truncate", 2), "lie in -1 to 1")
+    assert_one_line(latent("filters", "--layer", "conv9"), "no layer 'conv9'; choose conv1, conv2")
+    assert_one_line(latent("filters", "--features", "many"), "many: expected numbers")
+    assert_one_line(latent("forget", "--layer", "conv1"), "no layer 'conv1'; choose first, deconv1")
+    assert_one_line(latent("forget", "--propose-layer", "deconv1"), "no layer 'deconv1'; choose conv1")
+    assert_one_line(latent("invert", tmp_path / "none.png"), "none.png: no such file")
+    assert_one_line(latent("arithmetic", "--plus", "1,2"), "takes two concepts or more, found 1")
+    assert_one_line(latent("nearest", "--images", "mine"), "mine: no such image set")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [([], "no box at all"), ([{"sample": 1, "box": [20, 20, 40, 30]}], "is empty or outside the picture")],
+)
+def test_wrong_boxes(latent, tmp_path, boxes, message):
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    assert_one_line(latent("forget", "--boxes", tmp_path / "boxes.json"), "boxes.json: ", message)
+
+
+def test_a_run_whose_pictures_are_not_here(home, tmp_path):
+    other = tmp_path / "other"
+    os.makedirs(other)
+    os.symlink(home / "runs", other / "runs")
+    result = CliRunner().invoke(main, ["--home", str(other), "latent", "filters"])
+    assert_one_line(result, "tiny@2: the pictures it was trained on are not in", "--images")
+
+
+def test_a_folder_of_something_else_is_not_replaced(latent, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    assert_one_line(latent("sample", "--count", 2, "--out", tmp_path / "mine"), "mine: there, and not a finding")
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+    assert Workspace(tmp_path).all("finding") == []
+
+
+def test_explore_prints_its_address_and_ends_on_an_interrupt(home):
+    command = [sys.executable, "-m", "evalkit", "--home", str(home), "latent", "explore", "--port", "0", "--count", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip()
+        open_ = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        assert json.loads(open_(address + "about.json", timeout=20).read()) == {"gan": "tiny@2", "count": 2}
+        process.send_signal(2)
+        errors = process.communicate(timeout=20)[1]
+        assert process.returncode == 0 and "Traceback" not in errors
+    finally:
+        process.kill()
