@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Other recipes against the paper's at equal updates: half the width, few updates, the probe's accuracy beside each other.
+#
+#   benchmarks/recipes.sh TRAINING_IMAGES CIFAR10 [UPDATES] > recipes.csv
+#
+# Both are names of image sets in the workspace (EVALKIT_HOME). Takes about a second an update and recipe on two cores;
+# run it again to go on where it was. The moving average of G needs no run: it leaves D's training as it is, to the bit.
+set -euo pipefail
+images=$1 cifar10=$2 updates=${3:-600}
+
+run() {
+    evalkit train-gan --images "$images" --set width=64 --updates "$updates" --probe "$cifar10:400" \
+        --probe-updates $((updates / 4)) --name "width64-$1" "${@:2}" >&2
+    tail -n +2 "${EVALKIT_HOME:-evalkit-home}/runs/width64-$1/probe.csv" | sed "s/^/$1,/"
+}
+
+echo recipe,d_updates,dataset,labels_per_class,validation_pictures,C,validation_percent
+run paper
+run sn-hinge --recipe imagenet32-sn-hinge
+run flips --set flips=true
+run l2 --set l2=2.5e-5
+run sn-bce --set d_norm=spectral
