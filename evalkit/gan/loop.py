@@ -84,7 +84,7 @@ class Loop:
         end = recipe.d_updates * (2 if recipe.schedule == "alternate" else 1)
         silent = None if self.ranks.writes else True
         bar = tqdm(total=recipe.d_updates, initial=state.d_updates, unit="D update", disable=silent)
-        self._watch_last()
+        self._watch_first()
         with _stop_signals() as stop, bar:
             while state.minibatches < end and not self._agreed(stop.is_set()):
                 before = state.d_updates
@@ -198,6 +198,13 @@ class Loop:
         state, name = self.state, f"d-{self.state.d_updates:08d}.png"
         write_sample_grid(self.path / "samples" / name, state.sampler, state.recipe)
         write_sorted_grid(self.path / "sorted" / name, state.sampler, state.discriminator, state.recipe)
+
+    def _watch_first(self) -> None:
+        """Lets the watcher see the initial weights, or what a killed run had saved and not shown."""
+        if self.watcher and self.ranks.objects(not checkpoints(self.path))[0]:
+            self.save()
+        else:
+            self._watch_last()
 
     def _watch_last(self) -> None:
         """Shows the last checkpoint to the watcher if it is one that it looks at; it knows which it has seen."""
