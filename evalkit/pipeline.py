@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from evalkit.artifacts import read_manifest
 from evalkit.device import resolve_device
 from evalkit.distributed import local_device
 from evalkit.errors import EvalkitError
@@ -15,30 +14,21 @@ from evalkit.features.check import list_layers
 from evalkit.features.encoders import find_encoder
 from evalkit.features.extract import extract, variant
 from evalkit.features.featureset import KIND as FEATURES
-from evalkit.features.featureset import FeatureSet, load_features
+from evalkit.features.featureset import FeatureSet
 from evalkit.features.grids import Layer, Taps
-from evalkit.features.scaling import scale
 from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.gan.trainer import train
 from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare
+from evalkit.measure import is_measured, measure, quiet
 from evalkit.pretrained.find import find_pretrained
-from evalkit.protocols.drawfile import read_draws, write_draws
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.probe import TrainingProbe
-from evalkit.protocols.provenance import record
 from evalkit.protocols.settings import Protocol
 from evalkit.reproductions import REPRODUCTIONS
-from evalkit.results import read_results
 from evalkit.workspace import Workspace
 
 Say = Callable[[str], None]
-
-
-def quiet(line: str) -> None:
-    """Says nothing; what the functions here report to unless told otherwise."""
 
 
 def training_images(
@@ -148,66 +138,6 @@ def encoder_layers(
     return list_layers(found, torch.zeros(2, *shape, dtype=torch.uint8), taps)
 
 
-def measure(
-    workspace: Workspace,
-    protocol: Protocol,
-    *,
-    features: str | None = None,
-    dataset: str | None = None,
-    classifier: str = "svm",
-    layers: str = "",
-    scaling: str | None = None,
-    draws: Path | None = None,
-    device: str = "auto",
-    memory: str | None = None,
-    say: Say = quiet,
-    show: Say = quiet,
-) -> Evaluation:
-    """Measures one figure: a row of results.csv, its run card and the file of its label draws.
-
-    Args:
-        features: a feature set by name or path; by default the latest, of `dataset` where that is given.
-        classifier, layers: as `evaluate` takes them.
-        scaling: `standardise` or `whiten` the features first, by statistics of the training rows.
-        draws: a file of label draws, instead of the protocol's own.
-    """
-    found = load_features(path := _features_path(workspace, features, dataset))
-    say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
-    if scaling:
-        found = scale(found, path.with_name(f"{path.name}--{scaling}"), scaling)
-        say(f"scaling: {scaling} ({found.features.shape[1]:,} columns)")
-    read = read_draws(draws, found) if draws else None
-    evaluation = evaluate(
-        found,
-        protocol,
-        classifier=classifier,
-        layers=layers,
-        draws=read,
-        device=device,
-        memory=memory,
-        say=say,
-        show=show,
-    )
-    say(f"draws: {draws or write_draws(workspace.draws, evaluation.draws)}")
-    return record(workspace, evaluation, found, protocol)
-
-
-def _features_path(workspace: Workspace, features: str | None, dataset: str | None) -> Path:
-    """The feature set meant: by name, else the latest of the data set."""
-    if features is None and dataset is None:
-        return workspace.latest(FEATURES)
-    paths = [workspace.find(FEATURES, features)] if features else workspace.all(FEATURES)
-    if dataset is None:
-        return paths[0]
-    found = [read_manifest(path, FEATURES)["settings"]["dataset"] for path in paths]
-    if dataset not in found:
-        listed = ", ".join(sorted(set(found))) or "none"
-        raise EvalkitError(
-            f"the protocol is of {dataset}, features are of {listed}; run `evalkit extract --dataset {dataset}`"
-        )
-    return paths[len(found) - 1 - found[::-1].index(dataset)]
-
-
 def reproduce(
     workspace: Workspace,
     name: str,
@@ -244,12 +174,6 @@ def reproduce(
         path = workspace.place(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
         for labels_per_class in chosen.labels_per_class:
             protocol = Protocol(labels_per_class=labels_per_class)
-            if not _measured(workspace, features, protocol):
+            if not is_measured(workspace, features, protocol):
                 say(f"protocol: {protocol.name}")
                 measure(workspace, protocol, features=str(path), device=device, say=say, show=show)
-
-
-def _measured(workspace: Workspace, features: FeatureSet, protocol: Protocol) -> bool:
-    table = read_results(workspace.results)
-    same = (table["features_sha256"] == features.sha256) & (table["protocol"] == protocol.name)
-    return bool((same & (table["seed"] == protocol.seed) & (table["encoder"] == features.encoder)).any())

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evalkit.cli.baseline import ablate_command, baseline_command
 from evalkit.cli.datasets import datasets_command, doctor_command
 from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
@@ -86,6 +87,8 @@ for _command in (
     extract_command,
     features_command,
     svm_command,
+    baseline_command,
+    ablate_command,
     report_command,
     reproduce_command,
     pretrained_command,

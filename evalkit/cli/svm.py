@@ -42,7 +42,7 @@ def svm_command(
       evalkit svm
       evalkit svm --protocol cifar10:400
     """
-    from evalkit.pipeline import measure
+    from evalkit.measure import measure
 
     dataset, chosen = chosen_protocol(**protocol)
     options: dict[str, Any] = {"layers": layers, "scaling": scaling, "draws": draws, "device": device, "memory": memory}

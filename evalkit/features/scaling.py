@@ -70,7 +70,8 @@ def _whitener(features: FeatureSet) -> tuple[Transform, list[Layer]]:
     rows = features.rows("train")
     pca = PCA(_VARIANCE, whiten=True, svd_solver="covariance_eigh" if len(rows) > width else "full")
     pca.fit(np.asarray(features.features[rows[0] : rows[-1] + 1], np.float32))
-    return pca.transform, [Layer("pca", pca.n_components_, 1, 0, pca.n_components_)]
+    count = int(pca.n_components_)
+    return pca.transform, [Layer("pca", count, 1, 0, count)]
 
 
 def _write_rows(features: FeatureSet, transform: Transform, artifact: Building) -> None:

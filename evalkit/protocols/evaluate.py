@@ -31,7 +31,7 @@ def evaluate(
     features: FeatureSet,
     protocol: Protocol,
     *,
-    classifier: str = "svm",
+    classifier: str | Classifier = "svm",
     layers: str = "",
     draws: Draws | None = None,
     device: str = "auto",
@@ -44,7 +44,7 @@ def evaluate(
     Args:
         features: rows with labels, splits `train` and `test`.
         protocol: what to draw and where to choose C.
-        classifier: a name in `evalkit.probes.CLASSIFIERS`.
+        classifier: a name in `evalkit.probes.CLASSIFIERS`, or a classifier itself.
         layers: use only these of the encoder's layers: "conv3", or "conv1..conv4".
         draws: rows to use instead of the protocol's own, as read from a file.
         device: of the solver.
@@ -56,7 +56,7 @@ def evaluate(
         EvalkitError: one class only, fewer labels than the protocol draws, or a fit that missed its tolerance.
     """
     started = time.monotonic()
-    fitted_by = classifier_named(classifier)
+    fitted_by = classifier_named(classifier) if isinstance(classifier, str) else classifier
     check_labels(features, features.rows("train"))
     test_rows = features.rows("test")
     columns = layer_columns(features, layers)

@@ -1,0 +1,151 @@
+"""Measuring on feature sets of a workspace: figures with their run cards and label draws; one layer after another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from evalkit.artifacts import read_manifest
+from evalkit.errors import EvalkitError
+from evalkit.features.featureset import KIND as FEATURES
+from evalkit.features.featureset import FeatureSet, load_features
+from evalkit.features.scaling import scale
+from evalkit.probes.classifier import Classifier
+from evalkit.probes.svm import SVM
+from evalkit.protocols.drawfile import read_draws, write_draws
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.evaluation import Evaluation
+from evalkit.protocols.provenance import record
+from evalkit.protocols.selection import Progress
+from evalkit.protocols.settings import Protocol
+from evalkit.results import read_results
+from evalkit.workspace import Workspace
+
+
+def quiet(line: str) -> None:
+    """Says nothing; what functions over a workspace report to unless told otherwise."""
+
+
+def measure(
+    workspace: Workspace,
+    protocol: Protocol,
+    *,
+    features: str | None = None,
+    dataset: str | None = None,
+    classifier: str = "svm",
+    layers: str = "",
+    scaling: str | None = None,
+    draws: Path | None = None,
+    device: str = "auto",
+    memory: str | None = None,
+    say: Progress = quiet,
+    show: Progress = quiet,
+) -> Evaluation:
+    """Measures one figure: a row of results.csv, its run card and the file of its label draws.
+
+    Args:
+        features: a feature set by name or path; by default the latest, of `dataset` where that is given.
+        classifier, layers: as `evaluate` takes them.
+        scaling: `standardise` or `whiten` the features first, by statistics of the training rows.
+        draws: a file of label draws, instead of the protocol's own.
+    """
+    path = features_path(workspace, features, dataset)
+    found = load_features(path)
+    say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
+    if scaling:
+        found = scale(found, workspace.place(FEATURES, f"{path.name}--{scaling}"), scaling)
+        workspace.take(path)  # the next command's default stays what was extracted last
+        say(f"scaling: {scaling} ({found.features.shape[1]:,} columns)")
+    options = {"classifier": classifier, "layers": layers, "draws": draws, "device": device, "memory": memory}
+    return measure_on(workspace, found, protocol, **options, say=say, show=show)  # type: ignore[arg-type]
+
+
+def measure_on(
+    workspace: Workspace,
+    features: FeatureSet,
+    protocol: Protocol,
+    *,
+    classifier: str | Classifier = "svm",
+    layers: str = "",
+    draws: Path | None = None,
+    device: str = "auto",
+    memory: str | None = None,
+    say: Progress = quiet,
+    show: Progress = quiet,
+) -> Evaluation:
+    """`measure` on an opened feature set."""
+    evaluation = evaluate(
+        features,
+        protocol,
+        classifier=classifier,
+        layers=layers,
+        draws=read_draws(draws, features) if draws else None,
+        device=device,
+        memory=memory,
+        say=say,
+        show=show,
+    )
+    say(f"draws: {draws or write_draws(workspace.draws, evaluation.draws)}")
+    return record(workspace, evaluation, features, protocol)
+
+
+def features_path(workspace: Workspace, features: str | None, dataset: str | None) -> Path:
+    """The feature set meant: by name or path, else the latest, else the latest of the data set.
+
+    Raises:
+        EvalkitError: none of that name or data set.
+    """
+    if features is None and dataset is None:
+        return workspace.latest(FEATURES)
+    paths = [workspace.find(FEATURES, features)] if features else workspace.all(FEATURES)
+    if dataset is None:
+        return paths[0]
+    found = [read_manifest(path, FEATURES)["settings"]["dataset"] for path in paths]
+    if dataset not in found:
+        listed = ", ".join(sorted(set(found))) or "none"
+        raise EvalkitError(
+            f"the protocol is of {dataset}, features are of {listed}; run `evalkit extract --dataset {dataset}`"
+        )
+    return paths[len(found) - 1 - found[::-1].index(dataset)]
+
+
+def ablate(
+    workspace: Workspace,
+    protocol: Protocol,
+    *,
+    features: str | None = None,
+    dataset: str | None = None,
+    cumulative: bool = False,
+    draws: Path | None = None,
+    device: str = "auto",
+    say: Progress = quiet,
+    show: Progress = quiet,
+) -> Iterator[Evaluation]:
+    """Measures each layer of a feature set alone, or the layers up to each, as far as results.csv has no such row."""
+    path = features_path(workspace, features, dataset)
+    found = load_features(path)
+    say(f"features: {path}, {len(found.layers)} layers")
+    for layer in found.layers:
+        name = f"{found.layers[0].name}..{layer.name}" if cumulative else layer.name
+        if is_measured(workspace, found, protocol, layers=name):
+            say(f"{name}: measured before")
+        else:
+            say(f"{name}:")
+            options = {"layers": name, "draws": draws, "device": device}
+            yield measure_on(workspace, found, protocol, **options, say=say, show=show)  # type: ignore[arg-type]
+
+
+def is_measured(workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "") -> bool:
+    """Whether results.csv has the L2-SVM's figure on these features under this protocol."""
+    table = read_results(workspace.results)
+    expected = {
+        "features_sha256": features.sha256,
+        "encoder": features.encoder,
+        "layers": layers,
+        "classifier": SVM.label,
+        "protocol": protocol.name,
+        "seed": protocol.seed,
+        "selected_on": protocol.selected_on,
+    }
+    same = table["dataset"] == features.dataset
+    for column, value in expected.items():
+        same &= table[column] == value
+    return bool(same.any())

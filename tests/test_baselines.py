@@ -1,0 +1,145 @@
+"""Baselines by one command, scaled features, the ablation: against scikit-learn, resumption, refusals."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_image_set
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from evalkit.baselines import BASELINES
+from evalkit.cli import main
+from evalkit.features.featureset import load_features
+from evalkit.features.scaling import scale
+from evalkit.gan.recipes import recipe_named
+from evalkit.probes.classifier import FitOptions
+from evalkit.probes.supervised import Search, SupervisedCNN, draw_trial
+from evalkit.results import read_results
+from evalkit.workspace import Workspace
+
+TINY = {"kmeans": ["--centroids", 8, "--patches", 400], "cnn": ["--trials", 3, "--updates", 12]}
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A workspace with striped pictures: 120 of training, 60 of test, of three classes."""
+    random = np.random.default_rng(0)
+    labels = np.tile(np.arange(3), 60)
+    across, down = np.meshgrid(np.arange(32), np.arange(32))
+    waves = np.sin(np.stack([across, down, across + down])[labels] / 2.5 + random.uniform(0, 6, (180, 1, 1)))
+    images = (127 + 60 * waves[..., None] + random.normal(0, 25, (180, 32, 32, 3))).clip(0, 255).astype(np.uint8)
+    write_image_set(tmp_path / "images/striped", images, labels, {"train": (0, 120), "test": (120, 180)})
+    return tmp_path
+
+
+@pytest.fixture
+def run(home):
+    def invoke(*arguments):
+        return CliRunner().invoke(main, ["--home", str(home), *map(str, arguments)])
+
+    return invoke
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_by_one_command(run, home, name):
+    options = ["--protocol", "striped:8", "--repeats", 2, "--select-draws", 2, "--recipe", "digits", "--device", "cpu"]
+    result = run("baseline", name, *options, *TINY.get(name, []))
+    assert result.exit_code == 0, result.output
+    row = read_results(home / "results.csv").iloc[0]
+    assert (row["protocol"], row["n"], row["n_train"], row["n_test"]) == ("8", 2, 24, 60) and row["value"] > 30
+    expected = {"kmeans": "kmeans:striped-8", "random": "random:digits", "cnn": "digits network"}
+    assert row["encoder"] == expected.get(name, "pixels")
+    assert row["scaling"] == {"kmeans": "standardised", "whitened": "PCA-whitened"}.get(name, "")
+    assert row["classifier"].startswith({"knn": "kNN", "logistic": "logistic", "cnn": "supervised"}.get(name, "L2-SVM"))
+
+
+def test_a_baseline_on_other_features_and_on_an_earlier_runs_draws(run, home):
+    run("extract", "--dataset", "striped", "--encoder", "random:digits", "--device", "cpu")
+    assert run("svm", "--protocol", "striped:8", "--repeats", 2, "--select-draws", 2).exit_code == 0
+    (draws,) = (home / "draws").iterdir()
+    result = run("baseline", "knn", "--features", "striped--random-digits", "--dataset", "striped", "--draws", draws)
+    assert result.exit_code == 0, result.output
+    table = read_results(home / "results.csv")
+    assert table["encoder"].tolist() == ["random:digits"] * 2 and table["draws_sha256"].nunique() == 1
+
+
+def test_a_protocol_of_another_data_set_is_one_line(run):
+    run("extract", "--dataset", "striped", "--encoder", "pixels")
+    result = run("svm", "--protocol", "cifar10:400")
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert (
+        "the protocol is of cifar10, features are of striped; run `evalkit extract --dataset cifar10`" in result.stderr
+    )
+    assert "the protocol is of cifar10" in run("svm", "--protocol", "cifar10", "--features", "striped--pixels").stderr
+
+
+def test_the_ablation_measures_each_layer_once(run, home):
+    run("extract", "--dataset", "striped", "--encoder", "random:digits", "--device", "cpu")
+    options = ["--protocol", "striped:8", "--repeats", 2, "--select-draws", 2, "--device", "cpu"]
+    assert run("ablate", *options).stdout.count("\n") == 3
+    again = run("ablate", *options)
+    assert again.stdout == "" and again.stderr.count("measured before") == 3
+    assert run("ablate", *options, "--cumulative").stdout.count("\n") == 3
+    table = read_results(home / "results.csv").set_index("layers")
+    assert table["features"].to_dict() == {
+        "conv1": 512, "conv2": 1024, "conv3": 2048, "conv1..conv1": 512, "conv1..conv2": 1536, "conv1..conv3": 3584,
+    }  # fmt: skip
+    assert table.loc["conv1", "value"] == table.loc["conv1..conv1", "value"]
+
+
+@pytest.mark.parametrize("scaling", ["standardise", "whiten"])
+def test_reference_scaled_features_equal_scikit_learns(run, home, scaling):
+    run("extract", "--dataset", "striped", "--encoder", "pixels", "--dtype", "float32")
+    features = load_features(home / "features/striped--pixels")
+    found = scale(features, home / "features/scaled", scaling)
+    train = np.array(features.features[:120], np.float64)
+    model = StandardScaler() if scaling == "standardise" else PCA(0.99, whiten=True)
+    expected = model.fit(train).transform(np.array(features.features, np.float64))
+    sign = 1.0 if scaling == "standardise" else np.sign((found.features * expected).sum(0))
+    np.testing.assert_allclose(found.features * sign, expected, atol=2e-3)  # float32 components of variance 1
+    assert scale(features, home / "features/scaled", scaling).manifest["created"] == found.manifest["created"]
+
+
+def test_scaling_leaves_the_latest_features_latest(run, home):
+    run("extract", "--dataset", "striped", "--encoder", "pixels")
+    run("svm", "--scaling", "standardise", "--device", "cpu")
+    assert Workspace(home).latest("feature set").name == "striped--pixels"
+    assert read_results(home / "results.csv")["scaling"].tolist() == ["standardised"]
+
+
+def test_pca_of_too_many_columns_is_refused(run, monkeypatch):
+    monkeypatch.setattr("evalkit.features.scaling._WIDEST", 100)
+    run("extract", "--dataset", "striped", "--encoder", "pixels")
+    result = run("svm", "--scaling", "whiten")
+    assert "pixels: 3,072 columns, PCA takes at most 100; use --scaling standardise" in result.stderr
+
+
+def test_a_search_out_of_time_keeps_its_fits_and_goes_on(run, home):
+    options = ["--protocol", "striped:8", "--recipe", "digits", "--device", "cpu", "--updates", 2]
+    stopped = run("baseline", "cnn", *options, "--trials", 2, "--minutes", 0)
+    assert stopped.exit_code == 1 and "0 minutes are over, 0 fits are kept; run the same" in stopped.stderr
+    first = run("baseline", "cnn", *options, "--trials", 2)
+    assert "supervised CNN (best of 2 trials)" in first.stdout
+    again = run("baseline", "cnn", *options, "--trials", 2, "--minutes", 0)  # everything is there already
+    assert again.stdout == first.stdout
+
+
+def test_trials_differ_and_depend_on_the_seed_alone():
+    trials = [draw_trial(number, seed=0) for number in range(64)]
+    assert trials == [draw_trial(number, seed=0) for number in range(64)] and len(set(trials)) == 64
+    assert draw_trial(0, seed=1) != trials[0] and all(1e-4 <= trial.lr <= 1e-2 for trial in trials)
+
+
+def test_the_supervised_network_is_the_discriminator_with_an_output_a_class():
+    """Pinned: 4,586,112 of D, its 8,192 output weights replaced by ten classes' and their biases."""
+    network = SupervisedCNN(recipe_named("imagenet32"), 10, dropout=0.0, seed=0)
+    assert sum(p.numel() for p in network.parameters()) == 4_586_112 - 8192 + 8192 * 10 + 10
+
+
+def test_the_supervised_network_learns(home, tmp_path):
+    images = np.load(home / "images/striped/images.npy").reshape(180, -1)
+    labels = np.load(home / "images/striped/labels.npy")
+    search = Search(recipe_named("digits"), tmp_path / "fits", updates=15)
+    rows, test = np.arange(120), np.arange(120, 180)
+    found = search(images, labels, [rows], (4,), test, FitOptions()).labels[0]
+    assert (found == labels[test]).mean() > 0.6  # chance is a third
