@@ -3,20 +3,25 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from evalkit.artifacts import read_manifest
+from evalkit.cards import Card, card_path, read_card, read_predictions
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet, load_features
 from evalkit.features.scaling import scale
 from evalkit.probes.classifier import Classifier
 from evalkit.probes.svm import SVM
+from evalkit.protocols.comparison import Comparison, check_comparable, compare_predictions
 from evalkit.protocols.drawfile import read_draws, write_draws
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.provenance import record
 from evalkit.protocols.selection import Progress
 from evalkit.protocols.settings import Protocol
-from evalkit.results import read_results
+from evalkit.results import Figure, method_name, read_results
 from evalkit.workspace import Workspace
 
 
@@ -135,6 +140,11 @@ def ablate(
 
 def is_measured(workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "") -> bool:
     """Whether results.csv has the L2-SVM's figure on these features under this protocol."""
+    return measured_row(workspace, features, protocol, layers=layers) is not None
+
+
+def measured_row(workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "") -> Figure | None:
+    """The L2-SVM's figure on these features under this protocol, from results.csv."""
     table = read_results(workspace.results)
     expected = {
         "features_sha256": features.sha256,
@@ -148,4 +158,32 @@ def is_measured(workspace: Workspace, features: FeatureSet, protocol: Protocol, 
     same = table["dataset"] == features.dataset
     for column, value in expected.items():
         same &= table[column] == value
-    return bool(same.any())
+    found = table[same]
+    return None if found.empty else Figure(**{str(key): value for key, value in found.iloc[-1].items()})
+
+
+def compare(results: Path, a: str, b: str) -> tuple[list[str], Comparison]:
+    """What the run cards A and B are of, and whether they differ; cards by the start of their names, or by path.
+
+    Raises:
+        EvalkitError: no such card, or figures that cannot be paired.
+    """
+    (card_a, predicted_a, labels), (card_b, predicted_b, labels_b) = _card(results, a), _card(results, b)
+    check_comparable(card_a, card_b, (labels, labels_b))
+    draws = card_a["draws_sha256"], card_b["draws_sha256"]
+    figures = [pd.Series(card["figure"]) for card in (card_a, card_b)]
+    names = [f"{method_name(row)}; {row['dataset']}, labels a class: {row['protocol']}" for row in figures]
+    return names, compare_predictions(predicted_a, predicted_b, labels, draws=draws, names=(a, b))
+
+
+def _card(results: Path, name: str) -> tuple[Card, np.ndarray, np.ndarray]:
+    """A card with its predictions and labels."""
+    if Path(name).suffix == ".json":
+        results, name = Path(name).parent.parent / results.name, Path(name).stem
+    known = [path.stem for path in card_path(results, name).parent.glob("*.json")]
+    matching = [stem for stem in known if stem.startswith(name)]
+    if len(matching) != 1:
+        listed = ", ".join(sorted(matching or known)) or "none"
+        raise EvalkitError(f"{name}: {len(matching)} run cards of that name beside {results}; there are {listed}")
+    card = read_card(results, matching[0])
+    return card, *read_predictions(results, matching[0], card)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from evalkit.cli.baseline import ablate_command, baseline_command
+from evalkit.cli.compare import compare_command, curve_command
 from evalkit.cli.datasets import datasets_command, doctor_command
 from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
@@ -89,6 +90,8 @@ for _command in (
     svm_command,
     baseline_command,
     ablate_command,
+    curve_command,
+    compare_command,
     report_command,
     reproduce_command,
     pretrained_command,
