@@ -18,6 +18,7 @@ from torch import nn
 from evalkit.cli import main
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.encoders import find_encoder
+from evalkit.features.extract import extract
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.trainer import TrainOptions, train
@@ -235,6 +236,16 @@ def test_arrays_of_another_kind_are_refused_even_if_the_index_has_them(svhn, wor
     monkeypatch.setitem(RELEASES, "dcgan-svhn", dataclasses.replace(release, indexed=indexed))
     with pytest.raises(EvalkitError, match=message):
         import_weights([svhn], workspace)
+
+
+def test_features_of_a_release_by_target_statistics_never_by_running_ones(svhn, workspace, striped, tmp_path):
+    import_weights([svhn], workspace, layers=["conv1", "conv2"])
+    name = "pretrained:dcgan-svhn-conv1to2"
+    features = extract(striped, find_encoder(name, workspace), tmp_path / "features", device="cpu")
+    assert features.features.shape == (360, 16 * (64 + 128))
+    assert features.encoder == name
+    with pytest.raises(EvalkitError, match="`running` needs statistics gathered in training, these weights have none"):
+        extract(striped, find_encoder(name, workspace), tmp_path / "running", batch_norm="running", device="cpu")
 
 
 # -- reference: pytorch/examples' DCGAN

@@ -104,6 +104,12 @@ def load_statistics(network: Network, found: dict[str, Tensor]) -> None:
     network.eval()
 
 
+def gathered(network: Network) -> bool:
+    """Whether training has left statistics in any batch norm: means that are not 0, or variances that are not 1."""
+    pairs = [(norm.running_mean, norm.running_var) for norm in network.norms().values()]
+    return any(bool(m.any() or (v != 1).any()) for m, v in pairs if m is not None and v is not None)
+
+
 def normalise_by_batch(network: Network) -> None:
     """Makes the network's batch norms use the statistics of the batch at hand."""
     for norm in network.norms().values():

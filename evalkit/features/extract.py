@@ -20,6 +20,7 @@ from evalkit.errors import EvalkitError
 from evalkit.features.batchnorm import (
     STATISTICS_BATCH,
     BatchNormMode,
+    gathered,
     load_statistics,
     normalise_by_batch,
     set_statistics,
@@ -177,6 +178,11 @@ def _fix_batch_norms(job: _Job, artifact: Building) -> None:
         normalise_by_batch(network)
     if job.mode in ("", "batch"):
         return
+    if job.mode == "running" and job.encoder.batch_norm != "running" and not gathered(network):
+        raise EvalkitError(
+            f"{job.encoder.name}: batch norm `running` needs statistics gathered in training, these weights have none; "
+            f"use {job.encoder.batch_norm}"
+        )
     if job.ranks.objects(kept.exists())[0]:
         load_statistics(network, load_file(kept, device=str(job.device)))
         return
