@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from released import described, write_release
+from safetensors.torch import load_file
 from scipy.signal import convolve2d
 from torch import nn
 
@@ -345,6 +346,17 @@ def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_pa
         import_weights([saved(examples_networks(4, 4)[0], tmp_path / "d.pth")], workspace, name="mine")
     with pytest.raises(EvalkitError, match="an artifact of evalkit, but no run and no checkpoint; expected a folder"):
         import_weights([path], workspace)
+
+
+def test_a_moving_average_is_the_generator_handed_on(striped, workspace):
+    recipe = override(RECIPES["digits"], {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2, "g_ema": 0.5})
+    run = workspace.place("run", "averaged")
+    checkpoint = train(striped, run, recipe, options=TrainOptions(device="cpu", precision="float32"))
+    path = import_weights([run], workspace)
+    assert path.name == "digits-2"
+    expected = load_file(checkpoint / "generator_average.safetensors")
+    assert all(torch.equal(value, expected[name]) for name, value in load_generator(path).state_dict().items())
+    assert "- the generator is the moving average over training" in (path / "card.md").read_text()
 
 
 def test_changed_weights_are_refused(trained, workspace):

@@ -57,7 +57,7 @@ def _read(
         raise EvalkitError(f"{first}{' and more' if paths[1:] else ''}: expected {_FORMS}")
     if is_trained(first):
         weights = read_trained(first, **stated)
-        return weights, f"{weights.recipe.name}-{weights.recipe.d_updates}"
+        return weights, f"{weights.recipe.name}-{weights.made_from['d_updates']}"
     if (first / MANIFEST).is_file():
         raise EvalkitError(f"{first}: an artifact of evalkit, but no run and no checkpoint; expected {_FORMS}")
     release = find_release(first)

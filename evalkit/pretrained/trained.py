@@ -9,7 +9,7 @@ from evalkit.pretrained.store import Pretrained
 
 
 def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
-    """The weights of a checkpoint, or of a run's latest.
+    """The weights of a checkpoint, or of a run's latest; of the generator its moving average, where there is one.
 
     Raises:
         ArtifactError: cut short, changed, or a run without a checkpoint.
@@ -21,14 +21,15 @@ def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
     manifest = read_checkpoint(checkpoint)
     recipe = stored_recipe(manifest)
     generator, discriminator = Generator(recipe), Discriminator(recipe)
-    load_weights(generator, checkpoint / "generator.safetensors")
+    averaged = "generator_average.safetensors" in manifest["files"]
+    load_weights(generator, checkpoint / f"generator{'_average' if averaged else ''}.safetensors")
     load_weights(discriminator, checkpoint / "discriminator.safetensors")
     updates = manifest["settings"]["d_updates"]
     settings = {
         "about": f"recipe {recipe.name} after {updates:,} D updates",
         "source": source,
         "licence": licence,
-        "notes": [],
+        "notes": ["the generator is the moving average over training"] if averaged else [],
         "complete": True,
         "training_known": True,
     }
