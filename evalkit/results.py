@@ -3,6 +3,7 @@
 import io
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -126,11 +127,18 @@ def read_results(path: Path) -> pd.DataFrame:
     return table.assign(**{name: _DEFAULTS[name] for name in odd})[list(COLUMNS)]
 
 
+def as_written(column: str, value: Any) -> str:
+    """A value as results.csv holds it: numbers in the column's format, nothing for a number that is not there."""
+    if value is None or value != value:
+        return ""
+    return _FORMATS[column].format(float(value)) if column in _FORMATS else str(value)
+
+
 def write_results(path: Path, table: pd.DataFrame) -> None:
     """Writes figures in the fixed order of columns and rows, LF line ends, fixed number formats; atomically."""
     table = table.sort_values(KEY, kind="stable")[list(COLUMNS)].copy()
-    for column, form in _FORMATS.items():
-        table[column] = ["" if value != value else form.format(float(value)) for value in table[column]]
+    for column in _FORMATS:
+        table[column] = [as_written(column, value) for value in table[column]]
     buffer = io.StringIO()
     table.to_csv(buffer, index=False, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 LAYERS = [
     {"cli", "__main__"},
     {"pipeline", "curve", "measure", "baselines", "reproductions"},
-    {"report", "latent"},
+    {"report", "latent", "verify"},
     {"protocols"},
     {"results", "cards"},
     {"probes"},

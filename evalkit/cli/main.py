@@ -20,6 +20,7 @@ from evalkit.cli.report import report_command
 from evalkit.cli.reproduce import reproduce_command
 from evalkit.cli.svm import svm_command
 from evalkit.cli.train import train_command
+from evalkit.cli.verify import verify_command
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 from evalkit.workspace import Workspace
@@ -93,6 +94,7 @@ for _command in (
     curve_command,
     compare_command,
     report_command,
+    verify_command,
     reproduce_command,
     pretrained_command,
     latent_group,

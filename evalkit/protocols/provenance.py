@@ -15,6 +15,7 @@ from evalkit.artifacts import MANIFEST, commit
 from evalkit.cards import Card, write_card
 from evalkit.features.featureset import FeatureSet
 from evalkit.images import images_with_hash
+from evalkit.protocols.draws import make_draws
 from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.settings import Protocol
 from evalkit.results import add_figure
@@ -42,6 +43,7 @@ def card_content(evaluation: Evaluation, features: FeatureSet, protocol: Protoco
         "curve": [[_json(value), percent] for value, percent in evaluation.C_curve],
         "labels_sha256": evaluation.draws.labels_sha256,
         "draws_sha256": evaluation.draws.sha256,
+        "draws_are_the_protocols": evaluation.draws.sha256 == make_draws(features, protocol).sha256,
         "images_sha256": manifest["made_from"].get("images_sha256", ""),
         "weights_sha256": features.weights_sha256,
         "features_sha256": features.sha256,

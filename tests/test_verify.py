@@ -1,0 +1,232 @@
+"""verify: rows hold on what was measured, and every tampering with number, card, predictions, features is found."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_protocols import feature_set
+
+from evalkit.artifacts import MANIFEST, finish, new_manifest, read_manifest, sha256_file, sha256_json
+from evalkit.cards import card_path
+from evalkit.cli import main
+from evalkit.features.featureset import KIND, load_features
+from evalkit.images.imageset import KIND as IMAGES
+from evalkit.probes.classifier import FitOptions
+from evalkit.protocols.drawfile import write_draws
+from evalkit.protocols.draws import make_draws
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.provenance import record
+from evalkit.protocols.settings import Protocol
+from evalkit.results import read_results, write_results
+from evalkit.verify.verify import verify
+from evalkit.workspace import Workspace
+
+PROTOCOLS = (Protocol(), Protocol(labels_per_class=5, select_draws=2, repeats=3))
+
+
+def artifact(path, kind, arrays, made_from, **about):
+    """An artifact on disk with arrays and a manifest."""
+    building = path.with_name(path.name + ".building")
+    building.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(building / name, array)
+    settings = {"dataset": "made", "name": "made", "encoder": "gaussian", "batch_norm": "", "weights": ""}
+    finish(building, path, new_manifest(kind, settings=settings, made_from=made_from) | about)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A workspace with pictures, features of them, a checkpoint and two figures with their cards."""
+    made = feature_set()
+    splits = {name: list(rows) for name, rows in made.splits.items()}
+    about = {"class_names": list(made.class_names), "splits": splits}
+    images = {"images.npy": np.zeros((300, 2, 2, 3), np.uint8), "labels.npy": made.labels}
+    artifact(tmp_path / "images/made", IMAGES, images, {}, **about)
+    artifact(tmp_path / "runs/r/checkpoints/d-00000001", "checkpoint", {"discriminator.npy": np.ones(3)}, {})
+    made_from = {
+        "weights_sha256": sha256_file(tmp_path / "runs/r/checkpoints/d-00000001/discriminator.npy"),
+        "images_sha256": sha256_file(tmp_path / "images/made/images.npy"),
+    }
+    layers = [layer.as_dict() for layer in made.layers]
+    arrays = {"features.npy": made.features, "labels.npy": made.labels}
+    artifact(tmp_path / "features/made--gaussian", KIND, arrays, made_from, layers=layers, **about)
+    features = load_features(tmp_path / "features/made--gaussian")
+    for protocol in PROTOCOLS:
+        record(Workspace(tmp_path), evaluate(features, protocol, device="cpu"), features, protocol)
+    return tmp_path
+
+
+def verdicts(home, **options):
+    return list(verify(home / "results.csv", Workspace(home), **options))
+
+
+def change_results(home, **values):
+    table = read_results(home / "results.csv")
+    write_results(home / "results.csv", table.assign(**values))
+
+
+def card_of(home, row=0):
+    return card_path(home / "results.csv", read_results(home / "results.csv")["card"][row])
+
+
+def test_what_was_measured_holds_with_every_check(home):
+    found = verdicts(home, refit=FitOptions("cpu"))
+    assert [verdict.outcome for verdict in found] == ["holds", "holds"]
+    names = ["run card", "figure from predictions", "weights", "pictures", "features", "test labels", "label draws"]
+    for verdict in found:
+        assert [check.name for check in verdict.checks] == [*names, "refit"]
+        assert {check.outcome for check in verdict.checks} == {"holds"}
+    assert str(found[0]).startswith("holds: made, 5, gaussian + L2-SVM: held: run card, figure from predictions, ")
+
+
+def test_without_artifacts_the_figure_is_still_computed_from_the_predictions(home, tmp_path_factory):
+    found = list(verify(home / "results.csv", Workspace(tmp_path_factory.mktemp("empty"))))
+    assert [verdict.outcome for verdict in found] == ["holds", "holds"]
+    line = str(found[1])
+    assert "held: run card, figure from predictions; not checked: weights (none here with SHA-256 " in line
+
+
+def flip(path):
+    """One bit of the last byte: size and header stay."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def other_value_in_card(home):
+    card = card_of(home)
+    card.write_text(card.read_text().replace('"value": ', '"value": 1'))
+
+
+def card_of_another_row(home):
+    names = read_results(home / "results.csv")["card"]
+    change_results(home, card=[names[1], names[1]])
+
+
+def other_predictions(home):
+    path = card_of(home).with_suffix(".npz")
+    arrays = dict(np.load(path))
+    np.savez_compressed(path, predictions=arrays["predictions"][::-1] * 0, labels=arrays["labels"])
+
+
+def labels_of_the_features(home):
+    """Consistent in itself: an artifact made again with other labels, under the same features."""
+    path = home / "features/made--gaussian"
+    labels = np.load(path / "labels.npy")
+    labels[-1] = (labels[-1] + 1) % 3
+    np.save(path / "labels.npy", labels)
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["files"]["labels.npy"]["sha256"] = sha256_file(path / "labels.npy")
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    read_manifest(path, KIND, check_hashes=True)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda home: change_results(home, value=99.0), "run card: value is "),
+        (lambda home: change_results(home, seed=5), "run card: seed is '0' in the card, '5' in the row"),
+        (lambda home: change_results(home, draws_sha256="0" * 64), "run card: draws_sha256 is "),
+        (other_value_in_card, "run card: "),
+        (card_of_another_row, "run card: protocol is 'all' in the card, '5' in the row"),
+        (other_predictions, "figure from predictions: "),
+        (lambda home: flip(home / "features/made--gaussian/features.npy"), "features: .*SHA-256 is not the manifest's"),
+        (lambda home: flip(home / "images/made/images.npy"), "pictures: .*SHA-256 is not the manifest's"),
+        (lambda home: flip(home / "runs/r/checkpoints/d-00000001/discriminator.npy"), "weights: .*not the manifest's"),
+        (labels_of_the_features, "test labels: those beside the predictions are others; "),
+    ],
+)
+def test_tampering_is_found(home, tamper, message):
+    tamper(home)
+    found = verdicts(home)[0]
+    assert found.outcome == "differs"
+    assert re.search(f"^differs: made, 5, gaussian . L2-SVM: {message}", str(found)), str(found)
+
+
+def test_a_number_changed_in_row_card_and_its_name_differs_from_the_predictions(home):
+    card = json.loads(card_of(home).read_text())
+    card["figure"]["value"] += 1
+    renamed = card_of(home).with_name(f"{sha256_json(card)[:16]}.json")
+    renamed.write_text(json.dumps(card))
+    card_of(home).with_suffix(".npz").rename(renamed.with_suffix(".npz"))
+    table = read_results(home / "results.csv")
+    table.loc[0, ["value", "card"]] = [card["figure"]["value"], renamed.stem]
+    write_results(home / "results.csv", table)
+    assert "figure from predictions: value is " in str(verdicts(home)[0])
+
+
+def test_features_that_no_longer_give_the_figure_differ_when_fitted_again(home):
+    """Features, manifest, row and card changed alike: only fitting again tells."""
+    path = home / "features/made--gaussian"
+    features = np.load(path / "features.npy")
+    np.save(path / "features.npy", features[::-1])
+    old = json.loads((path / MANIFEST).read_text())["files"]["features.npy"]["sha256"]
+    new = sha256_file(path / "features.npy")
+    for changed in (path / MANIFEST, *home.glob("cards/*.json"), home / "results.csv"):
+        changed.write_text(changed.read_text().replace(old, new))
+    table = read_results(home / "results.csv")
+    for card in home.glob("cards/*.json"):
+        name = sha256_json(json.loads(card.read_text()))[:16]
+        table["card"] = table["card"].replace(card.stem, name)
+        card.with_suffix(".npz").rename(card.with_name(f"{name}.npz"))
+        card.rename(card.with_name(f"{name}.json"))
+    write_results(home / "results.csv", table)
+    assert [verdict.outcome for verdict in verdicts(home)] == ["holds", "holds"]
+    fitted = verdicts(home, refit=FitOptions("cpu"))
+    assert [verdict.outcome for verdict in fitted] == ["differs", "differs"]
+    assert "refit: " in str(fitted[0]) and " % fitted again, " in str(fitted[0])
+
+
+def test_draws_from_a_file_are_found_by_their_hash(home):
+    workspace, protocol = Workspace(home), PROTOCOLS[1]
+    features = load_features(home / "features/made--gaussian")
+    draws = make_draws(features, Protocol(labels_per_class=5, select_draws=2, repeats=3, seed=9))
+    record(workspace, evaluate(features, protocol, draws=draws, device="cpu"), features, protocol)
+    mine = next(verdict for verdict in verdicts(home) if "they came from a file" in str(verdict))
+    assert mine.outcome == "holds" and "not checked: label draws (they came from a file" in str(mine)
+    write_draws(workspace.draws, draws)
+    assert [str(verdict).count("label draws") for verdict in verdicts(home)] == [1, 1, 1]
+    assert not any("not checked" in str(verdict) for verdict in verdicts(home))
+
+
+# -- the command
+
+
+def run(home, *arguments):
+    return CliRunner().invoke(main, ["--home", str(home), "verify", *map(str, arguments)])
+
+
+def test_the_command_prints_a_line_a_row_and_fails_if_one_differs(home):
+    whole = run(home)
+    assert whole.exit_code == 0 and whole.stdout.splitlines()[-1] == "2 holds" and len(whole.stdout.splitlines()) == 3
+    only = run(home, home / "results.csv", "--only", "made, all", "--refit", "--device", "cpu")
+    assert only.stdout.startswith("holds: made, all, ") and only.stdout.endswith("\n1 holds\n")
+    other_predictions(home)
+    broken = run(home)
+    assert broken.exit_code == 1 and "1 differs, 1 holds" in broken.stdout
+    assert broken.stderr.splitlines()[-1] == f"Error: {home / 'results.csv'}: 1 of 2 rows differ"
+
+
+def older(home):
+    """Without the columns that came later: no row names a card."""
+    lines = [line.split(",")[:24] for line in (home / "results.csv").read_text().splitlines()]
+    (home / "results.csv").write_text("\n".join(map(",".join, lines)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        (lambda home: (home / "results.csv").unlink(), 1, "no figures measured yet; run `evalkit svm`"),
+        (lambda home: (home / "results.csv").write_text("a,b\n1,2\n"), 1, "not a results.csv of this evalkit"),
+        (older, 0, "can't be checked: made, 5, gaussian + L2-SVM: held: weights, features; not checked: run card "),
+        (lambda home: card_of(home).unlink(), 0, "no such run card; copy the cards folder along with results.csv"),
+        (lambda home: card_of(home).with_suffix(".npz").unlink(), 0, "no such predictions; copy the cards folder"),
+    ],
+)
+def test_what_is_missing_is_said(home, change, status, message):
+    change(home)
+    result = run(home)
+    assert result.exit_code == status and message in result.output, result.output
+    assert "Traceback" not in result.output
