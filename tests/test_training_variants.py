@@ -151,6 +151,13 @@ def test_pictures_read_ahead_are_those_of_the_minibatch(striped):
         torch.testing.assert_close(ahead.real(t), expected)
 
 
+def test_a_rewind_draws_order_and_z_anew(striped):
+    minibatches = Minibatches(striped, SMALL, seed=4, device=CPU)
+    before = minibatches.rows(3), minibatches.z(3, 0)
+    minibatches.rewinds = 1
+    assert not np.array_equal(before[0], minibatches.rows(3)) and not torch.equal(before[1], minibatches.z(3, 0))
+
+
 # -- several processes
 
 

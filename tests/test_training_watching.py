@@ -147,6 +147,17 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
     assert (run / "probe.csv").read_text() == before and (run / "probe.png").is_file()
 
 
+def test_probe_that_fails_does_not_end_the_run(striped, tmp_path, monkeypatch):
+    def diverged(*args, **kwargs):
+        raise EvalkitError("planted")
+
+    monkeypatch.setattr("evalkit.protocols.probe.extract", diverged)
+    said = []
+    probe = TrainingProbe(striped, tmp_path / "run", labels_per_class=20, every=6, device="cpu", say=said.append)
+    assert train(striped, tmp_path / "run", SMALL, options=OPTIONS, watcher=probe).name == "d-00000006"
+    assert said == [f"probe after {d_updates} D updates: none (planted)" for d_updates in (0, 6)]
+
+
 def test_probe_never_sees_test_pictures(striped, tmp_path):
     probe = TrainingProbe(striped, tmp_path, labels_per_class=20, every=2, device="cpu")
     first, end = striped.splits["test"]

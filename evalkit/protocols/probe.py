@@ -15,6 +15,7 @@ import numpy as np
 
 from evalkit.artifacts import read_manifest, sha256_json, write_atomically
 from evalkit.device import resolve_device
+from evalkit.errors import EvalkitError
 from evalkit.features.encoders import find_encoder
 from evalkit.features.extract import extract
 from evalkit.gan.checkpoint import KIND, best_checkpoint
@@ -66,8 +67,12 @@ class TrainingProbe:
         rows = [row for row in self._rows() if int(row["d_updates"]) <= d_updates]
         if any(int(row["d_updates"]) == d_updates for row in rows):
             return
-        C, percent = self._measure(checkpoint)
-        best = max((float(row["validation_percent"] or "nan") for row in rows), default=-math.inf)
+        try:
+            C, percent = self._measure(checkpoint)
+        except EvalkitError as error:  # a probe that fails must not end a run of days
+            self.say(f"probe after {d_updates} D updates: none ({error})")
+            return
+        best = max((float(row["validation_percent"]) for row in rows), default=-math.inf)
         if percent > best:
             _keep(checkpoint, best_checkpoint(self.run))
         counts = (d_updates, self.images.name, self.labels_per_class, len(self.images.split("validation")))
