@@ -15,8 +15,7 @@ README = (ROOT / "README.md").read_text()
 # from the top down; a module may import its own layer and those after it
 LAYERS = [
     {"cli", "__main__"},
-    {"pipeline", "curve", "measure", "baselines", "reproductions"},
-    {"report", "latent", "verify"},
+    {"baselines", "curve", "latent", "measure", "nn_error", "pipeline", "report", "reproductions", "verify"},
     {"protocols"},
     {"results", "cards"},
     {"probes"},

@@ -14,6 +14,7 @@ from evalkit.cli.dedup import dedup_command
 from evalkit.cli.extract import extract_command
 from evalkit.cli.features import features_command
 from evalkit.cli.latent import latent_group
+from evalkit.cli.nn_error import nn_error_command
 from evalkit.cli.prepare import prepare_command
 from evalkit.cli.pretrained import pretrained_command
 from evalkit.cli.report import report_command
@@ -93,6 +94,7 @@ for _command in (
     ablate_command,
     curve_command,
     compare_command,
+    nn_error_command,
     report_command,
     verify_command,
     reproduce_command,
