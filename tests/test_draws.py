@@ -1,19 +1,25 @@
 """Protocols by name, folds, choice on test, and label draws as files: invariances, round trip, refusals."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
 import pytest
+import scipy.io
+from click.testing import CliRunner
 from test_protocols import feature_set
+from torchvision.datasets import SVHN
 
 from evalkit.artifacts import sha256_json
+from evalkit.cli import main
 from evalkit.errors import EvalkitError
 from evalkit.features.grids import Layer
 from evalkit.protocols.drawfile import read_draws, write_draws
 from evalkit.protocols.draws import make_draws
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.settings import Protocol, protocol_named
+from evalkit.results import read_results
 
 FEW = Protocol(labels_per_class=5, select_draws=3, repeats=4)
 
@@ -139,3 +145,24 @@ def test_layers_are_columns_and_unknown_ones_are_listed():
     for wrong in ("conv4", "conv3..conv1", "conv1.."):
         with pytest.raises(EvalkitError, match="no layers of gaussian; choose conv1, conv2, conv3, or FIRST..LAST"):
             evaluate(features, FEW, layers=wrong, device="cpu")
+
+
+def test_svhn_1000_from_the_official_files_form_to_an_error_rate(tmp_path, monkeypatch):
+    """End to end on made pictures in SVHN's own format: the named protocol with fewer labels; errors in %."""
+    random = np.random.default_rng(0)
+    sums = dict(SVHN.split_list)
+    (tmp_path / "home/downloads").mkdir(parents=True)
+    for split, count in (("train", 300), ("test", 100)):
+        labels = np.arange(count) % 10 + 1  # the files call the digit 0 ten
+        pixels = random.integers(0, 120, (count, 32, 32, 3)) + 13 * (labels[:, None, None, None] * np.arange(1, 4) % 11)
+        path = tmp_path / f"home/downloads/{split}_32x32.mat"
+        scipy.io.savemat(path, {"X": pixels.astype(np.uint8).transpose(1, 2, 3, 0), "y": labels[:, None]})
+        sums[split] = [*sums[split][:2], hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(SVHN, "split_list", sums)
+    home = ["--home", str(tmp_path / "home")]
+    options = ["--protocol", "svhn:1000", "--labels-per-class", "10", "--select-draws", "2", "--repeats", "3"]
+    result = CliRunner().invoke(main, [*home, "baseline", "pixels", *options])
+    assert result.exit_code == 0 and result.stdout.startswith("svhn, pixels, L2-SVM, labels a class: 10: test error ")
+    row = read_results(tmp_path / "home/results.csv").iloc[0]
+    assert (row["n_train"], row["n"], row["n_validation"], row["n_test"]) == (100, 3, 60, 100)
+    assert row["metric"] == "error_percent" and row["grid"] == "release 0.0001..0.01" and row["value"] < 50

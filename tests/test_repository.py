@@ -15,7 +15,8 @@ README = (ROOT / "README.md").read_text()
 # from the top down; a module may import its own layer and those after it
 LAYERS = [
     {"cli", "__main__"},
-    {"baselines", "curve", "latent", "measure", "nn_error", "pipeline", "report", "reproductions", "verify"},
+    {"pipeline", "curve", "nn_error", "measure", "baselines", "reproductions"},
+    {"report", "latent", "verify"},
     {"protocols"},
     {"results", "cards"},
     {"probes"},
