@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -92,9 +93,9 @@ class Building:
         self.progress = progress
         write_json(self.path / PROGRESS, {"key": self._key, "progress": progress})
 
-    def finish(self, manifest: Manifest) -> Manifest:
-        """Turns the building into the artifact."""
-        manifest = finish(self.path, self.target, manifest, leave_out=(PROGRESS,))
+    def finish(self, manifest: Manifest, *, hashes: Mapping[str, str] = MappingProxyType({})) -> Manifest:
+        """Turns the building into the artifact; `hashes` as in `artifacts.finish`."""
+        manifest = finish(self.path, self.target, manifest, leave_out=(PROGRESS,), hashes=hashes)
         (self.target / PROGRESS).unlink(missing_ok=True)
         return manifest
 

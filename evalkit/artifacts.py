@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from evalkit.errors import ArtifactError, EvalkitError
@@ -86,13 +87,26 @@ def commit() -> str:
     return ""
 
 
-def finish(building: Path, target: Path, manifest: Manifest, *, leave_out: tuple[str, ...] = ()) -> Manifest:
-    """Hashes the files of `building`, writes its manifest and renames it to `target`, replacing what was there."""
+def finish(
+    building: Path,
+    target: Path,
+    manifest: Manifest,
+    *,
+    leave_out: tuple[str, ...] = (),
+    hashes: Mapping[str, str] = MappingProxyType({}),
+) -> Manifest:
+    """Hashes the files of `building`, writes its manifest and renames it to `target`, replacing what was there.
+
+    Files whose hash the writer knows already are not read again: `hashes`, by name.
+    """
     names = sorted(path.name for path in building.iterdir() if path.name not in (MANIFEST, *leave_out))
     files = {}
     for name in names:
         _sync(building / name)
-        files[name] = {"sha256": sha256_file(building / name), "bytes": (building / name).stat().st_size}
+        files[name] = {
+            "sha256": hashes.get(name) or sha256_file(building / name),
+            "bytes": (building / name).stat().st_size,
+        }
     manifest = manifest | {"files": files}
     write_json(building / MANIFEST, manifest)
     if target.exists():

@@ -17,6 +17,7 @@ from evalkit.features.batchnorm import set_statistics, statistics
 from evalkit.features.encoders import find_encoder
 from evalkit.features.encoders.discriminators import discriminator_encoder, preprocessing_of
 from evalkit.features.encoders.pixels import pixels_encoder
+from evalkit.features.extract import _BATCH as BATCH
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
 from evalkit.features.grids import Taps, join, lay_out, pool_to_grid
@@ -174,13 +175,13 @@ import torch; torch.set_num_threads(2)
 import evalkit.features.extract as module, evalkit.features.rows as rows
 from test_features import CPU, random_encoder
 from evalkit.images.imageset import load_images
-module._BATCH = rows._RECORD_EVERY = 8
+module._BATCH["cpu"] = rows._RECORD_EVERY = 8
 module.extract(load_images(Path({images!r})), random_encoder(), Path({target!r}), **CPU)
 """
 
 
 def test_killed_extraction_equals_an_undisturbed_one(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.features.extract._BATCH", 8)
+    monkeypatch.setitem(BATCH, "cpu", 8)
     whole = extract(striped, random_encoder(), tmp_path / "whole", **CPU)
     target = tmp_path / "killed"
     script = EXTRACT_SCRIPT.format(
@@ -201,7 +202,7 @@ def test_killed_extraction_equals_an_undisturbed_one(striped, tmp_path, monkeypa
 
 def test_two_processes_write_the_same_files_as_one(striped, tmp_path, monkeypatch):
     """Batches, statistics' too, are shared by turns."""
-    monkeypatch.setattr("evalkit.features.extract._BATCH", 8)
+    monkeypatch.setitem(BATCH, "cpu", 8)
     whole = extract(striped, random_encoder(), tmp_path / "whole", **CPU)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
