@@ -10,6 +10,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from example_results import CLASSES, FIGURE, GOLDEN, add_example, write_all_formats
@@ -23,7 +24,7 @@ from evalkit.report.html import as_html
 from evalkit.report.latex import as_latex
 from evalkit.report.markdown import as_markdown
 from evalkit.report.material import gather
-from evalkit.report.series import best, by_layer, confusion, grouped, over_C, over_labels, over_updates
+from evalkit.report.series import best, by_layer, confusion, grouped, over_C, over_labels, over_updates, probed
 from evalkit.report.tables import as_csv, blocks
 from evalkit.report.text import as_text
 from evalkit.results import add_figure
@@ -163,6 +164,18 @@ def test_value_of_the_series(material):
     assert curve.x == (1e-4, 2e-4, 5e-4) and curve.percent == (81.0, 82.1, 80.5) and curve.chosen == 2e-4
 
 
+def test_value_of_a_probes_line():
+    columns = {
+        "d_updates": [400, 0],
+        "validation_percent": [52.25, 41.5],
+        "dataset": "cifar10",
+        "labels_per_class": 100,
+    }
+    (line,) = probed("mine", pd.DataFrame(columns))
+    assert (line.name, line.x) == ("mine, 100 labels a class of cifar10", (0.0, 400.0))
+    assert line.percent == (41.5, 52.25)
+
+
 def test_the_best_is_not_one_that_was_chosen_on_test(tmp_path):
     results = tmp_path / "results.csv"
     add_example(results, right=20)
@@ -215,10 +228,14 @@ def test_the_command_writes_all_formats_and_samples_of_the_runs_measured(home):
     (home / "runs/imagenet32/samples").mkdir(parents=True)
     for updates in (0, 75000, 150000):
         Image.new("RGB", (640, 640), "red").save(home / f"runs/imagenet32/samples/d-{updates:08d}.png")
+    rows = "0,cifar10-jpeg,100,5000,0.001,41.50\n75000,cifar10-jpeg,100,5000,0.0005,52.25\n"
+    names = "d_updates,dataset,labels_per_class,validation_pictures,C,validation_percent\n"
+    (home / "runs/imagenet32/probe.csv").write_text(names + rows)
     result = report(home)
     assert result.exit_code == 0 and "cifar10-jpeg (lossy JPEG pictures), all labels" in result.stdout
     assert sorted(path.suffix for path in home.glob("report.*")) == [".csv", ".html", ".md", ".tex"]
     page = (home / "report.html").read_text()
+    assert "imagenet32, 100 labels a class of cifar10-jpeg" in page
     assert page.count("data:image/jpeg;base64,") == 3 and "imagenet32: samples after 150,000 updates of D" in page
     linked = re.findall(r"\((report-files/[^)]*)\)", (home / "report.md").read_text())
     assert linked and all((home / link).is_file() for link in linked) and linked[-1].endswith(".jpg")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from evalkit.report import plots
 from evalkit.report.material import Material, Measured
-from evalkit.report.series import best, by_layer, confusion, over_C, over_labels, over_updates
+from evalkit.report.series import best, by_layer, confusion, over_C, over_labels, over_updates, probed
 from evalkit.report.tables import PUBLISHED, Block
 
 _METHODS = 6  # in a plot of classes: more dots would hide each other
@@ -63,7 +63,7 @@ def _published(block: Block) -> tuple[str, float] | None:
 
 
 def _class_figures(group: list[Measured], label: str) -> Iterator[Shown]:
-    known = [each for each in group if each.predictions.size]
+    known = [each for each in group if each.predictions.size and "class_names" in each.card]
     if not known:
         return
     top = best(known)
@@ -77,8 +77,13 @@ def _class_figures(group: list[Measured], label: str) -> Iterator[Shown]:
     yield Shown("Confusions", draw, f"{top.method}: % of each class's {pictures}, mean over {top.row['n']} fits")
 
 
-def label_figures(material: Material) -> Iterator[Shown]:
-    """Plots over several tables: test figures against the number of labels, for every data set."""
+def training_figures(material: Material) -> Iterator[Shown]:
+    """Plots over several tables: probes while training, and test figures against the number of labels."""
+    for run, probe in material.probes.items():
+        lossy = ", lossy JPEG" if probe["dataset"].astype(str).str.endswith("-jpeg").any() else ""
+        label = f"validation accuracy %{lossy}"
+        draw = partial(plots.lines, probed(run, probe), x="updates of D", y=label, log=False)
+        yield Shown("Probe while training", draw, f"{run}: validation pictures, small draws of labels")
     datasets: dict[str, list[Measured]] = {}
     for each in material.measured:
         datasets.setdefault(each.row["dataset"], []).append(each)

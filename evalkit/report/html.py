@@ -8,7 +8,7 @@ from importlib.resources import files
 import pandas as pd
 
 from evalkit.report.differences import Difference, differences_by_dataset
-from evalkit.report.figures import Shown, block_figures, label_figures, picture_figures
+from evalkit.report.figures import Shown, block_figures, picture_figures, training_figures
 from evalkit.report.material import Material, Measured
 from evalkit.report.series import best, grouped
 from evalkit.report.tables import LOSSY, MEASURED, PUBLISHED, Block, blocks, decimals, labels_text
@@ -25,7 +25,7 @@ def as_html(material: Material) -> str:
     groups = grouped(material)
     sections = {_anchor(block): _section(block, groups[_key(block)]) for block in parts}
     sections |= {
-        "labels": _part("labels", "Against labels", _shown(label_figures(material), "plots")),
+        "labels": _part("labels", "Training and labels", _shown(training_figures(material), "plots")),
         "differences": _part("differences", "Differences from the paper", _differences(groups)),
         "pictures": _part("pictures", "Pictures", _shown(picture_figures(material), "pictures")),
         "cards": _part("cards", "Run cards", _cards(material)),
@@ -85,7 +85,7 @@ def _lossy_tag(lossy: bool) -> str:
     return ' <span class="tag lossy">lossy JPEG</span>' if lossy else ""
 
 
-_TITLES = {"labels": "against labels", "differences": "differences from the paper", "cards": "run cards"}
+_TITLES = {"labels": "training and labels", "differences": "differences from the paper", "cards": "run cards"}
 
 
 def _navigation(sections: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from evalkit.artifacts import write_atomically
 from evalkit.report.differences import differences_by_dataset
-from evalkit.report.figures import block_figures, label_figures, picture_figures
+from evalkit.report.figures import block_figures, picture_figures, training_figures
 from evalkit.report.material import Material
 from evalkit.report.series import grouped
 from evalkit.report.tables import MEASURED, Block, blocks, decimals, value_text
@@ -57,7 +57,7 @@ def _pictures(material: Material, target: Path) -> Iterator[str]:
         for figure in block_figures(block, groups[block.rows["dataset"].iloc[0], block.rows["protocol"].iloc[0]])
         if figure.caption.startswith(_KEPT)
     ]
-    shown += [*label_figures(material), *list(picture_figures(material))[-1:]]
+    shown += [*training_figures(material), *list(picture_figures(material))[-1:]]
     folder = target.with_name(f"{target.stem}-files")
     for old in folder.glob("[0-9][0-9]-*"):
         old.unlink()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from evalkit.report.material import Material, Measured
 
@@ -60,6 +61,19 @@ def _lines(group: Sequence[Measured], name: Callable[[Measured], str], x: Callab
                 Line(method, xs, tuple(float(r["value"]) for r in rows), tuple(float(r["spread"]) for r in rows))
             )
     return lines
+
+
+def probed(run: str, probe: pd.DataFrame) -> list[Line]:
+    """Validation accuracy against D updates, as a run probed itself while it trained; one line a data set."""
+    return [
+        Line(
+            f"{run}, {labels} labels a class of {dataset}",
+            tuple(rows["d_updates"].astype(float)),
+            tuple(rows["validation_percent"].astype(float)),
+            (0.0,) * len(rows),
+        )
+        for (dataset, labels), rows in probe.sort_values("d_updates").groupby(["dataset", "labels_per_class"])
+    ]
 
 
 def by_layer(group: Sequence[Measured]) -> dict[str, list[tuple[str, float, float]]]:

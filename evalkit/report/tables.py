@@ -22,7 +22,7 @@ _COUNTERPARTS = {
     "kmeans": "1-layer K-means",
     "supervised": "supervised CNN of the same architecture (validation error)",
     "pixels + kNN": "KNN",
-}  # the start of a measured method's name -> the published row it is compared with
+}  # part of a measured method's name -> the published row it is compared with
 _COSTS = {
     # the independent figure is quoted in benchmarks/NOTES.md, the published one is Coates & Ng's
     "cifar10-jpeg": "K-means features (1,600 centroids, all labels) reach 73.7 % on these pictures and 77.9 % as "
@@ -68,7 +68,7 @@ def pictures_of(dataset: str) -> str:
 
 def _counterpart(method: str, there: pd.DataFrame) -> pd.DataFrame:
     """The published row, of those there are, that a method is compared with; empty if there is none."""
-    names = [name for start, name in _COUNTERPARTS.items() if method.startswith(start)]
+    names = [name for part, name in _COUNTERPARTS.items() if part in method]
     same = there[there["method"].isin(names)]
     return there[there["method"].isin(_HEADLINES)] if same.empty else same
 

@@ -96,7 +96,7 @@ def check_draws(row: pd.Series, card: Card, features: FeatureSet, workspace: Wor
     draws = make_draws(features, Protocol(**card["protocol"]))
     if draws.sha256 == row["draws_sha256"]:
         return Check("label draws", HOLDS), draws
-    if card["draws_are_the_protocols"]:
+    if card.get("draws_are_the_protocols", True):
         return Check("label draws", DIFFERS, f"made again they hash to {draws.sha256[:12]}…"), None
     for path in workspace.draws.glob(f"*--{row['draws_sha256'][:12]}.json"):
         return Check("label draws", HOLDS), read_draws(path, features)
