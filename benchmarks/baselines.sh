@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The baseline rows of benchmarks/results/cifar10.csv: K-means features (1,600 centroids), kNN, logistic regression and
+# PCA-whitened pixels, with all labels and with 400 a class, and the layers of a trained network one by one.
+#
+#   benchmarks/baselines.sh CIFAR10_IMAGE_SET HOME [FEATURES_TO_ABLATE]
+#
+# CIFAR10_IMAGE_SET is a prepared set in HOME: cifar10, or cifar10-jpeg for a lossy copy. Killed, it goes on.
+set -euo pipefail
+set_name=$1 home=$2 ablated=${3:-}
+
+run() { evalkit --home "$home" "$@"; }
+
+for baseline in kmeans knn logistic whitened pixels; do
+  for protocol in "$set_name" "$set_name:400"; do
+    run baseline "$baseline" --protocol "$protocol"
+  done
+done
+if [ -n "$ablated" ]; then
+  run ablate --features "$ablated" --protocol "$set_name:400" --repeats 3
+fi
+run report
