@@ -10,13 +10,14 @@ from conftest import write_image_set
 
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
-from evalkit.gan.recipes import Recipe, override
+from evalkit.gan.recipes import RECIPES, Recipe, override
 from evalkit.latent.boxes import Box, covered, propose_boxes, read_boxes
 from evalkit.latent.critic import Critic
 from evalkit.latent.filters import as_pictures, filters, strongest_units
 from evalkit.latent.forget import forget, map_weights
 from evalkit.latent.gan import FrozenGAN, frozen
 from evalkit.latent.guided import guided_gradient, maximised
+from evalkit.latent.invert import invert
 from evalkit.latent.layers import dropped, find_layer
 from evalkit.latent.nearest import Comparison, comparison, memorisation, nearest
 from evalkit.latent.neighbours import nearest_rows
@@ -218,6 +219,22 @@ def test_files_that_hold_no_boxes(tmp_path):
     (tmp_path / "boxes.json").write_text("[{")
     with pytest.raises(EvalkitError, match="not readable as JSON"):
         read_boxes(tmp_path / "boxes.json", samples=4, size=16)
+
+
+def test_a_conditional_generator_of_grey_pictures_goes_through_all_of_it(tmp_path):
+    """Classes and a single channel, which the digits' network does not have."""
+    gan = frozen("mnist@0", *build_networks(override(RECIPES["mnist"], {"width": 2}), seed=0), label=3)
+    z = gan.draw(5, seed=0)
+    found = forget(gan, z, [Box(1, 3, 3, 9, 9), Box(4, 20, 0, 28, 8)])
+    assert found.settings["layer"] == "first" and found.figures["maps"] == 4  # of two hidden layers the lower
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), dtype=np.uint8).repeat(3, axis=3)
+    assert (filters(gan, pictures, features=[0], steps=1).tables["units"]["response"] > 0).all()
+    images = write_image_set(tmp_path / "digits", pictures, np.zeros(8, np.int64), {"train": (0, 6), "test": (6, 8)})
+    assert nearest(gan, z, comparison(images)).tables["nearest"]["pixel_row"].max() < 6
+    inverted = invert(gan, pictures[:1], steps=2, restarts=1)
+    assert np.isfinite(inverted.figures["error_mean"]) and inverted.arrays["z"].shape == (1, 100)
+    boxes, by = propose_boxes(Critic(gan), gan.pictures(z), count=2)
+    assert len(boxes) == 2 and by["layer"] == "conv1"
 
 
 # -- nearest

@@ -90,7 +90,7 @@ def propose_boxes(
 ) -> tuple[list[Box], dict[str, Any]]:
     """Boxes where a feature of the discriminator responds most, on the `count` samples where it does so most.
 
-    A stand-in for a person who draws boxes round an object: what the feature stands for is whatever it responds to.
+    # differs from the paper: there a person drew 52 boxes round windows. Here the object is whatever the feature sees.
     A box reaches from the strongest cell along its row and its column as far as cells respond at least half as much.
 
     Args:

@@ -16,8 +16,8 @@ from evalkit.latent.gan import CHUNK, REFERENCE, FrozenGAN, freeze_batch_norm, o
 class Critic:
     """A copy of a GAN's discriminator with batch norm frozen at the statistics of some pictures.
 
-    Samples are judged with the statistics of samples, as in training, where each batch is of one kind. A conditional
-    discriminator is told the GAN's class for every picture.
+    Samples are judged with the statistics of samples, as in training, where each batch is of one kind; the release
+    takes those of the batch at hand. A conditional discriminator is told the GAN's class for every picture.
 
     Args:
         normalised_by: uint8 (n, H, W, 3 or C), of which the first REFERENCE count; None: the GAN's reference samples.

@@ -13,7 +13,7 @@ from evalkit.errors import ConvergenceError, EvalkitError
 from evalkit.latent.boxes import Box, check_boxes, covered
 from evalkit.latent.finding import Finding, Picture
 from evalkit.latent.gan import FrozenGAN
-from evalkit.latent.layers import dropped, find_layer, recorded
+from evalkit.latent.layers import HiddenLayer, dropped, find_layer, recorded
 from evalkit.latent.pictures import Row, captioned, png, sheet
 
 _SHOWN = 12  # samples in the picture
@@ -44,27 +44,24 @@ def forget(
     Raises:
         EvalkitError: no box, one outside its picture, no such layer, or boxes that leave no cell outside.
     """
-    size, chosen = gan.recipe.size, find_layer(gan, layer)
+    z, size, chosen = z.to(gan.device), gan.recipe.size, find_layer(gan, layer)
     boxes = check_boxes(boxes, samples=len(z), size=size)
     boxed = np.unique([box.sample for box in boxes])
-    maps = recorded(gan, z.to(gan.device)[boxed], chosen)
+    maps = recorded(gan, z[boxed], chosen)
     in_cells = covered(boxes, samples=len(z), size=size, side=maps.shape[2])[boxed]
     weights, accuracy, cells = map_weights(maps, in_cells, seed=seed)
-    before = gan.pictures(z.to(gan.device))
-    after = _without(gan, z, chosen, np.flatnonzero(weights > 0))
+    count = int((weights > 0).sum())
+    before, after = gan.pictures(z), _without(gan, z, chosen, np.flatnonzero(weights > 0))
     inside = covered(boxes, samples=len(z), size=size, side=size)[boxed]
-    count, random = int((weights > 0).sum()), np.random.default_rng(seed)
-    controls = [random.permutation(chosen.maps)[:count] for _ in range(_CONTROLS)]
-    change = {"": _change(before[boxed], after[boxed], inside)}
-    by_chance = [_change(before[boxed], _without(gan, z[boxed], chosen, maps), inside) for maps in controls]
-    change["_random_maps"] = {key: float(np.mean([each[key] for each in by_chance])) for key in by_chance[0]}
-    figures = {f"change_{where}{what}": v for what, both in change.items() for where, v in both.items()}
+    by_chance = _random_changes(gan, z[boxed], chosen, count, before[boxed], inside, seed=seed)
+    figures = {"maps": chosen.maps, "maps_dropped": count, "cells": cells, "fit_accuracy_percent": accuracy}
+    figures |= {f"change_{where}": value for where, value in _change(before[boxed], after[boxed], inside).items()}
+    figures |= {f"change_{where}_random_maps": value for where, value in by_chance.items()}
     return Finding(
         "forget",
         {"layer": chosen.name, "samples": len(z), "boxes": len(boxes), "seed": seed, "proposed_by": proposed_by},
         _shown(before, after, boxes, boxed),
-        figures={"maps": chosen.maps, "maps_dropped": count, "cells": cells, "fit_accuracy_percent": accuracy}
-        | figures,
+        figures=figures,
         tables={"maps": pd.DataFrame({"map": np.arange(chosen.maps), "weight": weights, "dropped": weights > 0})},
         arrays={"z": z.cpu().numpy()},
         documents={"boxes": [box.as_dict() for box in boxes]},
@@ -106,9 +103,19 @@ def map_weights(maps: np.ndarray, inside: np.ndarray, *, seed: int) -> tuple[np.
     return model.coef_[0], float(100 * model.score(x, y)), len(x)
 
 
-def _without(gan: FrozenGAN, z: Tensor, layer: Any, maps: np.ndarray) -> np.ndarray:
+def _without(gan: FrozenGAN, z: Tensor, layer: HiddenLayer, maps: np.ndarray) -> np.ndarray:
     with dropped(layer, maps):
-        return gan.pictures(z.to(gan.device))
+        return gan.pictures(z)
+
+
+def _random_changes(
+    gan: FrozenGAN, z: Tensor, layer: HiddenLayer, count: int, before: np.ndarray, inside: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """The mean change over some random choices of `count` maps to drop."""
+    random = np.random.default_rng(seed)
+    chosen = [random.permutation(layer.maps)[:count] for _ in range(_CONTROLS)]
+    changes = [_change(before, _without(gan, z, layer, maps), inside) for maps in chosen]
+    return {where: float(np.mean([change[where] for change in changes])) for where in changes[0]}
 
 
 def _change(before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> dict[str, float]:

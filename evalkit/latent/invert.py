@@ -25,12 +25,15 @@ _LR = 0.1  # Adam's, falling to 0 by a half cosine
 def read_picture(path: Path, recipe: Recipe) -> np.ndarray:
     """A picture file as the network takes it: shorter side resized, centre cropped, uint8 (size, size, 3).
 
+    For a generator of grey pictures the three channels are equal.
+
     Raises:
         PictureError: no such file, or none that Pillow reads.
     """
     try:
         with Image.open(path) as image:
-            return squared(image.convert("RGB"), Fit(recipe.size))
+            colours = image if recipe.channels == 3 else image.convert("L")
+            return squared(colours.convert("RGB"), Fit(recipe.size))
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file; expected a picture") from None
     except (UnidentifiedImageError, OSError) as error:

@@ -1,0 +1,69 @@
+"""How far samples move with the reference batch that freezes the generator's batch norm, by the batch's size.
+
+    python benchmarks/latent_reference.py CHECKPOINT [--out benchmarks/results/latent-reference.csv]
+
+The same 64 z are drawn with batch norm frozen at each of several reference batches of one size (other seeds): the mean
+absolute difference of pixels, of 255, between two of them, mean and largest over the pairs. The first row is the
+release's way: every batch of 64 normalised by itself, each z beside 63 others.
+"""
+
+import argparse
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe
+from evalkit.gan.networks import Generator, draw_z, to_pictures
+from evalkit.latent.gan import freeze_batch_norm
+
+SIZES = (32, 64, 128, 256, 512)
+SEEDS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latent-reference.csv"))
+    arguments = parser.parse_args()
+    generator = Generator(stored_recipe(read_checkpoint(arguments.checkpoint)))
+    load_weights(generator, arguments.checkpoint / "generator.safetensors")
+    z = drawn(64, 0, generator)
+    with open(arguments.out, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["reference", "mean_difference", "largest_difference", "pairs"])
+        writer.writerow(["own batch of 64", *differences([beside_others(generator, z, seed) for seed in range(SEEDS)])])
+        for size in SIZES:
+            pictures = []
+            for seed in range(1, SEEDS + 1):
+                freeze_batch_norm(generator, drawn(size, seed, generator), None)
+                with torch.no_grad():
+                    pictures.append(to_pictures(generator(z), generator.recipe))
+            writer.writerow([size, *differences(pictures)])
+            file.flush()
+
+
+def drawn(count: int, seed: int, generator: Generator) -> torch.Tensor:
+    return draw_z(count, generator.recipe, torch.Generator().manual_seed(seed))
+
+
+def beside_others(generator: Generator, z: torch.Tensor, seed: int) -> np.ndarray:
+    """Eight of the z, each first in a batch whose other z depend on the seed."""
+    generator.train()
+    pictures = []
+    with torch.no_grad():
+        for index in range(8):
+            others = drawn(63, 1000 * (seed + 1) + index, generator)
+            pictures.append(to_pictures(generator(torch.cat([z[index : index + 1], others])), generator.recipe)[:1])
+    return np.concatenate(pictures)
+
+
+def differences(pictures: list[np.ndarray]) -> list[str]:
+    found = [np.abs(a.astype(float) - b).mean() for a, b in itertools.combinations(pictures, 2)]
+    return [f"{np.mean(found):.2f}", f"{np.max(found):.2f}", str(len(found))]
+
+
+if __name__ == "__main__":
+    main()

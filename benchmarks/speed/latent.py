@@ -1,0 +1,89 @@
+"""Seconds of every `evalkit latent` command at its defaults on a full-width 64x64 network, start of Python included.
+
+    python benchmarks/speed/latent.py IMAGES HOME [--only walk,filters] [--out benchmarks/results/latent-speed.csv]
+
+IMAGES is an image set of 64x64 pictures (a path). The network is `lsun64` with its initial weights: time does not
+depend on their values. It is put into the workspace HOME, where the findings go, too. Rows of --only replace those in
+the file.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from evalkit.artifacts import finish, new_manifest
+from evalkit.device import describe_device
+from evalkit.gan.checkpoint import RUN_KIND, new_state, save_checkpoint
+from evalkit.gan.recipes import RECIPES
+from evalkit.images import load_images
+from evalkit.latent.pictures import enlarged
+from evalkit.version import versions
+
+COLUMNS = ["command", "seconds", "threads", "load_before", "hardware", "torch"]
+COMMANDS = {
+    "sample": [],
+    "walk": ["--loop"],
+    "arithmetic": ["--plus", "1,2,3", "--minus", "4,5,6", "--plus", "7,8,9"],
+    "turn": ["--start", "0-3", "--end", "4-7"],
+    "invert": ["PICTURE"],
+    "nearest": [],
+    "filters": [],
+    "forget": [],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--only", default=",".join(COMMANDS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latent-speed.csv"))
+    arguments = parser.parse_args()
+    picture = prepare_home(arguments.images, arguments.home)
+    found = {}
+    if arguments.out.exists():
+        with open(arguments.out, newline="") as file:
+            found = {row["command"]: row for row in csv.DictReader(file)}
+    for name in arguments.only.split(","):
+        options = [str(picture) if option == "PICTURE" else option for option in COMMANDS[name]]
+        found[name] = measured(name, options, arguments.home)
+        with open(arguments.out, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found[name] for name in COMMANDS if name in found)
+
+
+def prepare_home(images: Path, home: Path) -> Path:
+    """A run of no updates trained on `images`, a link to them, and one of their pictures as a file."""
+    pictures = load_images(images)
+    run, link = home / "runs/lsun64", home / "images" / pictures.name
+    if not run.exists():
+        building = run.with_name("lsun64.partial")
+        building.mkdir(parents=True)
+        finish(building, run, new_manifest(RUN_KIND, settings={}, made_from={}))
+        state = new_state(RECIPES["lsun64"], seed=0, device=torch.device("cpu"))
+        save_checkpoint(run, state, made_from={"images_sha256": pictures.sha256})
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(images.resolve())
+    enlarged(pictures.images[0]).save(home / "picture.png")
+    return home / "picture.png"
+
+
+def measured(name: str, options: list[str], home: Path) -> dict[str, str]:
+    load = f"{os.getloadavg()[0]:.1f}"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "evalkit", "--home", home, "latent", name, *options], check=True)
+    seconds = f"{time.perf_counter() - start:.1f}"
+    where = describe_device(torch.device("cpu"))
+    row = {"command": name, "seconds": seconds, "threads": str(torch.get_num_threads()), "load_before": load}
+    return row | {"hardware": where, "torch": versions()["torch"]}
+
+
+if __name__ == "__main__":
+    main()
