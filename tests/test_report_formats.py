@@ -17,6 +17,7 @@ from example_results import CLASSES, FIGURE, GOLDEN, add_example, write_all_form
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from evalkit.artifacts import finish, new_manifest
 from evalkit.cli import main
 from evalkit.report.differences import differences
 from evalkit.report.figures import block_figures
@@ -209,6 +210,16 @@ def test_value_of_the_differences_from_the_paper(material):
         ("recipe: lr", "0.0002", "0.0001"),
         ("C values tried", "0.0001 to 0.01 (its SVHN script)", "1e-05 to 0.01"),
     ]
+
+
+def test_training_of_a_figure_without_a_card_is_that_of_its_run(tmp_path):
+    add_figure(tmp_path / "results.csv", FIGURE)
+    recipe = {"name": "imagenet32", "lr": 0.0002}
+    (tmp_path / "runs/new").mkdir(parents=True)
+    manifest = new_manifest("run", settings={"recipe": recipe}, made_from={"images_sha256": "i"})
+    finish(tmp_path / "runs/new", tmp_path / "runs/imagenet32", manifest)
+    (each,) = gather(tmp_path / "results.csv", Workspace(tmp_path)).measured
+    assert (each.training["d_updates"], each.training["recipe"]) == (150_000, recipe)
 
 
 # -- the command

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evalkit.artifacts import MANIFEST, commit
+from evalkit.artifacts import MANIFEST, Manifest, commit
 from evalkit.cards import Card, write_card
 from evalkit.features.featureset import FeatureSet
 from evalkit.images import images_with_hash
@@ -75,7 +75,11 @@ def training_facts(features: FeatureSet, workspace: Workspace) -> dict[str, Any]
     checkpoint = Path(features.manifest["settings"].get("weights") or "nowhere").parent
     if not (checkpoint / MANIFEST).is_file():
         return {}
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    return facts_of(json.loads((checkpoint / MANIFEST).read_text()), workspace)
+
+
+def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
+    """What a run's or checkpoint's manifest says of the training, with name and size of the pictures if at hand."""
     sha256 = manifest["made_from"].get("images_sha256", "")
     images = images_with_hash(workspace, sha256)
     about = (

@@ -43,7 +43,7 @@ def _of_pictures(each: Measured) -> list[Difference]:
 
 
 def _of_training(each: Measured) -> list[Difference]:
-    training = each.card.get("training", {})
+    training = each.training
     recipe = training.get("recipe", {})
     papers = RECIPES.get(recipe.get("name", ""))
     if papers is None:

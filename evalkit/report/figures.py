@@ -74,7 +74,7 @@ def _class_figures(group: list[Measured], label: str) -> Iterator[Shown]:
     pictures = f"test pictures of {_named(top.row['dataset'])}"
     yield Shown("Accuracy of each class", draw, f"of {pictures}")
     draw = partial(plots.confusion_matrix, confusion(top), names, label="true class")
-    yield Shown("Confusions", draw, f"{top.method}: % of each class's {pictures}, mean over {top.row['n']} fits")
+    yield Shown("Confusions", draw, f"{top.method}: % of each class's {pictures}, mean over n = {top.row['n']}")
 
 
 def training_figures(material: Material) -> Iterator[Shown]:

@@ -3,13 +3,16 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from evalkit.artifacts import read_manifest
 from evalkit.cards import Card, read_card, read_predictions
 from evalkit.errors import ArtifactError
 from evalkit.latent.finding import GalleryPicture, gallery
+from evalkit.protocols.provenance import facts_of
 from evalkit.report.tables import compare
 from evalkit.results import KEY, method_name, read_results
 from evalkit.workspace import Workspace
@@ -24,6 +27,7 @@ class Measured:
     Attributes:
         row: of results.csv; method: as tables name it.
         predictions: int64 (fits, test rows); labels: int64 (test rows,).
+        training: how the encoder was trained, by the card, else by its run in the workspace; empty if neither says.
     """
 
     row: pd.Series
@@ -31,12 +35,17 @@ class Measured:
     card: Card
     predictions: np.ndarray
     labels: np.ndarray
+    training: dict[str, Any]
 
     @property
     def trained(self) -> tuple[str, int]:
         """The run and its D updates; ("", 0) for encoders that are no run."""
-        found = _RUN.match(self.row["encoder"])
-        return (found["run"], int(found["updates"])) if found else ("", 0)
+        return _trained(self.row["encoder"])
+
+
+def _trained(encoder: str) -> tuple[str, int]:
+    found = _RUN.match(encoder)
+    return (found["run"], int(found["updates"])) if found else ("", 0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ def gather(results: Path, workspace: Workspace) -> Material:
     """
     table = read_results(results)
     missing: list[str] = []
-    measured = [_measured(results, row, missing) for _, row in table.sort_values(KEY, kind="stable").iterrows()]
+    measured = [
+        _measured(results, row, workspace, missing) for _, row in table.sort_values(KEY, kind="stable").iterrows()
+    ]
     names = sorted({each.trained[0] for each in measured} - {""})
     runs = {name: workspace.home / "runs" / name for name in names}
     samples = {name: sorted(run.glob("samples/*.png")) for name, run in runs.items()}
@@ -83,7 +94,7 @@ def gather(results: Path, workspace: Workspace) -> Material:
     )
 
 
-def _measured(results: Path, row: pd.Series, missing: list[str]) -> Measured:
+def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> Measured:
     """The row with its card; a card that is missing or was changed is named in `missing` instead."""
     card: Card = {}
     predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
@@ -93,4 +104,14 @@ def _measured(results: Path, row: pd.Series, missing: list[str]) -> Measured:
             predictions, labels = read_predictions(results, row["card"], card)
         except ArtifactError as error:
             missing.append(str(error))
-    return Measured(row, method_name(row), card, predictions, labels)
+    training = card.get("training") or _training_of_the_run(row["encoder"], workspace)
+    return Measured(row, method_name(row), card, predictions, labels, training)
+
+
+def _training_of_the_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
+    run, updates = _trained(encoder)
+    try:
+        manifest = read_manifest(workspace.home / "runs" / run, "run")
+    except ArtifactError:
+        return {}
+    return facts_of(manifest, workspace) | {"d_updates": updates}
