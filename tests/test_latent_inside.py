@@ -240,13 +240,15 @@ def test_a_conditional_generator_of_grey_pictures_goes_through_all_of_it(tmp_pat
 # -- nearest
 
 
-def test_reference_nearest_rows_against_all_distances():
+@pytest.mark.parametrize("block", [10, 40])
+def test_reference_nearest_rows_against_all_distances(block):
     random = np.random.default_rng(0)
     queries, rows = random.normal(size=(7, 5)).astype(np.float32), random.normal(size=(40, 5)).astype(np.float32)
-    distances = np.linalg.norm(queries[:, None] - rows, axis=2)
     own = np.array([-1, -1, -1, 5, 17, 39, 0])
+    rows[own[3:]] = queries[3:]  # a query in its own place is nearest of all, and does not count
+    distances = np.linalg.norm(queries[:, None] - rows, axis=2)
     distances[[3, 4, 5, 6], own[3:]] = np.inf
-    blocks = [(np.arange(i, i + 10) + 100, torch.from_numpy(rows[i : i + 10])) for i in range(0, 40, 10)]
+    blocks = [(np.arange(i, i + block) + 100, torch.from_numpy(rows[i : i + block])) for i in range(0, 40, block)]
     own = np.where(own < 0, -1, own + 100)
     found, numbers = nearest_rows(torch.from_numpy(queries), blocks, own=own, count=3)
     assert np.array_equal(numbers - 100, np.argsort(distances, axis=1)[:, :3])
