@@ -2,8 +2,8 @@
 
     python benchmarks/batch_norm.py CHECKPOINT IMAGES SOURCE_IMAGES WORK [--out benchmarks/results/batch-norm.csv]
 
-CHECKPOINT is a training run's checkpoint, IMAGES a prepared CIFAR-10, SOURCE_IMAGES the pictures trained on. The first
-rows of each split stand for all of them (--train, --test, --source), in feature sets under WORK; a killed run goes on.
+CHECKPOINT is a training run's checkpoint, IMAGES a prepared CIFAR-10, SOURCE_IMAGES the pictures trained on. A sample
+of each split stands for all of it (--train, --test, --source), in feature sets under WORK; a killed run goes on.
 C is chosen on validation rows for each row of the table; `difference` is to `target` in bf16, draw by draw.
 """
 
@@ -27,17 +27,19 @@ from evalkit.workspace import Workspace
 ROWS = [("target", "bfloat16", "float16"), ("target", "float32", "float32"), ("source", "bfloat16", "float16"),
         ("running", "bfloat16", "float16"), ("batch", "bfloat16", "float16")]  # fmt: skip
 COLUMNS = ["batch_norm", "precision", "dtype", "accuracy_percent", "std", "n", "difference", "difference_std", "C",
-           "encoder", "labels_per_class", "train_pictures", "test_pictures", "source_pictures", "device", "versions",
-           "date"]  # fmt: skip
+           "encoder", "order", "labels_per_class", "train_pictures", "test_pictures", "source_pictures", "device",
+           "versions", "date"]  # fmt: skip
 
 
-def first_rows(images: ImageSet, folder: Path, counts: dict[str, int]) -> ImageSet:
-    """An image set of the first rows of each split named in `counts`."""
-    settings = {"name": f"{images.name}-first", "rows": counts}
+def sample(images: ImageSet, folder: Path, counts: dict[str, int], order: str) -> ImageSet:
+    """An image set of some rows of each split in `counts`: the first as stored, or a random draw in random order."""
+    settings = {"name": f"{images.name}-sample", "rows": counts, "order": order}
     with building(folder / settings["name"], settings=settings, made_from={"images_sha256": images.sha256}) as artifact:
-        rows = np.concatenate(
-            [np.arange(images.splits[name][0], images.splits[name][0] + n) for name, n in counts.items()]
-        )
+        random = np.random.default_rng(0)
+        splits_rows = {name: np.arange(*images.splits[name]) for name in counts}
+        if order == "random":
+            splits_rows = {name: random.permutation(rows) for name, rows in splits_rows.items()}
+        rows = np.concatenate([splits_rows[name][:count] for name, count in counts.items()])
         np.save(artifact.path / "images.npy", images.images[rows])
         np.save(artifact.path / "labels.npy", images.labels[rows])
         ends = np.cumsum([0, *counts.values()]).tolist()
@@ -52,7 +54,7 @@ def accuracies(checkpoint: Path, images: ImageSet, source: ImageSet, work: Path,
     """The figure, and the test accuracy of each draw in percent."""
     mode, precision, dtype = row
     encoder = find_encoder(str(checkpoint), Workspace(work))
-    encoder = replace(encoder, images_sha256=source.sha256)  # the first of the pictures that it was trained on
+    encoder = replace(encoder, images_sha256=source.sha256)  # a sample of the pictures that it was trained on
     features = extract(images, encoder, work / f"{mode}-{precision}", batch_norm=mode, source_images=source,
                        dtype=dtype, precision=precision)  # fmt: skip
     found = evaluate(features, protocol, say=print)
@@ -71,12 +73,13 @@ def main():
         ("repeats", 10),
     ):
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--order", choices=["random", "stored"], default="random", help="files may be sorted by class")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/batch-norm.csv"))
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    images = first_rows(load_images(asked.images), asked.work, {"train": asked.train, "test": asked.test})
+    images = sample(load_images(asked.images), asked.work, {"train": asked.train, "test": asked.test}, asked.order)
     source = load_images(asked.source_images)
-    source = first_rows(source, asked.work, {next(iter(source.splits)): asked.source})
+    source = sample(source, asked.work, {next(iter(source.splits)): asked.source}, asked.order)
     protocol = Protocol(asked.labels_per_class, repeats=asked.repeats, select_draws=5)
     table, reference = [], None
     for row in ROWS:
@@ -84,7 +87,14 @@ def main():
         reference = by_draw if reference is None else reference
         difference = by_draw - reference
         numbers = [by_draw.mean(), by_draw.std(), len(by_draw), difference.mean(), difference.std(), figure.C]
-        about = [figure.encoder.split(" (")[0], asked.labels_per_class, asked.train, asked.test, asked.source]
+        about = [
+            figure.encoder.split(" (")[0],
+            asked.order,
+            asked.labels_per_class,
+            asked.train,
+            asked.test,
+            asked.source,
+        ]
         numbers = [f"{x:.2f}" if isinstance(x, float) and i < 5 else f"{x:g}" for i, x in enumerate(numbers)]
         table.append([*row, *numbers, *about, figure.device, figure.versions, figure.date])
         print(*(f"{name} {value}" for name, value in zip(COLUMNS[:9], table[-1], strict=False)), sep=", ", flush=True)
