@@ -24,7 +24,7 @@ from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.trainer import TrainOptions, train
 from evalkit.pretrained.blobs import git_blob_sha1
-from evalkit.pretrained.find import shipped_folder
+from evalkit.pretrained.find import listed, shipped_folder
 from evalkit.pretrained.importing import import_weights
 from evalkit.pretrained.index import RELEASES
 from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
@@ -188,6 +188,17 @@ def test_incomplete_folders_import_by_name_of_what_is_missing(svhn, workspace):
     load_generator(path)  # whole, so imported
     with pytest.raises(AttributeError, match="out"):  # no verdicts from weights that are not there
         load_discriminator(path)(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_discriminator_alone_does_not_take_the_whole_releases_name(svhn, workspace):
+    (svhn / "200_gen_params.jl_10.npy").unlink()
+    with pytest.raises(
+        EvalkitError, match="missing of deconv3: 200_gen_params.jl_10.npy; --partial takes what is whole"
+    ):
+        import_weights([svhn], workspace)
+    path = import_weights([svhn], workspace, partial=True)
+    assert path.name == "dcgan-svhn-discriminator"
+    assert load_discriminator(path)(torch.zeros(2, 3, 32, 32)).shape == (2,)
 
 
 def test_layers_asked_for_must_be_the_first_and_there(svhn, workspace):
@@ -365,6 +376,9 @@ def test_changed_weights_are_refused(trained, workspace):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ArtifactError, match="its SHA-256 is not the manifest's"):
         find_encoder("pretrained:mine", workspace)
+    weights.unlink()
+    (line,) = (each for each in listed(workspace) if each.name == "mine")
+    assert "broken (" in line.about and "discriminator.safetensors: missing" in line.about  # the others are listed
 
 
 def test_weights_shipped_with_a_wheel_are_found_outside_the_repository(trained, workspace, tmp_path):

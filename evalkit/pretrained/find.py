@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.artifacts import MANIFEST, locked, read_manifest
-from evalkit.errors import EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.pretrained.download import download
 from evalkit.pretrained.index import RELEASES, release_named
 from evalkit.pretrained.released import read_release
@@ -93,7 +93,11 @@ def listed(workspace: Workspace) -> list[Listed]:
     """All weights by name: shipped, in the workspace, and releases not fetched yet."""
     found = {}
     for path in (*shipped(), *workspace.all(KIND)):
-        manifest = read_manifest(path, KIND)
+        try:
+            manifest = read_manifest(path, KIND)
+        except ArtifactError as error:
+            found[path.name] = Listed(path.name, 0, "-", "-", f"broken ({error})", path)
+            continue
         size = sum(entry["bytes"] for entry in manifest["files"].values())
         about = {key: manifest["settings"][key] for key in ("licence", "source", "about")}
         found[path.name] = Listed(path.name, size, **about, path=path)

@@ -62,5 +62,6 @@ def _read(
         raise EvalkitError(f"{first}: an artifact of evalkit, but no run and no checkpoint; expected {_FORMS}")
     release = find_release(first)
     weights = read_release(first, release, partial=partial, layers=layers)
-    whole = weights.settings["complete"]
-    return weights, release.name if whole else f"{release.name}-conv1to{len(weights.recipe.d_maps)}"
+    if not weights.settings["complete"]:
+        return weights, f"{release.name}-conv1to{len(weights.recipe.d_maps)}"
+    return weights, release.name if weights.generator else f"{release.name}-discriminator"

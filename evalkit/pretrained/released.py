@@ -85,12 +85,10 @@ def read_release(
         d_files.read(Discriminator(recipe), chosen),
         g_files.read(Generator(recipe), whole_g) if whole_g else None,
         {
-            "about": release.about,
-            "source": release.source,
-            "licence": release.licence,
+            **{key: getattr(release, key) for key in ("about", "source", "licence")},
             "notes": _notes(chosen, whole_g),
             "complete": complete,
-            "training_known": False,  # the release's rate and regularisation are in its names and scripts in part only
+            "training_known": False,  # the release's names and scripts say it in part only
         },
         {"git_blob_sha1": d_files.hashes(chosen) | g_files.hashes(whole_g)},
     )
