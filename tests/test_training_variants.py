@@ -156,6 +156,8 @@ def test_a_rewind_draws_order_and_z_anew(striped):
     before = minibatches.rows(3), minibatches.z(3, 0)
     minibatches.rewinds = 1
     assert not np.array_equal(before[0], minibatches.rows(3)) and not torch.equal(before[1], minibatches.z(3, 0))
+    other = Minibatches(striped, SMALL, seed=5, device=CPU)
+    assert not torch.equal(before[1], other.z(3, 0))
 
 
 # -- several processes

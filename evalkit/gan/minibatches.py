@@ -88,7 +88,10 @@ class Minibatches:
 
     def z(self, t: int, network: int) -> Tensor:
         """The noise of minibatch t for one of the networks, float32 (b, Z)."""
-        number = (self.seed << 40) + (self.rewinds << 36) + 2 * t + network
+        stream = (
+            np.random.SeedSequence([self.seed, self.rewinds]).generate_state(1)[0] if self.seed + self.rewinds else 0
+        )
+        number = (int(stream) + 2 * t + network) % 2**32  # torch's generator on CPUs ignores higher bits
         random = torch.Generator(self.device).manual_seed(number)
         return draw_z(self.recipe.batch_size, self.recipe, random)[self._share]
 
