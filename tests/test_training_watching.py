@@ -84,6 +84,7 @@ def test_value_of_alarms():
     assert alarm(healthy + [row(20 + i, d_loss=1e-4) for i in range(9)]) is None
     what, since = alarm(healthy + [row(20 + i, d_loss=1e-4) for i in range(10)])
     assert "D tells all samples from real pictures" in what and since == 20
+    assert alarm(healthy + [row(20 + i, diversity=0.01) for i in range(9)]) is None
     what, since = alarm(healthy + [row(30 + i, diversity=0.01) for i in range(12)])
     assert "samples have collapsed" in what and since == 32
 

@@ -32,12 +32,10 @@ class SyncedNorm(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, ranks: Ranks):
         super().__init__()
-        self.maps, self.eps, self.momentum, self.ranks = norm.num_features, norm.eps, norm.momentum, ranks
+        self.eps, self.momentum, self.ranks = norm.eps, norm.momentum, ranks
         self._parameters, self._buffers = norm._parameters, norm._buffers
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.maps:  # flattened maps, as FlatMapNorm takes them
-            return self(x.unflatten(1, (self.maps, -1, 1))).flatten(1)
         axes = (0, 2, 3) if x.ndim == 4 else (0,)
         shape = (1, -1) + (1,) * (x.ndim - 2)
         mean = self._averaged(x.float().mean(axes))
