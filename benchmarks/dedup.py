@@ -1,10 +1,10 @@
 """What the three modes of dedup find: exact duplicates, planted near-duplicates, and how many strangers with them.
 
-    python benchmarks/dedup.py IMAGE_SET [--against IMAGE_SET] [--planted 500] [--out FILE.csv]
+    python benchmarks/dedup.py IMAGE_SET [--against IMAGE_SET] [--planted 500] [--only VARIANT …] [--out FILE.csv]
 
 IMAGE_SET is a prepared set. Of PLANTED random pictures each a copy is added that was encoded again as JPEG (quality 75
 and 90), shifted by a pixel, made 10 % and 20 % brighter. "recall": the share of copies in their original's group.
-"false positives" are, of random pairs inside groups, those whose best correlation over small shifts is below 0.95.
+"false positives" are, of random pairs inside groups, those whose edges or colours differ (dedup/likeness.py).
 With --against, the pictures shared with its test split are counted, and the recall of planted leaks: test pictures of
 that set put among the training pictures as they are.
 """
@@ -15,6 +15,7 @@ import io
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,14 @@ from evalkit.images import load_images, prepare
 from evalkit.images.dedup import MODES, AutoencoderOptions, dedup
 from evalkit.version import versions
 
-COLUMNS = ["set", "mode", "distance_bits", "measured", "value", "unit", "n", "low", "high", "seconds"]
+COLUMNS = ["set", "variant", "distance_bits", "confirmed", "measured", "value", "unit", "n", "low", "high", "seconds"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "exact": {"mode": "exact", "distance": 0, "confirm": True},
+    "perceptual": {"mode": "perceptual", "distance": MODES["perceptual"], "confirm": True},
+    "perceptual, hash alone": {"mode": "perceptual", "distance": MODES["perceptual"], "confirm": False},
+    "autoencoder": {"mode": "autoencoder", "distance": MODES["autoencoder"], "confirm": True},
+    "autoencoder, as the paper": {"mode": "autoencoder", "distance": 0, "confirm": False},
+}
 
 
 def encoded(picture: np.ndarray, quality: int) -> np.ndarray:
@@ -56,17 +64,74 @@ def groups_of(view: Path) -> dict[tuple[str, int], str]:
     return {(line["set"], int(line["row"])): line["group"] for line in lines}
 
 
-def planted_rows(view: Path, name: str, rows: np.ndarray, first: int) -> list[tuple[str, int, int]]:
-    """(change, copies found, copies) of the copies that begin at row `first`."""
+def recall(view: Path, rows: np.ndarray, first: int) -> list[tuple[str, int]]:
+    """(change, copies found) of the copies of `rows` that begin at row `first`."""
     group = groups_of(view)
     found = []
     for kind, change in enumerate(CHANGES):
-        copies = [(name, first + kind * len(rows) + k) for k in range(len(rows))]
-        same = sum(
-            copy in group and group[copy] == group.get((name, int(row))) for copy, row in zip(copies, rows, strict=True)
-        )
-        found.append((change, same, len(rows)))
+        copies = [("planted", first + kind * len(rows) + k) for k in range(len(rows))]
+        pairs = zip(copies, rows, strict=True)
+        same = [copy in group and group[copy] == group.get(("planted", int(row))) for copy, row in pairs]
+        found.append((change, sum(same)))
     return found
+
+
+def dropped_originals(view: Path, originals: int) -> int:
+    """How many of the first `originals` rows would go if nothing had been planted."""
+    inside = [group for (name, row), group in groups_of(view).items() if name == "planted" and row < originals]
+    return len(inside) - len(set(inside))
+
+
+def duplicates(directory: Path, scratch: Path, variant: str, rows: np.ndarray, originals: int, training) -> list:
+    """What the planted set's duplicates measure."""
+    start = time.perf_counter()
+    about = dedup(directory, scratch / variant, options=training, **VARIANTS[variant]).manifest["dedup"]
+    seconds = f"{time.perf_counter() - start:.0f}"
+    table: list[list] = []
+    for change, same in recall(scratch / variant, rows, originals):
+        table.append([f"recall, {change}", f"{100 * same / len(rows):.1f}", "%", len(rows), "", "", seconds])
+    bounds = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
+    table.append(["false positives", about["false_positive_percent"], "%", *bounds])
+    table.append(["groups", about["groups"], "groups", about["pictures"], "", about["largest"], seconds])
+    for count in ("pairs_proposed", "pairs_confirmed"):
+        if count in about:
+            table.append([count.replace("_", " "), about[count], "pairs", about["pictures"], "", "", seconds])
+    dropped = dropped_originals(scratch / variant, originals)
+    return [*table, ["dropped without planted copies", dropped, "pictures", originals, "", "", seconds]]
+
+
+def leaks(directory: Path, scratch: Path, variant: str, against: Path, originals: int, planted: int, training) -> list:
+    """Pictures shared with the other set's test split: the set's own, and the planted ones at its end."""
+    start = time.perf_counter()
+    place = scratch / f"{variant}, leaks"
+    about = dedup(directory, place, against=against, options=training, **VARIANTS[variant]).manifest["dedup"]
+    seconds = f"{time.perf_counter() - start:.0f}"
+    shared = np.array([row for name, row in groups_of(place) if name == "planted"])
+    own, found = np.sum(shared < originals), np.sum(shared >= about["pictures"] - planted)
+    judged = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
+    return [
+        [f"shared with {against.name} test", own, "pictures", originals, "", "", seconds],
+        [
+            f"recall, planted leaks of {against.name} test",
+            f"{100 * found / planted:.1f}",
+            "%",
+            planted,
+            "",
+            "",
+            seconds,
+        ],
+        ["false positives among shared", about["false_positive_percent"], "%", *judged],
+    ]
+
+
+def plant(images: Path, against: Path | None, scratch: Path, rows: np.ndarray) -> Path:
+    """The set with changed copies of `rows` behind it and, behind those, the first test pictures of the other set."""
+    pictures = np.asarray(load_images(images).images)
+    copies = [np.stack([change(pictures[row]) for row in rows]) for change in CHANGES.values()]
+    leaked = [np.asarray(load_images(against).split("test")[: len(rows)])] if against else []
+    np.savez(scratch / "planted.npz", images=np.concatenate([pictures, *copies, *leaked]))
+    prepare(scratch / "planted.npz", scratch / "planted", size=pictures.shape[1], workers=1)
+    return scratch / "planted"
 
 
 def main() -> None:
@@ -74,67 +139,35 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--planted", type=int, default=500)
-    parser.add_argument("--pictures", type=int, default=AutoencoderOptions.pictures)
-    parser.add_argument("--modes", nargs="+", default=list(MODES))
+    parser.add_argument("--pictures", type=int, default=AutoencoderOptions.pictures, help="shown in training")
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dedup-recall.csv"))
     options = parser.parse_args()
-    images = load_images(options.images)
     training = AutoencoderOptions(pictures=options.pictures)
-    rows = np.sort(np.random.default_rng(0).permutation(len(images))[: options.planted])
-    originals = [np.asarray(images.images[int(row)]) for row in rows]
+    originals = len(load_images(options.images))
+    rows = np.sort(np.random.default_rng(0).permutation(originals)[: options.planted])
     table: list[list[object]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        copies = [np.stack([change(picture) for picture in originals]) for change in CHANGES.values()]
-        extra = [np.asarray(load_images(options.against).split("test")[: options.planted])] if options.against else []
-        pictures = np.concatenate([np.asarray(images.images), *copies, *extra])
-        np.savez(Path(scratch, "planted.npz"), images=pictures)
-        prepare(Path(scratch, "planted.npz"), Path(scratch, "planted"), size=pictures.shape[1], workers=1)
-        for mode in options.modes:
-            start = time.perf_counter()
-            view = dedup(Path(scratch, "planted"), Path(scratch, mode), mode=mode, options=training)
-            seconds = f"{time.perf_counter() - start:.0f}"
-            head = [images.name, mode, MODES[mode]]
-            about = view.manifest["dedup"]
-            for change, same, count in planted_rows(Path(scratch, mode), "planted", rows, len(images)):
-                table.append([*head, f"recall, {change}", f"{100 * same / count:.1f}", "%", count, "", "", seconds])
-            bounds = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
-            table.append([*head, "false positives", about["false_positive_percent"], "%", *bounds])
-            table.append([*head, "groups", about["groups"], "groups", len(pictures), "", about["largest"], seconds])
-            plain = dedup(options.images, Path(scratch, f"{mode}-plain"), mode=mode, options=training).manifest["dedup"]
-            bounds = [plain["pictures"], "", plain["largest"], ""]
-            table.append([*head, "dropped without planted copies", plain["dropped"], "pictures", *bounds])
+        planted = plant(options.images, options.against, Path(scratch), rows)
+        for variant in options.only:
+            about = [options.images.name, variant, VARIANTS[variant]["distance"], VARIANTS[variant]["confirm"]]
+            found = duplicates(planted, Path(scratch), variant, rows, originals, training)
             if options.against:
-                table += leaks(options, Path(scratch), mode, training, head)
+                found += leaks(planted, Path(scratch), variant, options.against, originals, len(rows), training)
+            table += [[*about, *row] for row in found]
             write(options, table)
     print(options.out.read_text())
 
 
-def leaks(
-    options: argparse.Namespace, scratch: Path, mode: str, training: AutoencoderOptions, head: list
-) -> list[list]:
-    """Pictures shared with the other set's test split, as they are and with planted ones."""
-    found = []
-    for name, source in (("as it is", options.images), ("with planted leaks", scratch / "planted")):
-        view = dedup(source, scratch / f"{mode}-{name}", mode=mode, against=options.against, options=training)
-        about = view.manifest["dedup"]
-        row = [about["dropped"], "pictures", about["pictures"], about["low_percent"], about["high_percent"], ""]
-        found.append([*head, f"shared with {options.against.name} test, {name}", *row])
-        share = f"{about['unlike']} of {about['pairs_judged']}"
-        found.append(
-            [*head, f"false positives among shared, {name}", share, "pairs", about["pairs_judged"], "", "", ""]
-        )
-    return found
-
-
 def write(options: argparse.Namespace, table: list[list[object]]) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    against = f" --against {options.against.name}" if options.against else ""
     with open(options.out, "w", newline="") as file:
-        command = f"--against {options.against.name} " if options.against else ""
-        file.write(f"# python benchmarks/dedup.py {options.images.name} {command}--planted {options.planted}")
+        file.write(f"# python benchmarks/dedup.py {options.images.name}{against} --planted {options.planted}\n")
         file.write(
-            f" --pictures {options.pictures}\n# {torch.get_num_threads()} threads; low and high: 95 % bounds, or"
+            f"# {torch.get_num_threads()} threads, seconds on a busy machine; low and high: 95 % bounds, or the "
         )
-        file.write(" the largest group; autoencoder trained on --pictures pictures shown\n")
+        file.write(f"largest group; the autoencoder was shown {options.pictures:,} pictures\n")
         file.write("# " + ", ".join(f"{name} {version}" for name, version in versions().items()) + "\n")
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.artifacts import Manifest, finish, locked, sha256_json, write_json
+from evalkit.errors import EvalkitError
 
 PROGRESS = "progress.json"
 
@@ -78,8 +79,10 @@ class Building:
         self._key = sha256_json([settings, made_from])
         self.progress = self._found_progress()
         if not self.progress:
+            self._refuse_what_is_not_ours()
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
+            self.save()  # marks the folder as one that may be removed
 
     def _found_progress(self) -> dict[str, Any]:
         try:
@@ -87,6 +90,14 @@ class Building:
         except (OSError, ValueError):
             return {}
         return found["progress"] if found.get("key") == self._key else {}
+
+    def _refuse_what_is_not_ours(self) -> None:
+        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        ours = all(name.startswith(PROGRESS) for name in names) or PROGRESS in names
+        if not ours or (self.path.exists() and not self.path.is_dir()):
+            raise EvalkitError(
+                f"{self.path}: in the way of {self.target.name}, and no unfinished artifact; move it away"
+            )
 
     def save(self, **progress: Any) -> None:
         """Records how far the data on disk (already synced) goes."""

@@ -23,6 +23,7 @@ from evalkit.version import versions
 
 FORMAT = 1  # raised when a reader of the old layout would misread the new one
 MANIFEST = "manifest.json"
+_UNFINISHED = ".tmp"
 
 Manifest = dict[str, Any]
 
@@ -40,7 +41,7 @@ def sha256_json(value: Any) -> str:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replaces `path` by `content` so that a reader, or a power cut, sees the old file or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + _UNFINISHED)
     with open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -99,6 +100,8 @@ def finish(
 
     Files whose hash the writer knows already are not read again: `hashes`, by name.
     """
+    for leftover in building.glob("*" + _UNFINISHED):  # of a run killed inside write_atomically
+        leftover.unlink()
     names = sorted(path.name for path in building.iterdir() if path.name not in (MANIFEST, *leave_out))
     files = {}
     for name in names:

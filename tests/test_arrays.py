@@ -57,6 +57,27 @@ def test_building_finished_is_whole_and_has_hashes(tmp_path):
     assert read_manifest(tmp_path / "a", "thing", check_hashes=True)["files"]["part"]["bytes"] == 1
 
 
+def test_what_a_kill_leaves_of_a_half_written_record_is_no_part_of_the_artifact(tmp_path):
+    with building(tmp_path / "a", settings={}, made_from={}) as work:
+        (work.path / "part").write_text("x")
+        work.save(rows=1)
+    for name in ("manifest.json.tmp", "progress.json.tmp"):
+        (tmp_path / "a.partial" / name).write_text("{")
+    with building(tmp_path / "a", settings={}, made_from={}) as work:
+        work.finish(new_manifest("thing", settings={}, made_from={}))
+    assert list(read_manifest(tmp_path / "a", "thing", check_hashes=True)["files"]) == ["part"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["manifest.json", "part"]
+
+
+def test_failure_a_folder_in_the_way_that_is_no_unfinished_artifact_is_left_alone(tmp_path):
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "thesis.txt").write_text("years of work")
+    with pytest.raises(EvalkitError, match=r"a.partial: in the way of a, and no unfinished artifact; move it away"):
+        with building(tmp_path / "a", settings={}, made_from={}):
+            pass
+    assert (tmp_path / "a.partial" / "thesis.txt").read_text() == "years of work"
+
+
 def test_failure_two_commands_building_one_artifact(tmp_path):
     with building(tmp_path / "a", settings={}, made_from={}):
         with pytest.raises(EvalkitError, match="another evalkit command is writing it"):

@@ -14,10 +14,10 @@ from evalkit.cli.dedup import dedup_command
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images import ImageSet, load_images, prepare
 from evalkit.images.dedup import AutoencoderOptions, dedup, dedup_summary
-from evalkit.images.dedup.autoencoder import train_autoencoder
+from evalkit.images.dedup.autoencoder import autoencoder_codes, train_autoencoder
 from evalkit.images.dedup.codes import exact, perceptual
 from evalkit.images.dedup.grouping import groups
-from evalkit.images.dedup.likeness import LIKE, likeness
+from evalkit.images.dedup.likeness import like_colours, like_edges, likeness
 from evalkit.images.dedup.report import _wilson
 from evalkit.images.view import Rows
 from evalkit.workspace import Workspace
@@ -103,10 +103,28 @@ def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_pat
 
 
 def test_the_papers_hash_groups_equal_pictures(planted, tmp_path):
-    view = dedup(planted, tmp_path / "view", options=OPTIONS, device="cpu")
+    """The paper's own procedure: equal codes, nothing compared."""
+    paper = {"options": OPTIONS, "device": "cpu", "distance": 0, "confirm": False}
+    view = dedup(planted, tmp_path / "view", **paper)
     assert any({5, 100} <= set(group) for group in rows_by_group(tmp_path / "view"))
-    again = dedup(planted, tmp_path / "again", options=OPTIONS, device="cpu")
+    again = dedup(planted, tmp_path / "again", **paper)
     assert again.manifest["files"] == view.manifest["files"]  # determinism
+
+
+def test_the_autoencoder_finds_what_was_planted(planted, tmp_path):
+    dedup(planted, tmp_path / "view", options=OPTIONS, device="cpu")
+    assert rows_by_group(tmp_path / "view") == [[5, 100, 101], [7, 102], [9, 103]]
+
+
+def test_invariance_the_papers_hash_does_not_see_brightness():
+    pictures = scenes(40, seed=4) // 2 + 20
+    cpu = torch.device("cpu")
+    model, _ = train_autoencoder(pictures, OPTIONS, seed=0, device=cpu)
+    codes = autoencoder_codes(model, pictures, cpu, shifted=True)
+    assert codes.shape == (40, 9, 16) and len(np.unique(codes[:, 0], axis=0)) > 30
+    assert np.array_equal(codes[:, :1], autoencoder_codes(model, pictures, cpu, shifted=False))
+    brighter_by_far = autoencoder_codes(model, pictures + 60, cpu, shifted=False)
+    assert np.unpackbits(codes[:, :1] ^ brighter_by_far).sum() <= 1  # a unit at zero, to float32's rounding
 
 
 def test_the_autoencoder_learns_and_leaves_torchs_generator_alone():
@@ -204,20 +222,54 @@ def near_by_comparing_all(codes: np.ndarray, distance: int) -> list[list[int]]:
 @pytest.mark.parametrize("distance", [0, 1, 3])
 def test_reference_groups_are_those_of_comparing_all_pairs(windows, distance):
     random = np.random.default_rng(distance)
-    codes = random.integers(0, 256, (300, windows, 2), dtype=np.uint8)
-    codes[:, :, 1] &= 0b11100000  # 11 bits: many near ones
-    if distance == 0:
-        codes = codes[:, :1]
+    bits = np.zeros((300, windows if distance else 1, 64), np.uint8)
+    bits[:, :, ::6] = random.integers(0, 2, (*bits.shape[:2], 11))  # 11 of 64 bits: many near ones
+    codes = np.packbits(bits, axis=2)
     assert [group.tolist() for group in groups(codes, distance)] == near_by_comparing_all(codes, distance)
 
 
-def test_value_likeness_of_copies_and_strangers():
+def likeness_by_loops(a: np.ndarray, b: np.ndarray) -> float:
+    """The same by numpy's own correlation, a shift at a time."""
+    middle = a[2:-2, 2:-2].ravel()
+    shifts = [b[y : y + a.shape[0] - 4, x : x + a.shape[1] - 4].ravel() for y in range(5) for x in range(5)]
+    return max(np.corrcoef(middle, moved)[0, 1] for moved in shifts)
+
+
+def test_reference_likeness_is_the_best_correlation_over_shifts():
+    one, two = scenes(2, seed=1).astype(np.float32)
+    assert likeness(one, two) == pytest.approx(likeness_by_loops(one, two), abs=1e-5)  # float32, sums of 2,352 terms
+    assert likeness(one, np.roll(one, (2, -1), axis=(0, 1))) == pytest.approx(1.0)
+
+
+def test_value_copies_are_alike_by_colours_and_by_edges_and_strangers_are_not():
     one, two = scenes(2, seed=1)
-    assert likeness(one, shifted(one)) == pytest.approx(1.0)
-    assert likeness(one, brighter(one)) > LIKE and likeness(one, encoded_again(one)) > LIKE
-    assert likeness(one, two) < 0.8
-    assert likeness(np.zeros_like(one), np.full_like(one, 9)) == 1.0  # flat and flat
-    assert likeness(np.zeros_like(one), one) < 0.1
+    for like in (like_colours, like_edges):
+        assert like(one, shifted(one)) and like(one, brighter(one)) and like(one, encoded_again(one))
+        assert not like(one, two)
+    black = np.zeros_like(one)
+    red = black + np.array([200, 0, 0], np.uint8)
+    for like in (like_colours, like_edges):  # where there are no edges, colours decide
+        assert like(black, black + 9) and not like(black, black + 200) and not like(black, one) and not like(red, black)
+        assert like(red, red - np.array([9, 0, 0], np.uint8)) and not like(red, np.roll(red, 1, axis=2))
+
+
+def test_what_the_pictures_do_not_confirm_is_no_duplicate(planted, tmp_path):
+    """At 24 of 64 bits strangers come with the copies; the pictures themselves tell them apart."""
+    loose = dedup(planted, tmp_path / "loose", mode="perceptual", distance=24, confirm=False)
+    view = dedup(planted, tmp_path / "view", mode="perceptual", distance=24)
+    assert loose.manifest["dedup"]["largest"] > 50 and loose.manifest["dedup"]["unlike"] > 50
+    assert rows_by_group(tmp_path / "view") == [[5, 100, 101], [7, 102], [9, 103]]
+    counts = view.manifest["dedup"]
+    assert counts["pairs_confirmed"] == 4 < 50 < counts["pairs_proposed"]
+    assert f"proposed {counts['pairs_proposed']:,} pairs, the pictures themselves confirmed 4" in dedup_summary(view)[1]
+
+
+def test_unlike_pictures_of_one_code_are_told_apart():
+    """Six rows of one code: 0, 2 and 4 are one picture, 1 and 5 another."""
+    codes, kind = np.zeros((6, 1, 8), np.uint8), [0, 1, 0, 2, 0, 1]
+    found = groups(codes, alike=lambda a, b: kind[a] == kind[b])
+    assert [group.tolist() for group in found] == [[0, 2, 4], [1, 5]]
+    assert [group.tolist() for group in groups(codes, 2, alike=lambda a, b: kind[a] == kind[b])] == [[0, 2, 4], [1, 5]]
 
 
 def test_value_codes():

@@ -13,9 +13,15 @@ from evalkit.workspace import Workspace
     type=click.Choice(["autoencoder", "exact", "perceptual"]),
     default="autoencoder",
     show_default=True,
-    help="autoencoder: the paper's hash; exact: equal pixels; perceptual: cosine hash, finds shifts by a pixel.",
+    help="autoencoder: the paper's hash; exact: equal pixels; perceptual: a cosine hash, nothing to train.",
 )
 @click.option("--distance", type=click.IntRange(0, 16), help="Bits in which two hashes may differ [default: by mode].")
+@click.option(
+    "--confirm/--no-confirm",
+    default=True,
+    show_default=True,
+    help="Compare the pictures, too, before two of like hashes count as one.",
+)
 @click.option("--against", help="Another image set: drop what it holds, e.g. a benchmark's test pictures.")
 @click.option("--against-split", default="test", show_default=True, help="The split of --against that counts.")
 @click.option("--name", help="Name of the view [default: IMAGES-dedup, or IMAGES-without-AGAINST].")
@@ -28,6 +34,7 @@ def dedup_command(
     images: str,
     mode: str,
     distance: int | None,
+    confirm: bool,
     against: str | None,
     against_split: str,
     name: str | None,
@@ -38,7 +45,7 @@ def dedup_command(
     """Find duplicates in the image set IMAGES and make a view without them: an index, no copy.
 
     Of duplicates the first picture stays. With --against, what the other set holds is dropped instead. The printed
-    folder has groups.csv and largest.png.
+    folder has groups.csv and largest.png. The paper's own procedure is --distance 0 --no-confirm.
 
     \b
     Example:
@@ -55,6 +62,7 @@ def dedup_command(
         place,
         mode=mode,
         distance=distance,
+        confirm=confirm,
         against=other,
         against_split=against_split,
         seed=seed,

@@ -35,7 +35,12 @@ from evalkit.workspace import Workspace
 @click.option("--face-smallest", type=int, default=32, show_default=True, help="Least side of a face in pixels.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decoding processes [default: one a core].")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read instead of skipping it.")
-@click.option("--source", "source_kind", help="The source's form [default: recognised from the path].")
+@click.option(
+    "--source",
+    "source_kind",
+    type=click.Choice(["parquet", "webdataset", "tar", "downsampled-imagenet", "npz", "lsun", "list", "folder"]),
+    help="The source's form [default: recognised from the path].",
+)
 @click.option("--replace", is_flag=True, help="Overwrite an image set made from something else.")
 @download_option
 @click.pass_obj
@@ -66,6 +71,7 @@ def prepare_command(
     Example:
       evalkit prepare /data/ILSVRC2012/train --name imagenet
       evalkit prepare '/data/tiny/train-*.parquet' --name tiny-imagenet
+      evalkit prepare photographs --crop faces --size 64
       evalkit prepare cifar10
     """
     from pathlib import Path
@@ -73,9 +79,14 @@ def prepare_command(
     from evalkit.images import Faces, dataset_names, prepare, prepare_named, summary
 
     if source in dataset_names() and not Path(source).exists():
+        if crop == "faces" or decode or source_kind:
+            raise click.UsageError(
+                f"{source} is a named data set; --crop, --decode and --source are for your own files"
+            )
+        place = workspace.place("image set", name or source)
         images = prepare_named(
             source,
-            workspace.place("image set", name or source),
+            place,
             downloads=workspace.downloads,
             download=download,
             size=size,
@@ -98,8 +109,8 @@ def prepare_command(
             replace=replace,
             progress=True,
         )
+        place = workspace.place("image set", images.name)
     for line in summary(images):
         say(line)
-    place = workspace.place("image set", images.name)
     workspace.take(place)
     click.echo(place)

@@ -78,12 +78,15 @@ def main() -> None:
     while True:
         try:
             task = pickle.load(sys.stdin.buffer)
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):  # the input ended, perhaps inside a task
             return
         answer: tuple[Chunk | None, Exception | None]
         try:
             answer = task(), None
         except Exception as error:  # handed on, raised again in the parent
             answer = None, error
-        pickle.dump(answer, answers, protocol=5)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers, protocol=5)
+            answers.flush()
+        except BrokenPipeError:  # nobody is left to answer
+            os._exit(0)  # not return: closing the pipe would fail again, aloud

@@ -1,6 +1,7 @@
 """Codes of pictures for finding duplicates: packed bits, uint8 (N, W, bytes), W windows a picture, the middle first.
 
-Equal or near codes mean like pictures. Only the perceptual code has more than one window.
+Equal or near codes mean like pictures. The further windows are the picture a pixel aside: a copy shifted by a pixel has
+one of them in common with its original.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from evalkit.images.view import Rows
 
 Pictures = np.ndarray | Rows
 CHUNK = 2048  # pictures at a time: 25 MB in float32 at 32x32
-_OFFSETS = [(1, 1)] + [(down, across) for down in range(3) for across in range(3) if (down, across) != (1, 1)]
+OFFSETS = [(1, 1)] + [(down, across) for down in range(3) for across in range(3) if (down, across) != (1, 1)]
 
 
 def coded(images: Pictures, code: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -41,7 +42,7 @@ def perceptual(part: np.ndarray) -> np.ndarray:
     high, wide = luma.shape[1] - 2, luma.shape[2] - 2
     down, across = _cosines(8, high), _cosines(8, wide)
     windows = []
-    for y, x in _OFFSETS:
+    for y, x in OFFSETS:
         low = (down @ luma[:, y : y + high, x : x + wide] @ across.T).reshape(len(part), 64)
         bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
         bits[:, 0] = False

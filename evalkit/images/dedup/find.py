@@ -3,7 +3,7 @@
 Comes between prepare and training. Codes (codes.py, autoencoder.py) -> groups (grouping.py) -> report and view.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +15,16 @@ from evalkit.errors import EvalkitError
 from evalkit.images.dedup import codes, report
 from evalkit.images.dedup.autoencoder import AutoencoderOptions, autoencoder_codes, train_autoencoder
 from evalkit.images.dedup.grouping import groups
+from evalkit.images.dedup.pair import Confirming, Pair
 from evalkit.images.imageset import ImageSet, load_images
 from evalkit.images.prepare import finished
 from evalkit.images.view import ROWS, splits_of_rows, view_manifest
 
-# Bits in which neighbours may differ. The paper's hash is compared for equality; 4 of the perceptual hash's 64 bits
-# find what encoding and brightness change and hardly a stranger (benchmarks/results/dedup-recall.csv).
-MODES = {"autoencoder": 0, "exact": 0, "perceptual": 4}
+# Bits in which neighbours may differ, of 128, 128 and 64: enough for what encoding, brightness and a pixel's shift
+# change (benchmarks/results/dedup-recall.csv).
+# differs from the paper: its hash is compared for equality (distance 0, confirm off), which finds half as much.
+MODES = {"autoencoder": 8, "exact": 0, "perceptual": 4}
 _DEFAULT = AutoencoderOptions()
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """The pictures of a set, followed by those of a split of another one, if any, as one run of rows."""
-
-    images: ImageSet
-    other: ImageSet | None
-    split: str
-
-    @property
-    def others(self) -> Any:
-        """The other set's pictures, or None."""
-        return self.other.split(self.split) if self.other else None
-
-    def picture(self, row: int) -> np.ndarray:
-        """One picture, uint8 (H, W, 3)."""
-        inside = row < len(self.images)
-        return np.asarray(self.images.images[row] if inside else self.others[row - len(self.images)])
-
-    def describe(self, row: int) -> tuple[str, int, int, str]:
-        """(set, row in that set, label, class)."""
-        source = self.images
-        if row >= len(source):
-            assert self.other is not None
-            source, row = self.other, row - len(source) + self.other.splits[self.split][0]
-        label = int(source.labels[row])
-        return source.name, row, label, source.class_names[label] if label >= 0 else ""
 
 
 def dedup(
@@ -59,6 +33,7 @@ def dedup(
     *,
     mode: str = "autoencoder",
     distance: int | None = None,
+    confirm: bool = True,
     against: Path | None = None,
     against_split: str = "test",
     options: AutoencoderOptions = _DEFAULT,
@@ -76,6 +51,7 @@ def dedup(
         target: the view's folder; its name is the view's.
         mode: "autoencoder" (the paper's), "exact" (equal pixels) or "perceptual" (cosine hash, shifts by a pixel).
         distance: bits in which two codes may differ; the mode's own if not given.
+        confirm: compare the pictures' edges, too, before two of like codes count as one.
         against: another image set, of pictures of the same size.
         against_split: the split of it that counts.
         options: how to train the autoencoder.
@@ -86,27 +62,30 @@ def dedup(
     Raises:
         EvalkitError: no such mode, pictures of two sizes, or `target` is something else.
     """
-    pair = _Pair(load_images(directory), load_images(against) if against else None, against_split)
+    pair = Pair(load_images(directory), load_images(against) if against else None, against_split)
     _check(pair, mode, directory, target)
     bits = MODES[mode] if distance is None else distance
-    settings: dict[str, Any] = {"mode": mode, "distance": bits, "seed": seed}
+    settings: dict[str, Any] = {"mode": mode, "distance": bits, "confirm": confirm, "seed": seed}
     if mode == "autoencoder":
         settings["autoencoder"] = asdict(options)
     if pair.other:
         settings["against"] = {"name": pair.other.name, "split": against_split, "sha256": pair.other.sha256}
     manifest = view_manifest(directory, pair.images.sha256, pair.images.class_names, target, settings)
-    found = finished(target, manifest["settings"], manifest["made_from"], replace=replace)
-    if found is None:
-        keys, about = _codes(pair, mode, options, seed, device)
+    view = finished(target, manifest["settings"], manifest["made_from"], replace=replace)
+    if view is None:
         with building(target, settings=manifest["settings"], made_from=manifest["made_from"]) as work:
-            rows, counts = _write(work.path, pair, groups(keys, bits), seed)
+            keys, about = _codes(pair, mode, options, seed, device, shifted=bits > 0)
+            confirming = Confirming(pair) if confirm and mode != "exact" else None
+            found = groups(keys, bits, alike=confirming)
+            rows, counts = _write(work.path, pair, found, seed)
+            about |= confirming.counts if confirming else {}
             splits = splits_of_rows(pair.images.splits, rows)
             work.finish(manifest | {"splits": {k: list(v) for k, v in splits.items()}, "dedup": counts | about})
-        found = load_images(target)
-    return found
+        view = load_images(target)
+    return view
 
 
-def _check(pair: _Pair, mode: str, directory: Path, target: Path) -> None:
+def _check(pair: Pair, mode: str, directory: Path, target: Path) -> None:
     if mode not in MODES:
         raise EvalkitError(f"no mode {mode!r}; choose from {', '.join(MODES)}")
     if target.resolve() == Path(directory).resolve():
@@ -117,7 +96,7 @@ def _check(pair: _Pair, mode: str, directory: Path, target: Path) -> None:
 
 
 def _codes(
-    pair: _Pair, mode: str, options: AutoencoderOptions, seed: int, device: str
+    pair: Pair, mode: str, options: AutoencoderOptions, seed: int, device: str, *, shifted: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The codes of all pictures of the pair, and what there is to tell about them."""
     parts = [pair.images.images] + ([pair.others] if pair.other else [])
@@ -126,11 +105,11 @@ def _codes(
         return np.concatenate([codes.coded(part, code) for part in parts]), {}
     on = resolve_device(device)
     model, error = train_autoencoder(pair.images.images, options, seed=seed, device=on)
-    keys = np.concatenate([autoencoder_codes(model, part, on) for part in parts])
+    keys = np.concatenate([autoencoder_codes(model, part, on, shifted=shifted) for part in parts])
     return keys, {"reconstruction_error": round(error, 5)}
 
 
-def _write(folder: Path, pair: _Pair, found: list[np.ndarray], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _write(folder: Path, pair: Pair, found: list[np.ndarray], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Writes rows.npy, groups.csv and largest.png; returns the rows that stay and the counts."""
     own = len(pair.images)
     if pair.other:
@@ -158,6 +137,11 @@ def dedup_summary(view: ImageSet) -> list[str]:
         f"{about['groups']:,} groups, the largest of {about['largest']:,} ({settings['mode']}, "
         f"{settings['distance']} bits)"
     ]
+    if "pairs_proposed" in about:
+        lines.append(
+            f"the codes proposed {about['pairs_proposed']:,} pairs, the pictures themselves confirmed "
+            f"{about['pairs_confirmed']:,}"
+        )
     if about["pairs_judged"]:
         lines.append(
             f"false positives: {about['unlike']} of {about['pairs_judged']} pairs judged unlike, "

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from evalkit.artifacts import write_atomically
-from evalkit.images.dedup.likeness import LIKE, likeness
+from evalkit.images.dedup.likeness import like_colours, like_edges
 
 GROUPS, LARGEST = "groups.csv", "largest.png"
 COLUMNS = ("group", "set", "row", "label", "class")
@@ -49,11 +49,12 @@ def write_largest(path: Path, groups: Sequence[np.ndarray], picture: Picture) ->
 
 
 def false_positives(groups: Sequence[np.ndarray], picture: Picture, *, seed: int) -> dict[str, Any]:
-    """How many of up to 200 random pairs within groups are unlike, and the 95 % bounds of that share in percent."""
+    """How many of up to 200 random pairs within groups differ in edges or colours; 95 % bounds of their share."""
     generator = np.random.default_rng(seed)
     pairs = [generator.permutation(group)[:2] for group in groups for _ in range(len(group) - 1)]
     chosen = [pairs[k] for k in generator.permutation(len(pairs))[:_JUDGED]]
-    unlike = sum(likeness(picture(int(a)), picture(int(b))) < LIKE for a, b in chosen)
+    sampled = [(picture(int(a)), picture(int(b))) for a, b in chosen]
+    unlike = sum(not (like_edges(a, b) and like_colours(a, b)) for a, b in sampled)
     low, high = _wilson(unlike, len(chosen))
     share = 100 * unlike / len(chosen) if chosen else 0.0
     bounds = {"low_percent": round(low, 2), "high_percent": round(high, 2)}

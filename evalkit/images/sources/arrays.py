@@ -1,6 +1,7 @@
 """Pictures that are arrays already: NumPy's .npz, or what a data set's own loader returns."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def npz_plan(root: Path, files: Sequence[Path]) -> Plan:
         with np.load(path, allow_pickle=False) as loaded:
             labels = {images: _labels(loaded, label, shapes[images][0], path) for _, images, label in pairs}
             names = [str(name) for name in loaded["class_names"]] if "class_names" in members else []
-    except (zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, zlib.error, MemoryError) as error:
         raise EvalkitError(f"{path}: cannot be read as .npz ({error}); fetch it again") from None
     names = checked_labels(np.concatenate(list(labels.values())), names, path)
     shards = [

@@ -7,6 +7,7 @@ pictures were shrunk by a box filter and carry labels from 1 to 1000.
 import mmap
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,7 +95,7 @@ def _npz(path: Path) -> tuple[int, np.ndarray, Any]:
         with zipfile.ZipFile(path) as archive, archive.open("data.npy") as stream:
             np.lib.format.read_magic(stream)
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise EvalkitError(f"{path}: not a batch of downsampled ImageNet ({error}); fetch it again") from None
     _check(shape, dtype, labels, path)
     if fortran:
