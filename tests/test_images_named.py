@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
+from evalkit.cli import main
+from evalkit.cli.prepare import prepare_command
 from evalkit.errors import EvalkitError
-from evalkit.images import dataset_names, find_images, prepare_named
+from evalkit.images import dataset_names, find_images, load_images, prepare_named, source_names
 from evalkit.workspace import Workspace
 
 RNG = np.random.default_rng(0)
@@ -49,6 +52,22 @@ def test_find_prepares_on_first_use_and_finds_by_name_and_path(tmp_path):
     assert find_images(workspace, str(written.parent)).sha256 == first.sha256
     assert prepare_named("digits", written.parent, downloads=tmp_path).sha256 == first.sha256
     assert written.stat().st_mtime_ns == before
+
+
+def test_the_command_puts_a_named_set_where_it_says(tmp_path):
+    result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--name", "mine", "--size", "8"])
+    assert result.exit_code == 0 and result.stdout == f"{tmp_path}/images/mine\n"
+    assert len(load_images(tmp_path / "images" / "mine")) == 1797
+
+
+def test_failure_the_command_refuses_what_a_named_set_has_no_use_for(tmp_path):
+    result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--crop", "faces"])
+    assert result.exit_code == 2 and "digits is a named data set; --crop, --decode and --source" in result.stderr
+
+
+def test_the_command_offers_every_source():
+    choices = next(option.type for option in prepare_command.params if option.name == "source_kind")
+    assert list(choices.choices) == source_names()
 
 
 def test_failure_a_broken_set_is_told_and_not_silently_made_again(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,17 @@ def test_npz_grey_pictures_without_labels(tmp_path, key):
 def test_failure_npz(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(EvalkitError, match=message):
+        prepared(tmp_path / "a.npz", tmp_path)
+
+
+def test_failure_npz_whose_labels_claim_more_than_the_memory_holds(tmp_path):
+    """A bomb: a header of eight exabytes of labels, in a few bytes."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"shape": (1 << 60,), "fortran_order": False, "descr": "<i8"})
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("labels.npy", stream.getvalue())
+    with pytest.raises(EvalkitError, match="a.npz: cannot be read as .npz"):
         prepared(tmp_path / "a.npz", tmp_path)
 
 
