@@ -48,7 +48,7 @@ def exact_steps(
         low, high = torch.where(first < 0, steps, low), torch.where(first >= 0, steps, high)
         moved = steps - first / second.clamp(min=torch.finfo(second.dtype).tiny)
         middle = torch.where(high.isinf(), 2 * steps, (low + high) / 2)
-        moved = torch.where((moved >= low) & (moved <= high), moved, middle)
+        moved = torch.where((moved >= low) & (moved <= high) & moved.isfinite(), moved, middle)
         settled = (moved - steps).abs() <= 1e-6 * steps + 1e-12
         steps = moved
         if bool(settled.all()):

@@ -11,7 +11,7 @@ from evalkit.probes.l2svm.rows import SLAB_BYTES
 SAMPLE_ROWS = 6000  # of the sampled Hessian: its Gram matrix costs as much as about 10 passes, and saves half of them
 _LEAST_SAMPLE = 500  # cheaper than one pass whatever the features
 _PER_FEATURE = 10  # sampled rows a feature from which a sampled Hessian is nearly exact
-GROUP_COLUMNS = 40  # columns a group in memory: enough to be bound by arithmetic, few enough to warm start the next
+GROUP_COLUMNS = 100  # columns a group in memory: beyond it passes gain no rate, and a span of one class no directions
 _LIBRARY_BYTES = 600_000_000  # Python, torch, scikit-learn and their buffers, as measured
 _VECTORS = 36  # weight-sized vectors a column: ten pairs of history, the state, a step's temporaries
 _ROW_VALUES = 10  # values a row and column: signs, costs, scores and a step's temporaries

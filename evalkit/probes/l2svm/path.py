@@ -17,7 +17,7 @@ from evalkit.probes.l2svm.kernel import KernelSolution, gram_matrix, kernel_gap,
 from evalkit.probes.l2svm.memory import parse_memory, plan_memory
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.primal import Solution, solve_primal
+from evalkit.probes.l2svm.primal import Goal, Solution, solve_primal
 from evalkit.probes.l2svm.problem import (
     Columns,
     InputError,
@@ -107,7 +107,7 @@ def l2svm_path(
         gap = max(tol, POLISHED_GAP) if polish else None
         some = max(1, plan.group // encoded.columns)
         groups = [columns_of(values[first : first + some], source.dtype) for first in range(0, len(values), some)]
-        solution = _solve_many(passes, groups, encoded.columns, plan.sample, tol=tol, gap=gap, progress=progress)
+        solution = _solve_many(passes, groups, encoded.columns, plan.sample, goal=Goal(tol, gap), progress=progress)
     fits = make_fits(solution, values, encoded, passes, time.perf_counter() - start)
     for fit in fits:
         check_converged(fit, tol)
@@ -166,18 +166,15 @@ def _solve_many(
     classes: int,
     sample: int,
     *,
-    tol: float,
-    gap: float | None,
+    goal: Goal,
     progress: Callable[[str], None] | None,
 ) -> Solution:
-    """Group after group of C values, each column starting from its class's solution at the largest C before."""
+    """Group after group of C values; the columns of a group share each pass."""
     hessian = SampledHessian(passes, size=sample)
     parts: list[Solution] = []
-    start = groups[0].signs.new_zeros(classes, passes.width)
     for columns in groups:
-        repeated = start.repeat(columns.signs.shape[1] // classes, 1)
-        parts.append(solve_primal(passes, columns, hessian, start=repeated, tol=tol, gap=gap, progress=progress))
-        start = parts[-1].weights[-classes:]
+        number = torch.arange(columns.signs.shape[1], device=columns.signs.device) % classes
+        parts.append(solve_primal(passes, columns, hessian, classes=number, goal=goal, progress=progress))
     return Solution(*(torch.cat(each) for each in zip(*(part.tensors() for part in parts), strict=True)))
 
 

@@ -1,7 +1,8 @@
 """Many rows: block L-BFGS on all columns at once, so that every column shares each pass over the features.
 
 One iteration is two passes: scores of the directions, then the gradients. Directions come from limited-memory BFGS
-(Liu & Nocedal 1989) started from the sampled Hessian; steps are exact, scores follow by recurrence.
+(Liu & Nocedal 1989) started from the sampled Hessian; the step is exact in the span of all that the columns of one
+class have found, and scores follow by recurrence, from fresh ones now and then and at the end.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
 from evalkit.probes.l2svm.problem import Columns, Solution, dual_variables, losses
+from evalkit.probes.l2svm.subspace import minimise_in_spans
 
 _HISTORY = 10  # pairs kept
 _MAX_ITERATIONS = 500
 _TREND_STEPS = 4  # enough to average the unevenness of single steps
+_REFRESH = 16  # iterations from which the rounding of the recurred scores would show beside a tol of 1e-6
+_ATTEMPTS = 4  # times that fresh scores may send columns back: once is rare
 
 
 class History:
@@ -97,79 +100,134 @@ def _evaluate(passes: Passes, columns: Columns, weights: Tensor, scores: Tensor)
     return gradient, 0.5 * _dot(weights, weights) + passes.ranks.sum(losses(columns, scores))
 
 
+@dataclass(frozen=True)
+class Goal:
+    """When a column is done: its error estimate is at most `tol` and, if `gap` is given, its duality gap at most that.
+
+    Both relative to the objective. After `iterations` it is left as it is, which the caller sees from those two.
+    """
+
+    tol: float
+    gap: float | None = None
+    iterations: int = _MAX_ITERATIONS
+
+
 def solve_primal(
     passes: Passes,
     columns: Columns,
     hessian: SampledHessian,
     *,
-    start: Tensor,
-    tol: float,
-    gap: float | None = None,
-    max_iterations: int = _MAX_ITERATIONS,
+    classes: Tensor,
+    goal: Goal,
     progress: Callable[[str], None] | None = None,
 ) -> Solution:
-    """Minimises every column from `start` (columns, width).
-
-    A column is done when its error estimate is at most `tol` and, if `gap` is given, its rigorous duality gap at most
-    `gap`, both relative to its objective; or after `max_iterations`, which the caller sees from those two.
-    """
-    state, done = _start(passes, columns, start)
-    hessian.start(columns, state.scores)
-    history = History()
-    for iteration in range(max_iterations + 1):
-        direction = -history.inverse(state.gradient, hessian.inverse)
-        state.trend.append(state.objective)
-        estimate = (
-            torch.maximum(-0.5 * _dot(state.gradient, direction), remaining(state.trend, state.weights.dtype))
-            / state.objective
-        )
-        rigorous = 0.5 * _dot(state.gradient, state.gradient) / state.objective
-        _store(done, state, rigorous, estimate, iteration)
-        left = ((estimate > tol) | (rigorous > (torch.inf if gap is None else gap))).nonzero()[:, 0]
-        if progress is not None:
-            progress(f"step {iteration}: {len(left)} of {len(start)} problems left, error {float(estimate.max()):.1e}")
-        if len(left) == 0 or iteration == max_iterations:
+    """Minimises every column, from zero weights; `classes` (columns,) tells which columns are of one class."""
+    weights = columns.signs.new_zeros(len(classes), passes.width)
+    objective = torch.full((len(classes),), torch.inf, dtype=torch.float64, device=weights.device)
+    blank = [objective.clone() for _ in range(2)]
+    done = Solution(weights, objective, *blank, torch.zeros_like(classes))
+    number = torch.arange(len(classes), device=classes.device)
+    for _ in range(_ATTEMPTS):
+        _descend(passes, columns, hessian, done, number, classes=classes, goal=goal, progress=progress)
+        number = _verify(passes, columns, hessian, done, number, goal)
+        if len(number) == 0:
             break
-        if len(left) < len(estimate):
-            state, direction = state.keep(left), direction[left]
-            history.keep(left)
-            hessian.keep(left)
-        _advance(passes, state, direction, history)
-        hessian.follow(state.scores)
     return done
 
 
-def _start(passes: Passes, columns: Columns, weights: Tensor) -> tuple[_State, Solution]:
+def _descend(
+    passes: Passes,
+    columns: Columns,
+    hessian: SampledHessian,
+    done: Solution,
+    number: Tensor,
+    *,
+    classes: Tensor,
+    goal: Goal,
+    progress: Callable[[str], None] | None,
+) -> None:
+    """L-BFGS on the numbered columns from where `done` has them; leaves them there as they reach the goal."""
+    state = _start(passes, columns.take(number), number, done.weights[number])
+    hessian.start(state.columns, state.scores)
+    history, before = History(), int(done.steps.max())
+    wanted = torch.full_like(state.objective, goal.tol)
+    for iteration in range(goal.iterations + 1):
+        direction = -history.inverse(state.gradient, hessian.inverse)
+        state.trend.append(state.objective)
+        decrement = torch.maximum(-0.5 * _dot(state.gradient, direction), remaining(state.trend, direction.dtype))
+        estimate = decrement / state.objective
+        near = estimate <= wanted
+        gap = _gap(hessian, state, near, goal)
+        _store(done, state, gap, estimate, before + iteration)
+        far = ~near if goal.gap is None else ~(near & (gap <= goal.gap))
+        wanted = torch.where(near & far, estimate * (0.5 * (goal.gap or 0) / gap).clamp(0.1, 0.7), wanted)
+        left = far.nonzero()[:, 0]
+        if progress is not None:
+            progress(f"step {iteration}: {len(left)} of {len(number)} problems left, error {float(estimate.max()):.1e}")
+        if len(left) == 0 or iteration == goal.iterations:
+            return
+        if len(left) < len(estimate):
+            state, direction, wanted = state.keep(left), direction[left], wanted[left]
+            history.keep(left)
+            hessian.keep(left)
+        _advance(passes, state, direction, history, classes=classes, fresh=iteration % _REFRESH == _REFRESH - 1)
+        hessian.follow(state.scores)
+
+
+def _start(passes: Passes, columns: Columns, number: Tensor, weights: Tensor) -> _State:
     scores = passes.scores(weights)
     gradient, objective = _evaluate(passes, columns, weights, scores)
-    number = torch.arange(len(weights), device=weights.device)
-    blank = torch.full_like(objective, torch.inf)
-    done = Solution(weights.clone(), objective.clone(), blank, blank.clone(), torch.zeros_like(number))
-    return _State(columns, number, weights, scores, gradient, objective), done
+    return _State(columns, number, weights, scores, gradient, objective)
 
 
-def _advance(passes: Passes, state: _State, direction: Tensor, history: History) -> None:
-    """One exact step along the directions."""
-    change = passes.scores(direction)
-    steps = exact_steps(
+def _advance(
+    passes: Passes, state: _State, direction: Tensor, history: History, *, classes: Tensor, fresh: bool
+) -> None:
+    """One step to the least value in the spans of the directions."""
+    weights, state.scores = minimise_in_spans(
         state.columns,
-        state.scores,
-        change,
-        slope=_dot(state.weights, direction),
-        curvature=_dot(direction, direction),
+        classes[state.number],
+        weights=state.weights,
+        scores=state.scores,
+        directions=direction,
+        changes=passes.scores(direction),
         ranks=passes.ranks,
     )
-    move = steps.to(direction.dtype)[:, None] * direction
-    state.weights = state.weights + move
-    state.scores += steps.to(change.dtype) * change
-    gradient, state.objective = _evaluate(passes, state.columns, state.weights, state.scores)
-    history.add(move, gradient - state.gradient)
-    state.gradient = gradient
+    if fresh:
+        state.scores = passes.scores(weights)
+    gradient, state.objective = _evaluate(passes, state.columns, weights, state.scores)
+    history.add(weights - state.weights, gradient - state.gradient)
+    state.weights, state.gradient = weights, gradient
 
 
-def _store(done: Solution, state: _State, rigorous: Tensor, estimate: Tensor, iteration: int) -> None:
+def _gap(hessian: SampledHessian, state: _State, near: Tensor, goal: Goal) -> Tensor:
+    """The relative duality gap of the columns that are near, where the goal asks for one; infinite elsewhere."""
+    gap = torch.full_like(state.objective, torch.inf)
+    if goal.gap is not None and bool(near.any()):
+        some = near.nonzero()[:, 0]
+        gap[some] = hessian.gap(state.columns.take(some), state.scores[:, some], state.gradient[some])
+    return gap / state.objective
+
+
+def _verify(
+    passes: Passes, columns: Columns, hessian: SampledHessian, done: Solution, number: Tensor, goal: Goal
+) -> Tensor:
+    """Objective and rigorous gap of the weights themselves, from fresh scores; the numbers of columns that miss."""
+    chosen, weights = columns.take(number), done.weights[number]
+    scores = passes.scores(weights)
+    gradient, objective = _evaluate(passes, chosen, weights, scores)
+    risen = (objective - done.objective[number]).clamp(min=0) / objective
+    done.objective[number] = objective
+    done.duality_gap[number] = hessian.gap(chosen, scores, gradient) / objective
+    done.error_estimate[number] = torch.maximum(done.error_estimate[number], risen)
+    error = torch.fmin(done.error_estimate, done.duality_gap)[number]
+    missed = (error > goal.tol) | (done.duality_gap[number] > (torch.inf if goal.gap is None else goal.gap))
+    return number[missed]
+
+
+def _store(done: Solution, state: _State, gap: Tensor, estimate: Tensor, iteration: int) -> None:
     done.weights[state.number] = state.weights
     done.objective[state.number] = state.objective
-    done.duality_gap[state.number] = rigorous
+    done.duality_gap[state.number] = gap
     done.error_estimate[state.number] = estimate
     done.steps[state.number] = iteration
