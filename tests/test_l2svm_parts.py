@@ -9,7 +9,12 @@ import torch.multiprocessing as processes
 from evalkit.probes.l2svm import l2svm_path, path, products
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.memory import parse_memory
-from evalkit.probes.l2svm.problem import Columns, losses
+from evalkit.probes.l2svm.passes import Passes
+from evalkit.probes.l2svm.preconditioner import SampledHessian
+from evalkit.probes.l2svm.problem import Columns, dual_variables, losses
+from evalkit.probes.l2svm.ranks import Ranks
+from evalkit.probes.l2svm.rows import Rows
+from evalkit.probes.l2svm.subspace import minimise_in_spans
 
 
 def test_line_search_finds_the_least_value_on_a_fine_grid():
@@ -23,6 +28,61 @@ def test_line_search_finds_the_least_value_on_a_fine_grid():
     grid = torch.linspace(0, 5, 5001).double()
     values = torch.stack([t * slope + t * t * curvature / 2 + losses(columns, scores - t * change) for t in grid])
     np.testing.assert_allclose(steps, grid[values.argmin(0)], atol=1e-3)  # the grid's spacing
+
+
+def random_columns(count, generator):
+    """Three columns: two of class 0 at different costs, one of class 1; features (count, 8), float64."""
+    signs = torch.randn(count, 2, generator=generator).sign().double()[:, [0, 0, 1]]
+    features = torch.randn(count, 8, generator=generator).double()
+    return features, Columns(signs, torch.tensor([0.1, 1.0, 0.3]).double().expand(count, 3).contiguous())
+
+
+def test_span_holds_no_better_point():
+    generator = torch.Generator().manual_seed(1)
+    features, columns = random_columns(40, generator)
+    weights, directions = torch.randn(2, 3, 8, generator=generator).double()
+    classes = torch.tensor([0, 0, 1])
+    scores, changes = features @ weights.T, features @ directions.T
+
+    def value(w):
+        return 0.5 * w.square().sum(1) + losses(columns, features @ w.T)
+
+    found, seen = weights, scores
+    for _ in range(4):  # three Newton steps a call: on a piecewise quadratic the rest is exact
+        found, seen = minimise_in_spans(
+            columns, classes, weights=found, scores=seen, directions=directions, changes=changes, ranks=Ranks()
+        )
+    np.testing.assert_allclose(seen, features @ found.T, atol=1e-10)  # float64, kept by recurrence
+    spans = [torch.cat([directions[:2], found[:2]]), torch.cat([directions[:2], found[:2]])]
+    spans.append(torch.cat([directions[2:], found[2:]]))
+    for column, span in enumerate(spans):
+        for _ in range(50):
+            aside = found.clone()
+            aside[column] += 1e-3 * torch.randn(len(span), generator=generator).double() @ span
+            assert value(aside)[column] >= value(found)[column] * (1 - 1e-9)  # the ridge leaves 1e-10
+
+
+def test_sampled_gap_is_a_bound_and_tighter_than_the_plain_one():
+    generator = torch.Generator().manual_seed(2)
+    features, columns = random_columns(400, generator)
+    features[:, 0] += 30  # a large eigenvalue, which half the squared gradient overrates
+    passes = Passes(Rows(features), constant=None)
+    hessian = SampledHessian(passes, size=100)
+    weights = torch.zeros(3, 8).double()
+    for _ in range(60):  # Newton's method with exact Hessians, to the optimum
+        scores = features @ weights.T
+        gradient = weights - dual_variables(columns, scores).mul(columns.signs).T @ features
+        active = (1 - columns.signs * scores > 0) * columns.costs
+        matrix = torch.eye(8).double() + 2 * torch.einsum("nk,nd,ne->kde", active, features, features)
+        weights = weights - 0.5 * torch.linalg.solve(matrix, gradient)
+    best = 0.5 * weights.square().sum(1) + losses(columns, features @ weights.T)
+    for size in (1e-2, 1e-4):
+        near = weights + size * torch.randn(3, 8, generator=generator).double()
+        scores = features @ near.T
+        gradient = near - dual_variables(columns, scores).mul(columns.signs).T @ features
+        error = 0.5 * near.square().sum(1) + losses(columns, scores) - best
+        gap, plain = hessian.gap(columns, scores, gradient), 0.5 * gradient.square().sum(1)
+        assert (gap >= error * (1 - 1e-6)).all() and (gap < 0.1 * plain).all()  # best is known to 1e-9 of error
 
 
 def test_matrix_path_is_chosen_by_speed_among_accurate_ways(monkeypatch):

@@ -175,6 +175,14 @@ def test_wrong_input_is_one_clear_line(kind, settings, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_bad_value_is_named_by_its_own_row():
+    features, labels = make_data(60, 10)
+    features[47, 3] = np.nan
+    for given in (labels, labels[[5, 20, 47, 50]]):
+        with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
+            l2svm_path(features, given, [0.1], rows=np.array([5, 20, 47, 50]))
+
+
 def test_a_file_cut_short_is_refused(tmp_path):
     features, labels = make_data(500, 100)
     np.save(tmp_path / "features.npy", features)

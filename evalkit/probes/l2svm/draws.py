@@ -1,11 +1,13 @@
 """Many small training sets at once: the label draws of a protocol, each with every C. Uses the kernel solver.
 
-Each draw costs one read of its rows and one Gram matrix; the weights of all draws and C are scored together, in one
-pass over the rows to evaluate.
+Each draw costs one read of its rows and one Gram matrix; on a CPU every thread takes draws of its own, which the small
+products and factors of a draw use better than all threads together. The weights of all draws and C are scored together,
+in one pass over the rows to evaluate.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,9 +73,9 @@ def l2svm_draws(
     """
     start = time.perf_counter()
     labels = np.asarray(labels)
-    fits: list[LinearFit] = []
-    for number, rows in enumerate(draws):
-        fits += l2svm_path(
+
+    def fit(rows: np.ndarray) -> list[LinearFit]:
+        return l2svm_path(
             features,
             labels[rows],
             Cs,
@@ -84,9 +86,13 @@ def l2svm_draws(
             fit_intercept=fit_intercept,
             intercept_scaling=intercept_scaling,
         )
+
+    fits: list[LinearFit] = []
+    for number, found in enumerate(_in_threads(fit, draws, device)):
+        fits += found
         if not np.array_equal(fits[-1].classes, fits[0].classes):
-            found, expected = fits[-1].classes.tolist(), fits[0].classes.tolist()
-            raise InputError(f"draw {number} has classes {found}, the first draw has {expected}; draw from every class")
+            given, expected = fits[-1].classes.tolist(), fits[0].classes.tolist()
+            raise InputError(f"draw {number} has classes {given}, the first draw has {expected}; draw from every class")
         if progress is not None:
             progress(f"draw {number + 1} of {len(draws)}")
     shape = (len(draws), len(Cs), -1)
@@ -99,6 +105,21 @@ def l2svm_draws(
         error_estimate=np.stack([fit.error_estimate for fit in fits]).reshape(shape),
         seconds=time.perf_counter() - start,
     )
+
+
+def _in_threads(
+    fit: Callable[[np.ndarray], list[LinearFit]], draws: Sequence[np.ndarray], device: str | torch.device
+) -> Iterator[list[LinearFit]]:
+    """The fits of each draw in order; on a CPU as many draws at a time as torch has threads, each on one of them."""
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    if threads == 1 or len(draws) == 1:
+        yield from map(fit, draws)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(fit, draws)
+    finally:
+        torch.set_num_threads(threads)  # the workers' setting is also that of threads that start later
 
 
 def _predictions(features: Any, fits: list[LinearFit], rows: np.ndarray, device: str | torch.device) -> np.ndarray:

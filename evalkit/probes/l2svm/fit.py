@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from evalkit.errors import ConvergenceError
 from evalkit.probes.l2svm.passes import Passes
-from evalkit.probes.l2svm.problem import InputError
+from evalkit.probes.l2svm.problem import InputError, Labels, Solution
 from evalkit.probes.l2svm.rows import as_matrix, check_finite, open_rows
 
 
@@ -67,7 +68,7 @@ def score_rows(
     source = open_rows(features, rows, device=torch.device(device))
     scores = Passes(source, constant=None).scores(torch.as_tensor(coef, dtype=source.dtype, device=source.device))
     if not torch.isfinite(scores).all():
-        check_finite(source)
+        check_finite(source, rows)
     biases = torch.as_tensor(intercept, dtype=scores.dtype, device=scores.device)
     return (scores + biases).cpu().numpy()
 
@@ -75,3 +76,39 @@ def score_rows(
 def to_labels(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Labels from scores (..., K), or from (...) for two classes, where the second is positive."""
     return classes[(scores > 0).astype(np.int64) if len(classes) == 2 else scores.argmax(-1)]
+
+
+def make_fits(solution: Solution, Cs: list[float], labels: Labels, passes: Passes, seconds: float) -> list[LinearFit]:
+    """A LinearFit for each C from the solution's columns, which are C by C, classes inside."""
+    weights, objective, gap, estimate, steps = (part.detach().cpu().numpy() for part in solution.tensors())
+    constant, features = passes.constant, passes.rows.features
+    fits = []
+    for number, C in enumerate(Cs):
+        where = slice(number * labels.columns, (number + 1) * labels.columns)
+        bias = np.zeros(labels.columns) if constant is None else weights[where, -1].astype(np.float64) * constant
+        fit = LinearFit(
+            C=C,
+            classes=labels.classes,
+            coef=weights[where, :features].copy(),
+            intercept=bias,
+            objective=objective[where],
+            duality_gap=gap[where],
+            error_estimate=estimate[where],
+            n_iterations=int(steps[where].max()),
+            n_passes=passes.count,
+            seconds=seconds,
+        )
+        fits.append(fit)
+    return fits
+
+
+def check_converged(fit: LinearFit, tol: float) -> None:
+    """Raises ConvergenceError unless every problem of the fit is within `tol` by gap or estimate."""
+    error = np.fmin(fit.duality_gap, fit.error_estimate)
+    if not (error <= tol).all():
+        worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
+        label = fit.classes[worst if len(fit.classes) > 2 else 1]
+        raise ConvergenceError(
+            f"L2-SVM at C = {fit.C:g}, class {label}: relative error {error[worst]:.1e}, expected at most {tol:.1e}; "
+            "use a smaller C, a larger tol, or scale the features down"
+        )

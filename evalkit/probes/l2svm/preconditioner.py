@@ -73,6 +73,12 @@ class SampledHessian:
         self.factors = [None] * scores.shape[1]
         self.follow(scores)
 
+    def join(self, columns: Columns) -> None:
+        """Takes more columns, without factors until `follow`; `columns` are of this rank's rows."""
+        self.signs = torch.cat([self.signs, self.ranks.concatenate(columns.signs[self.index])], 1)
+        self.costs = torch.cat([self.costs, self.ranks.concatenate(columns.costs[self.index])], 1)
+        self.factors = [*self.factors, *[None] * columns.signs.shape[1]]
+
     def follow(self, scores: Tensor) -> None:
         """Gives a new factor to the columns whose active set has moved in the sample."""
         sampled = self.ranks.concatenate(scores[self.index])

@@ -19,6 +19,7 @@ from evalkit.probes.l2svm.subspace import minimise_in_spans
 _HISTORY = 10  # pairs kept
 _MAX_ITERATIONS = 500
 _TREND_STEPS = 4  # enough to average the unevenness of single steps
+_NEAR = 1e-2  # relative error at which the solution at one C is a good start for the next
 _REFRESH = 16  # iterations from which the rounding of the recurred scores would show beside a tol of 1e-6
 _ATTEMPTS = 4  # times that fresh scores may send columns back: once is rare
 
@@ -39,6 +40,16 @@ class History:
     def keep(self, columns: Tensor) -> None:
         """Forgets all but these columns."""
         self.pairs = [(step[columns], change[columns], inverse[columns]) for step, change, inverse in self.pairs]
+
+    def join(self, columns: int) -> None:
+        """Makes room for columns that have no pairs yet."""
+        self.pairs = [
+            (
+                *(torch.cat([each, each.new_zeros(columns, each.shape[1])]) for each in (step, change)),
+                torch.cat([inverse, inverse.new_zeros(columns)]),
+            )
+            for step, change, inverse in self.pairs
+        ]
 
     def inverse(self, gradient: Tensor, first: Callable[[Tensor], Tensor]) -> Tensor:
         """The approximate inverse Hessian applied to the gradient, by the two-loop recursion."""
@@ -61,6 +72,8 @@ class _State:
     scores: Tensor
     gradient: Tensor
     objective: Tensor
+    wanted: Tensor  # error estimate at which to look at a column's gap
+    entered: Tensor  # iteration
     trend: list[Tensor] = field(default_factory=list)  # objectives of all steps so far
 
     def keep(self, columns: Tensor) -> "_State":
@@ -71,7 +84,24 @@ class _State:
             self.scores[:, columns],
             self.gradient[columns],
             self.objective[columns],
+            self.wanted[columns],
+            self.entered[columns],
             [objective[columns] for objective in self.trend],
+        )
+
+    def join(self, other: "_State") -> "_State":
+        return _State(
+            Columns(
+                *(torch.cat(pair, 1) for pair in zip(self.columns.tensors(), other.columns.tensors(), strict=True))
+            ),
+            torch.cat([self.number, other.number]),
+            torch.cat([self.weights, other.weights]),
+            torch.cat([self.scores, other.scores], 1),
+            torch.cat([self.gradient, other.gradient]),
+            torch.cat([self.objective, other.objective]),
+            torch.cat([self.wanted, other.wanted]),
+            torch.cat([self.entered, other.entered]),
+            [torch.cat([objective, other.objective]) for objective in self.trend],
         )
 
 
@@ -124,60 +154,91 @@ def solve_primal(
     """Minimises every column, from zero weights; `classes` (columns,) tells which columns are of one class."""
     weights = columns.signs.new_zeros(len(classes), passes.width)
     objective = torch.full((len(classes),), torch.inf, dtype=torch.float64, device=weights.device)
-    blank = [objective.clone() for _ in range(2)]
-    done = Solution(weights, objective, *blank, torch.zeros_like(classes))
+    done = Solution(weights, objective, objective.clone(), objective.clone(), torch.zeros_like(classes))
     number = torch.arange(len(classes), device=classes.device)
+    groups = list(number.split(int(classes.max()) + 1))
     for _ in range(_ATTEMPTS):
-        _descend(passes, columns, hessian, done, number, classes=classes, goal=goal, progress=progress)
-        number = _verify(passes, columns, hessian, done, number, goal)
-        if len(number) == 0:
+        _Descent(passes, columns, hessian, done, classes=classes, goal=goal, progress=progress).run(groups)
+        groups = [_verify(passes, columns, hessian, done, torch.cat(groups), goal)]
+        if len(groups[0]) == 0:
             break
     return done
 
 
-def _descend(
-    passes: Passes,
-    columns: Columns,
-    hessian: SampledHessian,
-    done: Solution,
-    number: Tensor,
-    *,
-    classes: Tensor,
-    goal: Goal,
-    progress: Callable[[str], None] | None,
-) -> None:
-    """L-BFGS on the numbered columns from where `done` has them; leaves them there as they reach the goal."""
-    state = _start(passes, columns.take(number), number, done.weights[number])
-    hessian.start(state.columns, state.scores)
-    history, before = History(), int(done.steps.max())
-    wanted = torch.full_like(state.objective, goal.tol)
-    for iteration in range(goal.iterations + 1):
-        direction = -history.inverse(state.gradient, hessian.inverse)
+class _Descent:
+    """L-BFGS on groups of columns from where `done` has them; leaves them there as they reach the goal.
+
+    A group is all classes at one C. It enters when the one before it is near its optimum, and starts from there: at
+    large C the way from zero is long. Later groups do not wait for it to end, so that passes keep many columns.
+    """
+
+    def __init__(
+        self,
+        passes: Passes,
+        columns: Columns,
+        hessian: SampledHessian,
+        done: Solution,
+        *,
+        classes: Tensor,
+        goal: Goal,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.passes, self.columns, self.hessian, self.done = passes, columns, hessian, done
+        self.classes, self.goal, self.progress = classes, goal, progress
+        self.history = History()
+
+    def run(self, groups: list[Tensor]) -> None:
+        """Until every column of the groups is done."""
+        state = self._enter(groups[0], self.done.weights[groups[0]], 0)
+        self.hessian.start(state.columns, state.scores)
+        waiting = groups[1:]
+        newest = groups[0]
+        for iteration in range(self.goal.iterations + 1):
+            direction = -self.history.inverse(state.gradient, self.hessian.inverse)
+            estimate, far = self._judge(state, direction, iteration)
+            near = not bool((far & (estimate > _NEAR) & torch.isin(state.number, newest)).any())
+            left = far.nonzero()[:, 0]
+            if self.progress is not None:
+                count = len(left) + sum(len(group) for group in waiting)
+                self.progress(f"step {iteration}: {count} problems left, error {float(estimate.max()):.1e}")
+            if (len(left) == 0 and not waiting) or iteration == self.goal.iterations:
+                return
+            if len(left) < len(estimate):
+                state, direction = state.keep(left), direction[left]
+                self.history.keep(left)
+                self.hessian.keep(left)
+            if len(left):
+                fresh = iteration % _REFRESH == _REFRESH - 1
+                _advance(self.passes, state, direction, self.history, classes=self.classes, fresh=fresh)
+                self.done.weights[state.number] = state.weights
+            if waiting and near:
+                newest, before = waiting.pop(0), newest
+                state = state.join(self._enter(newest, self.done.weights[before], iteration + 1))
+                self.history.join(len(newest))
+                self.hessian.join(self.columns.take(newest))
+            self.hessian.follow(state.scores)
+
+    def _enter(self, number: Tensor, weights: Tensor, iteration: int) -> _State:
+        columns = self.columns.take(number)
+        scores = self.passes.scores(weights)
+        gradient, objective = _evaluate(self.passes, columns, weights, scores)
+        wanted, entered = torch.full_like(objective, self.goal.tol), torch.full_like(number, iteration)
+        return _State(columns, number, weights, scores, gradient, objective, wanted, entered)
+
+    def _judge(self, state: _State, direction: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+        """The error estimate of each column, and which are far from the goal; keeps all as they are."""
         state.trend.append(state.objective)
         decrement = torch.maximum(-0.5 * _dot(state.gradient, direction), remaining(state.trend, direction.dtype))
         estimate = decrement / state.objective
-        near = estimate <= wanted
-        gap = _gap(hessian, state, near, goal)
-        _store(done, state, gap, estimate, before + iteration)
-        far = ~near if goal.gap is None else ~(near & (gap <= goal.gap))
-        wanted = torch.where(near & far, estimate * (0.5 * (goal.gap or 0) / gap).clamp(0.1, 0.7), wanted)
-        left = far.nonzero()[:, 0]
-        if progress is not None:
-            progress(f"step {iteration}: {len(left)} of {len(number)} problems left, error {float(estimate.max()):.1e}")
-        if len(left) == 0 or iteration == goal.iterations:
-            return
-        if len(left) < len(estimate):
-            state, direction, wanted = state.keep(left), direction[left], wanted[left]
-            history.keep(left)
-            hessian.keep(left)
-        _advance(passes, state, direction, history, classes=classes, fresh=iteration % _REFRESH == _REFRESH - 1)
-        hessian.follow(state.scores)
-
-
-def _start(passes: Passes, columns: Columns, number: Tensor, weights: Tensor) -> _State:
-    scores = passes.scores(weights)
-    gradient, objective = _evaluate(passes, columns, weights, scores)
-    return _State(columns, number, weights, scores, gradient, objective)
+        near, goal = estimate <= state.wanted, self.goal
+        gap = _gap(self.hessian, state, near, goal)
+        _store(self.done, state, gap, estimate, iteration)
+        if goal.gap is None:
+            return estimate, ~near
+        far = ~(near & (gap <= goal.gap))
+        sooner = estimate * (0.5 * goal.gap / gap).clamp(0.1, 0.7)
+        state.wanted = torch.where(near & far, sooner, state.wanted)
+        return estimate, far
 
 
 def _advance(
@@ -230,4 +291,4 @@ def _store(done: Solution, state: _State, gap: Tensor, estimate: Tensor, iterati
     done.objective[state.number] = state.objective
     done.duality_gap[state.number] = gap
     done.error_estimate[state.number] = estimate
-    done.steps[state.number] = iteration
+    done.steps[state.number] = iteration - state.entered

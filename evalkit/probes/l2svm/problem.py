@@ -119,6 +119,10 @@ class Columns:
     signs: Tensor
     costs: Tensor
 
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The attributes in their order."""
+        return self.signs, self.costs
+
     def take(self, columns: Tensor) -> "Columns":
         """The named columns only."""
         return Columns(self.signs[:, columns], self.costs[:, columns])

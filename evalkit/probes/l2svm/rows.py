@@ -15,7 +15,9 @@ from torch import Tensor
 
 from evalkit.probes.l2svm.problem import InputError
 
-_CONVERTED_BYTES = 64 << 20  # a converted chunk: 500 rows of 28,672; with fewer, products on two threads fall to two thirds
+_CONVERTED_BYTES = (
+    64 << 20
+)  # a converted chunk: 500 rows of 28,672; with fewer, products on two threads fall to two thirds
 _VIEW_BYTES = 512 << 20  # a chunk that needs no conversion is only a view
 _DEVICE_BYTES = 2 << 30  # on an accelerator launches cost more than memory
 SLAB_BYTES = 64 << 20  # read from a file at a time: long enough to stream, and two of them are little memory
@@ -73,6 +75,8 @@ class Rows:
 
     def take(self, index: Tensor) -> Tensor:
         """The rows with these sorted numbers as they are stored, (len(index), D) on the device."""
+        if self.streamed is None and len(index) == self.count:
+            return self.stored
         kept = index[index < len(self.stored)]
         chosen = self.stored[kept]
         if self.streamed is None:
@@ -215,24 +219,27 @@ def storage_type(features: Any, storage: str) -> torch.dtype:
     return _TYPES.get(name, torch.float32)
 
 
-def check_finite(rows: Rows) -> Tensor:
-    """Squared length of each row (N,); refuses NaN, infinite and overflowing features, naming the place."""
+def check_finite(rows: Rows, numbers: np.ndarray | None = None) -> Tensor:
+    """Squared length of each row (N,); refuses NaN, infinite and overflowing features, naming the place.
+
+    `numbers` are the rows' own, where they were chosen out of more.
+    """
     lengths = torch.empty(rows.count, dtype=rows.dtype, device=rows.device)
     for where, chunk in rows.chunks():
         lengths[where] = torch.linalg.vector_norm(chunk, dim=1)
         if not torch.isfinite(lengths[where]).all() or lengths[where].max() > _LARGEST:
-            _refuse(chunk, where.start)
+            _refuse(chunk, np.arange(rows.count)[where] if numbers is None else numbers[where])
     return lengths.square_()
 
 
-def _refuse(chunk: Tensor, first: int) -> None:
+def _refuse(chunk: Tensor, numbers: np.ndarray) -> None:
     bad = (~torch.isfinite(chunk)).nonzero()
     if len(bad):
         row, column = bad[0].tolist()
         kind = "NaN" if chunk[row, column].isnan() else "infinity"
-        raise InputError(f"features row {first + row}, column {column} is {kind}; remove or mend that row")
+        raise InputError(f"features row {numbers[row]}, column {column} is {kind}; remove or mend that row")
     row, column = divmod(int(chunk.abs().argmax()), chunk.shape[1])
     raise InputError(
-        f"features row {first + row}, column {column} is {chunk[row, column]:.3g}: float32 overflows in the products; "
+        f"features row {numbers[row]}, column {column} is {chunk[row, column]:.3g}: float32 overflows in the products; "
         "divide the features by a constant (and multiply C by its square)"
     )
