@@ -19,6 +19,7 @@ from evalkit.probes.l2svm.subspace import minimise_in_spans
 _HISTORY = 10  # pairs kept
 _MAX_ITERATIONS = 500
 _TREND_STEPS = 4  # enough to average the unevenness of single steps
+_SAFETY = 4.0  # at large C the sample sees as little as 1/3.4 of the error, measured on 4,000 and 10,000 rows
 _NEAR = 1e-2  # relative error at which the solution at one C is a good start for the next
 _REFRESH = 16  # iterations from which the rounding of the recurred scores would show beside a tol of 1e-6
 _ATTEMPTS = 4  # times that fresh scores may send columns back: once is rare
@@ -229,7 +230,7 @@ class _Descent:
         """The error estimate of each column, and which are far from the goal; keeps all as they are."""
         state.trend.append(state.objective)
         decrement = torch.maximum(-0.5 * _dot(state.gradient, direction), remaining(state.trend, direction.dtype))
-        estimate = decrement / state.objective
+        estimate = _SAFETY * decrement / state.objective
         near, goal = estimate <= state.wanted, self.goal
         gap = _gap(self.hessian, state, near, goal)
         _store(self.done, state, gap, estimate, iteration)
