@@ -45,10 +45,7 @@ class History:
     def join(self, columns: int) -> None:
         """Makes room for columns that have no pairs yet."""
         self.pairs = [
-            (
-                *(torch.cat([each, each.new_zeros(columns, each.shape[1])]) for each in (step, change)),
-                torch.cat([inverse, inverse.new_zeros(columns)]),
-            )
+            (_longer(step, columns), _longer(change, columns), _longer(inverse, columns))
             for step, change, inverse in self.pairs
         ]
 
@@ -240,6 +237,11 @@ class _Descent:
         sooner = estimate * (0.5 * goal.gap / gap).clamp(0.1, 0.7)
         state.wanted = torch.where(near & far, sooner, state.wanted)
         return estimate, far
+
+
+def _longer(tensor: Tensor, rows: int) -> Tensor:
+    """The tensor with so many rows of zeros more."""
+    return torch.cat([tensor, tensor.new_zeros(rows, *tensor.shape[1:])])
 
 
 def _advance(
