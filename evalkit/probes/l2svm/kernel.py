@@ -18,7 +18,8 @@ from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.problem import Columns, losses
 from evalkit.probes.l2svm.products import matrix_path
 
-_GRAM_FEATURES = 256  # a float32 partial product; the parts are added in float64. With 4096 fits at C = 0.02 missed 1e-6
+# a float32 partial product; the parts are added in float64: with 4096 fits at C = 0.02 missed 1e-6
+_GRAM_FEATURES = 256
 _GRAM_ROWS = 250  # rows of a block: half the work of the square, with products still large
 _DOUBLE_OPERATIONS = 2e10  # Gram matrices up to here are computed in float64: under a second
 _BELOW_TOL = 1e-3  # Newton's last step takes the gap from 1e-3 to 1e-15, so asking for more than tol costs nothing
