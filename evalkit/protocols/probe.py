@@ -148,6 +148,7 @@ def _draw(rows: Sequence[dict[str, str]], path: Path) -> None:
     axes = figure.subplots()
     axes.plot([int(row["d_updates"]) for row in rows], [float(row["validation_percent"]) for row in rows], marker="o")
     axes.set_xlabel("D updates")
-    axes.set_ylabel(f"{rows[0]['dataset']}, {rows[0]['labels_per_class']} labels a class: validation accuracy in %")
+    axes.set_ylabel("validation accuracy in %")
+    axes.set_title(f"{rows[0]['dataset']}, {rows[0]['labels_per_class']} labels a class")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
