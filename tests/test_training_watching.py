@@ -148,6 +148,25 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
     assert (run / "probe.csv").read_text() == before and (run / "probe.png").is_file()
 
 
+def test_probe_measures_again_what_a_rewound_run_trained_again(striped, tmp_path, monkeypatch):
+    planted = false_alarm(6)
+    monkeypatch.setattr("evalkit.gan.loop.alarm", planted)
+    monkeypatch.setattr("evalkit.gan.loop.tqdm.write", lambda line, file: setattr(planted, "heard", line))
+    monkeypatch.setattr(
+        "evalkit.gan.loop.checkpoint_before", lambda run, d_updates: checkpoints(run)[1]
+    )  # of 2 D updates
+    measured = []
+    monkeypatch.setattr(
+        TrainingProbe, "_measure", lambda self, checkpoint: (1.0, float(len(measured.append(1) or measured)))
+    )
+    options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
+    probe = TrainingProbe(striped, tmp_path / "run", labels_per_class=20, every=2, device="cpu")
+    train(striped, tmp_path / "run", SMALL, options=options, watcher=probe)
+    rows = [(r["d_updates"], r["rewinds"], r["validation_percent"]) for r in lines(tmp_path / "run" / "probe.csv")]
+    # 0, 2 and 4 before the step back to 2; then 4 and 6 of the new line
+    assert rows == [("0", "0", "1.00"), ("2", "0", "2.00"), ("4", "1", "4.00"), ("6", "1", "5.00")]
+
+
 def test_probe_that_fails_does_not_end_the_run(striped, tmp_path, monkeypatch):
     def diverged(*args, **kwargs):
         raise EvalkitError("planted")

@@ -27,7 +27,7 @@ from evalkit.protocols.draws import draw_labels
 from evalkit.protocols.selection import Progress, choose
 from evalkit.workspace import Workspace
 
-COLUMNS = ("d_updates", "dataset", "labels_per_class", "validation_pictures", "C", "validation_percent")
+COLUMNS = ("d_updates", "rewinds", "dataset", "labels_per_class", "validation_pictures", "C", "validation_percent")
 _VALIDATION = 5_000  # enough for +- 0.7 points; the same pictures each time, so differences show better than that
 _SEED = 0
 
@@ -63,10 +63,12 @@ class TrainingProbe:
 
     def __call__(self, checkpoint: Path) -> None:
         """Measures the checkpoint unless it was measured before."""
-        d_updates = read_manifest(checkpoint, KIND)["settings"]["d_updates"]
-        rows = [row for row in self._rows() if int(row["d_updates"]) <= d_updates]
-        if any(int(row["d_updates"]) == d_updates for row in rows):
+        settings = read_manifest(checkpoint, KIND)["settings"]
+        d_updates, rewinds = settings["d_updates"], settings["rewinds"]
+        found = self._rows()
+        if any((int(row["d_updates"]), int(row["rewinds"])) == (d_updates, rewinds) for row in found):
             return
+        rows = [row for row in found if int(row["d_updates"]) < d_updates]  # later ones are from before a step back
         try:
             C, percent = self._measure(checkpoint)
         except EvalkitError as error:  # a probe that fails must not end a run of days
@@ -75,7 +77,7 @@ class TrainingProbe:
         best = max((float(row["validation_percent"]) for row in rows), default=-math.inf)
         if percent > best:
             _keep(checkpoint, best_checkpoint(self.run))
-        counts = (d_updates, self.images.name, self.labels_per_class, len(self.images.split("validation")))
+        counts = (d_updates, rewinds, self.images.name, self.labels_per_class, len(self.images.split("validation")))
         cells = (*counts, f"{C:g}", f"{percent:.2f}")
         self._write([*rows, dict(zip(COLUMNS, map(str, cells), strict=True))])
         self.say(f"probe after {d_updates} D updates: {percent:.2f} % (best before: {max(best, 0):.2f} %)")
