@@ -280,6 +280,23 @@ def test_checkpoint_cut_short_is_refused(striped, tmp_path):
     train(striped, tmp_path / "run", SMALL, options=OPTIONS)
 
 
+def test_checkpoint_of_another_recipe_is_refused(striped, tmp_path):
+    train(striped, tmp_path / "run", SMALL, options=OPTIONS)
+    other = train(striped, tmp_path / "other", override(SMALL, {"width": 8, "d_updates": 8}), options=OPTIONS)
+    shutil.copytree(other, tmp_path / "run" / "checkpoints" / other.name)
+    with pytest.raises(ArtifactError, match="not the weights of this network .of another shape: deconv"):
+        train(striped, tmp_path / "run", override(SMALL, {"d_updates": 9}), options=OPTIONS)
+    assert (tmp_path / "run/checkpoints/d-00000006/manifest.json").is_file()
+
+
+def test_pictures_that_vanished_are_told(striped, tmp_path):
+    train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
+    (tmp_path / "striped" / "images.npy").unlink()
+    with pytest.raises(ArtifactError, match="images.npy: missing, the manifest says .* make the artifact again"):
+        train(load_images(tmp_path / "striped"), tmp_path / "run", SMALL, options=OPTIONS)
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["d-00000002"]
+
+
 def test_flipped_byte_in_a_checkpoint_is_refused(striped, tmp_path):
     checkpoint = train(striped, tmp_path / "run", SMALL, options=OPTIONS)
     content = bytearray((checkpoint / "generator.safetensors").read_bytes())
