@@ -51,6 +51,17 @@ class Ranks:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
+    def concatenate(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks along their first dimension, in the order of ranks."""
+        if self.count == 1:
+            return tensor
+        lengths = self.objects(len(tensor))
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
     def objects(self, value: Any) -> list[Any]:
         """A small Python value from every rank, in their order."""
         if self.count == 1:

@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from evalkit.distributed import Ranks
 from evalkit.probes.l2svm import l2svm_path, path, products
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.memory import parse_memory
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
 from evalkit.probes.l2svm.problem import Columns, dual_variables, losses
-from evalkit.probes.l2svm.ranks import Ranks
 from evalkit.probes.l2svm.rows import Rows
 from evalkit.probes.l2svm.subspace import minimise_in_spans
 

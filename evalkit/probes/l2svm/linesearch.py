@@ -6,8 +6,8 @@ Used by every solver; all columns at once, each with its own step.
 import torch
 from torch import Tensor
 
+from evalkit.distributed import Ranks
 from evalkit.probes.l2svm.problem import Columns
-from evalkit.probes.l2svm.ranks import Ranks
 
 _MAX_ROUNDS = 30  # Newton on a piecewise linear increasing function: 3 to 6 rounds as seen
 

@@ -5,8 +5,8 @@ A weight vector has one entry a feature and, with an intercept, one more for the
 
 from torch import Tensor
 
+from evalkit.distributed import Ranks
 from evalkit.probes.l2svm.products import matrix_path
-from evalkit.probes.l2svm.ranks import Ranks
 from evalkit.probes.l2svm.rows import Rows
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from evalkit.distributed import Ranks
 from evalkit.probes.l2svm.few import solve_few
 from evalkit.probes.l2svm.fit import LinearFit, check_converged, make_fits
 from evalkit.probes.l2svm.memory import parse_memory, plan_memory
@@ -25,7 +26,6 @@ from evalkit.probes.l2svm.problem import (
     encode_labels,
     make_columns,
 )
-from evalkit.probes.l2svm.ranks import Ranks
 from evalkit.probes.l2svm.rows import as_matrix, check_finite, open_rows, storage_type
 
 TOL = 1e-6  # relative to the objective; test accuracy is settled from 1e-5 on

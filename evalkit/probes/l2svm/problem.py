@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit.distributed import Ranks
 from evalkit.errors import EvalkitError
-from evalkit.probes.l2svm.ranks import Ranks
 
 
 class InputError(EvalkitError, ValueError):

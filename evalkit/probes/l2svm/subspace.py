@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evalkit.distributed import Ranks
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.problem import Columns
-from evalkit.probes.l2svm.ranks import Ranks
 
 _MOST_MEMBERS = 8  # columns that share a span: its Hessians cost as the cube of their number
 _ROUNDS = 3  # Newton steps; 2 are usual, and the next pass brings new directions anyway
