@@ -21,9 +21,9 @@ from evalkit.device import arithmetic, describe_device, resolve_device
 from evalkit.features.batchnorm import set_statistics
 from evalkit.features.encoders.discriminators import discriminator_encoder
 from evalkit.features.grids import Taps, join, lay_out
-from evalkit.gan.checkpoint import new_state
 from evalkit.gan.networks import draw_z, to_network_range
 from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.state import new_state
 from evalkit.gan.steps import discriminator_step, generator_step
 from evalkit.probes.l2svm import l2svm_path
 

@@ -15,9 +15,11 @@ from evalkit.artifacts import commit, new_manifest
 from evalkit.cards import write_card
 from evalkit.device import describe_device, resolve_device
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, run_of, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.layout import find_checkpoint, run_of
 from evalkit.gan.networks import Generator, to_network_range
 from evalkit.gan.recipes import Recipe
+from evalkit.gan.weights import load_weights
 from evalkit.images import ImageSet, find_images
 from evalkit.measure import quiet
 from evalkit.probes.nearest_sample import BATCH, Draw, Nearest, sampler

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.gan.checkpoint import TrainingState, checkpoints, latest_checkpoint, new_state
+from evalkit.gan.layout import checkpoints, latest_checkpoint
 from evalkit.gan.loop import Loop, _set_learning_rate
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.state import TrainingState, new_state
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
 from evalkit.gan.trainer import TrainOptions, train
 from evalkit.images.imageset import load_images

@@ -17,11 +17,13 @@ from evalkit.device import arithmetic
 from evalkit.distributed import ALONE, Ranks
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders import find_encoder
-from evalkit.gan.checkpoint import latest_checkpoint, new_state, restore, save_checkpoint
+from evalkit.gan.checkpoint import restore, save_checkpoint
+from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.minibatches import Minibatches
 from evalkit.gan.networks import Discriminator, build_networks
 from evalkit.gan.recipes import override
 from evalkit.gan.spectral import SpectralNorm
+from evalkit.gan.state import new_state
 from evalkit.gan.steps import average_step, discriminator_loss, discriminator_step, generator_loss
 from evalkit.gan.syncnorm import SyncedNorm
 from evalkit.gan.trainer import TrainOptions, train

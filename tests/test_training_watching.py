@@ -11,13 +11,15 @@ from test_training import OPTIONS, SMALL
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders import find_encoder
 from evalkit.gan.alarms import alarm
-from evalkit.gan.checkpoint import checkpoints, new_state, read_checkpoint
+from evalkit.gan.checkpoint import read_checkpoint
+from evalkit.gan.layout import checkpoints
 from evalkit.gan.metrics import COLUMNS, Metrics
 from evalkit.gan.monitor import sample, spread
 from evalkit.gan.nearest import nearest_sample_distance
 from evalkit.gan.networks import build_networks
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import override
+from evalkit.gan.state import new_state
 from evalkit.gan.trainer import train
 from evalkit.protocols.probe import TrainingProbe
 from evalkit.workspace import Workspace

@@ -19,8 +19,9 @@ import torch
 
 from evalkit.artifacts import finish, new_manifest
 from evalkit.device import describe_device
-from evalkit.gan.checkpoint import RUN_KIND, new_state, save_checkpoint
+from evalkit.gan.checkpoint import RUN_KIND, save_checkpoint
 from evalkit.gan.recipes import RECIPES
+from evalkit.gan.state import new_state
 from evalkit.images import load_images
 from evalkit.latent.pictures import enlarged
 from evalkit.version import versions

@@ -16,22 +16,15 @@ from evalkit.device import arithmetic
 from evalkit.distributed import ALONE, Ranks
 from evalkit.errors import EvalkitError
 from evalkit.gan.alarms import alarm
-from evalkit.gan.checkpoint import (
-    TrainingState,
-    checkpoint_before,
-    checkpoints,
-    latest_checkpoint,
-    remove_after,
-    remove_old,
-    rewind,
-    save_checkpoint,
-)
+from evalkit.gan.checkpoint import rewind, save_checkpoint
 from evalkit.gan.events import Events
+from evalkit.gan.layout import checkpoint_before, checkpoints, latest_checkpoint, remove_after, remove_old
 from evalkit.gan.metrics import Metrics
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.monitor import sample, spread, write_sample_grid, write_sorted_grid
 from evalkit.gan.nearest import nearest_sample_distance
 from evalkit.gan.options import TrainOptions
+from evalkit.gan.state import TrainingState
 from evalkit.gan.steps import average_step, discriminator_step, generator_step
 
 _AGREE = 10  # D updates between two agreements of several processes on whether to stop or save: each costs a wait

@@ -12,7 +12,7 @@ from torch import Tensor
 from evalkit.artifacts import write_atomically
 from evalkit.distributed import ALONE, Ranks
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import TrainingState
+from evalkit.gan.state import TrainingState
 
 COLUMNS = (
     "d_updates", "g_updates", "pictures", "seconds", "d_loss", "g_loss", "d_real", "d_fake", "diversity", "nnd",

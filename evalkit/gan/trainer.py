@@ -10,12 +10,14 @@ from pathlib import Path
 from evalkit.artifacts import locked
 from evalkit.device import resolve_device
 from evalkit.distributed import joined, local_device
-from evalkit.gan.checkpoint import checkpoints, latest_checkpoint, new_state, restore
+from evalkit.gan.checkpoint import restore
+from evalkit.gan.layout import checkpoints, latest_checkpoint
 from evalkit.gan.loop import Loop, Watcher
 from evalkit.gan.minibatches import Minibatches
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipe import Recipe
 from evalkit.gan.run import open_run
+from evalkit.gan.state import new_state
 from evalkit.gan.syncnorm import sync_norms
 from evalkit.images.imageset import ImageSet
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from evalkit.artifacts import Manifest
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, run_of, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.layout import find_checkpoint, run_of
 from evalkit.gan.networks import Discriminator, Generator
+from evalkit.gan.weights import load_weights
 from evalkit.images import ImageSet, find_images, images_with_hash
 from evalkit.latent.gan import FrozenGAN, frozen
 from evalkit.pretrained.find import find_pretrained

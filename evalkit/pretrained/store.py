@@ -15,9 +15,10 @@ from torch import Tensor
 
 from evalkit.artifacts import Manifest, finish, locked, new_manifest, read_manifest, write_atomically
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.gan.checkpoint import load_weights, stored_recipe
+from evalkit.gan.checkpoint import stored_recipe
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import Recipe, override
+from evalkit.gan.weights import load_weights
 from evalkit.pretrained.card import card_text
 
 KIND = "pretrained weights"

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from evalkit.artifacts import MANIFEST, read_manifest
-from evalkit.gan.checkpoint import RUN_KIND, latest_checkpoint, load_weights, read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
+from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.networks import Discriminator, Generator
+from evalkit.gan.weights import load_weights
 from evalkit.pretrained.store import Pretrained
 
 

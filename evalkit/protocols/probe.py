@@ -18,7 +18,8 @@ from evalkit.device import resolve_device
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders import find_encoder
 from evalkit.features.extract import extract
-from evalkit.gan.checkpoint import KIND, best_checkpoint
+from evalkit.gan.checkpoint import KIND
+from evalkit.gan.layout import best_checkpoint
 from evalkit.images.imageset import ImageSet
 from evalkit.images.view import Rows
 from evalkit.probes.l2svm import l2svm_draws

@@ -13,10 +13,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
 from evalkit.features.encoders.hooked import Autocast
-from evalkit.gan.checkpoint import find_checkpoint, load_weights, read_checkpoint, run_of, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.layout import find_checkpoint, run_of
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.gan.spectral import without_spectral_norm
+from evalkit.gan.weights import load_weights
 from evalkit.workspace import Workspace
 
 _RANDOM_SEED = 0

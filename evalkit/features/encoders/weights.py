@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from evalkit.errors import ArtifactError, one_line
-from evalkit.gan.checkpoint import put_weights
+from evalkit.gan.weights import put_weights
 
 
 def load_state(network: nn.Module, path: Path) -> None:
