@@ -1,11 +1,7 @@
 """The training loop: which network a minibatch updates, and what is logged, saved and watched on the way."""
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +20,7 @@ from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.monitor import sample, spread, write_sample_grid, write_sorted_grid
 from evalkit.gan.nearest import nearest_sample_distance
 from evalkit.gan.options import TrainOptions
+from evalkit.gan.signals import stop_signals
 from evalkit.gan.state import TrainingState
 from evalkit.gan.steps import average_step, discriminator_step, generator_step
 
@@ -78,7 +75,7 @@ class Loop:
         silent = None if self.ranks.writes else True
         bar = tqdm(total=recipe.d_updates, initial=state.d_updates, unit="D update", disable=silent)
         self._watch_first()
-        with _stop_signals() as stop, bar:
+        with stop_signals() as stop, bar:
             while state.minibatches < end and not self._agreed(stop.is_set()):
                 before = state.d_updates
                 self.step(state.minibatches)
@@ -213,22 +210,3 @@ def _set_learning_rate(state: TrainingState) -> None:
     left = 1.0 if done < recipe.decay_from else (1 - done) / (1 - recipe.decay_from)
     for optimiser in (state.g_optimiser, state.d_optimiser):
         optimiser.param_groups[0]["lr"] = recipe.lr * left
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal ends the process at once."""
-    stop = threading.Event()
-    previous = {}
-
-    def request(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
