@@ -6,8 +6,7 @@ import torch
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.probes.l2svm import L2SVM, kernel, l2svm_draws, l2svm_path, memory, path
-from evalkit.probes.l2svm import rows as rows_module
+from evalkit.probes.l2svm import L2SVM, filerows, kernel, l2svm_draws, l2svm_path, memory, path
 
 CS = [1e-3, 1e-1, 1e-2]  # not sorted: fits come in the order given
 
@@ -119,7 +118,7 @@ def test_streaming_within_a_budget_changes_nothing(tmp_path, block_solver, monke
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     monkeypatch.setattr(memory, "SAMPLE_ROWS", 300)
     monkeypatch.setattr(memory, "_LIBRARY_BYTES", 0)
-    for module in (memory, rows_module):
+    for module in (memory, filerows):
         monkeypatch.setattr(module, "SLAB_BYTES", 100_000)
     plan = memory.plan_memory(3000, 200, 9, 3, stored=torch.float32, memory=3_600_000)
     assert plan.resident is not None and 0 < plan.resident < 3000 and plan.group == 9

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from evalkit.errors import ConvergenceError
+from evalkit.probes.l2svm.finite import check_finite
+from evalkit.probes.l2svm.opening import as_matrix, open_rows
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.problem import InputError, Labels, Solution
-from evalkit.probes.l2svm.rows import as_matrix, check_finite, open_rows
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from evalkit.probes.l2svm.filerows import SLAB_BYTES
 from evalkit.probes.l2svm.problem import InputError
-from evalkit.probes.l2svm.rows import SLAB_BYTES
 
 SAMPLE_ROWS = 6000  # of the sampled Hessian: its Gram matrix costs as much as about 10 passes, and saves half of them
 _LEAST_SAMPLE = 500  # cheaper than one pass whatever the features

@@ -12,21 +12,24 @@ import numpy as np
 import torch
 
 from evalkit.distributed import Ranks
+from evalkit.probes.l2svm.convergence import Goal
 from evalkit.probes.l2svm.few import solve_few
+from evalkit.probes.l2svm.finite import check_finite
 from evalkit.probes.l2svm.fit import LinearFit, check_converged, make_fits
 from evalkit.probes.l2svm.memory import parse_memory, plan_memory
+from evalkit.probes.l2svm.opening import as_matrix, open_rows, storage_type
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.primal import Goal, Solution, solve_primal
+from evalkit.probes.l2svm.primal import solve_primal
 from evalkit.probes.l2svm.problem import (
     Columns,
     InputError,
+    Solution,
     check_costs,
     class_weights,
     encode_labels,
     make_columns,
 )
-from evalkit.probes.l2svm.rows import as_matrix, check_finite, open_rows, storage_type
 
 TOL = 1e-6  # relative to the objective; test accuracy is settled from 1e-5 on
 POLISHED_GAP = 1e-4  # rigorous gap that `polish` reaches

@@ -1,143 +1,18 @@
-"""Many rows: block L-BFGS on all columns at once, so that every column shares each pass over the features.
-
-One iteration is two passes: scores of the directions, then the gradients. Directions come from limited-memory BFGS
-(Liu & Nocedal 1989) started from the sampled Hessian; the step is exact in the span of all that the columns of one
-class have found, and scores follow by recurrence, from fresh ones now and then and at the end.
-"""
+"""Many rows: all columns share each pass over the features. A descent, then a check from fresh scores. Used by path."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from evalkit.probes.l2svm.convergence import Goal
+from evalkit.probes.l2svm.descent import Descent
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.problem import Columns, Solution, dual_variables, losses
-from evalkit.probes.l2svm.subspace import minimise_in_spans
+from evalkit.probes.l2svm.problem import Columns, Solution
+from evalkit.probes.l2svm.state import evaluate
 
-_HISTORY = 10  # pairs kept
-_MAX_ITERATIONS = 500
-_TREND_STEPS = 4  # enough to average the unevenness of single steps
-_SAFETY = 4.0  # at large C the sample sees as little as 1/3.4 of the error, measured on 4,000 and 10,000 rows
-_NEAR = 1e-2  # relative error at which the solution at one C is a good start for the next
-_REFRESH = 16  # iterations from which the rounding of the recurred scores would show beside a tol of 1e-6
 _ATTEMPTS = 4  # times that fresh scores may send columns back: once is rare
-
-
-class History:
-    """Limited-memory BFGS pairs of every column."""
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, step: Tensor, change: Tensor) -> None:
-        """Remembers a step in the weights and the change in the gradient it made, (columns, width)."""
-        product = (step * change).sum(1)
-        usable = product > 1e-12 * (change * change).sum(1)
-        inverse = torch.where(usable, 1 / torch.where(usable, product, 1), 0)
-        self.pairs = [*self.pairs[1 - _HISTORY :], (step, change, inverse)]
-
-    def keep(self, columns: Tensor) -> None:
-        """Forgets all but these columns."""
-        self.pairs = [(step[columns], change[columns], inverse[columns]) for step, change, inverse in self.pairs]
-
-    def join(self, columns: int) -> None:
-        """Makes room for columns that have no pairs yet."""
-        self.pairs = [
-            (_longer(step, columns), _longer(change, columns), _longer(inverse, columns))
-            for step, change, inverse in self.pairs
-        ]
-
-    def inverse(self, gradient: Tensor, first: Callable[[Tensor], Tensor]) -> Tensor:
-        """The approximate inverse Hessian applied to the gradient, by the two-loop recursion."""
-        vector = gradient.clone()
-        alphas = []
-        for step, change, inverse in reversed(self.pairs):
-            alphas.append(inverse * (step * vector).sum(1))
-            vector -= alphas[-1][:, None] * change
-        vector = first(vector)
-        for (step, change, inverse), alpha in zip(self.pairs, reversed(alphas), strict=True):
-            vector += (alpha - inverse * (change * vector).sum(1))[:, None] * step
-        return vector
-
-
-@dataclass
-class _State:
-    columns: Columns
-    number: Tensor  # of each column in the solution
-    weights: Tensor
-    scores: Tensor
-    gradient: Tensor
-    objective: Tensor
-    wanted: Tensor  # error estimate at which to look at a column's gap
-    entered: Tensor  # iteration
-    trend: list[Tensor] = field(default_factory=list)  # objectives of all steps so far
-
-    def keep(self, columns: Tensor) -> "_State":
-        return _State(
-            self.columns.take(columns),
-            self.number[columns],
-            self.weights[columns],
-            self.scores[:, columns],
-            self.gradient[columns],
-            self.objective[columns],
-            self.wanted[columns],
-            self.entered[columns],
-            [objective[columns] for objective in self.trend],
-        )
-
-    def join(self, other: "_State") -> "_State":
-        return _State(
-            Columns(
-                *(torch.cat(pair, 1) for pair in zip(self.columns.tensors(), other.columns.tensors(), strict=True))
-            ),
-            torch.cat([self.number, other.number]),
-            torch.cat([self.weights, other.weights]),
-            torch.cat([self.scores, other.scores], 1),
-            torch.cat([self.gradient, other.gradient]),
-            torch.cat([self.objective, other.objective]),
-            torch.cat([self.wanted, other.wanted]),
-            torch.cat([self.entered, other.entered]),
-            [torch.cat([objective, other.objective]) for objective in self.trend],
-        )
-
-
-def remaining(trend: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """What the objective has still to fall, by the geometric series that its last eight steps suggest, (columns,).
-
-    The decrement g^T H^-1 g / 2 alone sees about the next step only: with slow convergence it was 20 times too small.
-    Steps smaller than the rounding of scores in `dtype` say nothing and count as none.
-    """
-    if len(trend) <= 2 * _TREND_STEPS:
-        return torch.zeros_like(trend[-1])
-    recent = (trend[-1 - _TREND_STEPS] - trend[-1]).clamp(min=0)
-    before = (trend[-1 - 2 * _TREND_STEPS] - trend[-1 - _TREND_STEPS]).clamp(min=torch.finfo(recent.dtype).tiny)
-    ratio = (recent / before).clamp(max=0.9)
-    noise = torch.finfo(dtype).eps * trend[-1]
-    return torch.where(recent > noise, recent * ratio / (1 - ratio), 0)
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    return (left * right).sum(1, dtype=torch.float64)
-
-
-def _evaluate(passes: Passes, columns: Columns, weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient (columns, width) and objective (columns,) at these weights and scores."""
-    gradient = weights - passes.weighted_rows(columns.signs * dual_variables(columns, scores))
-    return gradient, 0.5 * _dot(weights, weights) + passes.ranks.sum(losses(columns, scores))
-
-
-@dataclass(frozen=True)
-class Goal:
-    """When a column is done: its error estimate is at most `tol` and, if `gap` is given, its duality gap at most that.
-
-    Both relative to the objective. After `iterations` it is left as it is, which the caller sees from those two.
-    """
-
-    tol: float
-    gap: float | None = None
-    iterations: int = _MAX_ITERATIONS
 
 
 def solve_primal(
@@ -156,121 +31,11 @@ def solve_primal(
     number = torch.arange(len(classes), device=classes.device)
     groups = list(number.split(int(classes.max()) + 1))
     for _ in range(_ATTEMPTS):
-        _Descent(passes, columns, hessian, done, classes=classes, goal=goal, progress=progress).run(groups)
+        Descent(passes, columns, hessian, done, classes=classes, goal=goal, progress=progress).run(groups)
         groups = [_verify(passes, columns, hessian, done, torch.cat(groups), goal)]
         if len(groups[0]) == 0:
             break
     return done
-
-
-class _Descent:
-    """L-BFGS on groups of columns from where `done` has them; leaves them there as they reach the goal.
-
-    A group is all classes at one C. It enters when the one before it is near its optimum, and starts from there: at
-    large C the way from zero is long. Later groups do not wait for it to end, so that passes keep many columns.
-    """
-
-    def __init__(
-        self,
-        passes: Passes,
-        columns: Columns,
-        hessian: SampledHessian,
-        done: Solution,
-        *,
-        classes: Tensor,
-        goal: Goal,
-        progress: Callable[[str], None] | None,
-    ) -> None:
-        self.passes, self.columns, self.hessian, self.done = passes, columns, hessian, done
-        self.classes, self.goal, self.progress = classes, goal, progress
-        self.history = History()
-
-    def run(self, groups: list[Tensor]) -> None:
-        """Until every column of the groups is done."""
-        state = self._enter(groups[0], self.done.weights[groups[0]], 0)
-        self.hessian.start(state.columns, state.scores)
-        waiting = groups[1:]
-        newest = groups[0]
-        for iteration in range(self.goal.iterations + 1):
-            direction = -self.history.inverse(state.gradient, self.hessian.inverse)
-            estimate, far = self._judge(state, direction, iteration)
-            near = not bool((far & (estimate > _NEAR) & torch.isin(state.number, newest)).any())
-            left = far.nonzero()[:, 0]
-            if self.progress is not None:
-                count = len(left) + sum(len(group) for group in waiting)
-                self.progress(f"step {iteration}: {count} problems left, error {float(estimate.max()):.1e}")
-            if (len(left) == 0 and not waiting) or iteration == self.goal.iterations:
-                return
-            if len(left) < len(estimate):
-                state, direction = state.keep(left), direction[left]
-                self.history.keep(left)
-                self.hessian.keep(left)
-            if len(left):
-                fresh = iteration % _REFRESH == _REFRESH - 1
-                _advance(self.passes, state, direction, self.history, classes=self.classes, fresh=fresh)
-                self.done.weights[state.number] = state.weights
-            if waiting and near:
-                newest, before = waiting.pop(0), newest
-                state = state.join(self._enter(newest, self.done.weights[before], iteration + 1))
-                self.history.join(len(newest))
-                self.hessian.join(self.columns.take(newest))
-            self.hessian.follow(state.scores)
-
-    def _enter(self, number: Tensor, weights: Tensor, iteration: int) -> _State:
-        columns = self.columns.take(number)
-        scores = self.passes.scores(weights)
-        gradient, objective = _evaluate(self.passes, columns, weights, scores)
-        wanted, entered = torch.full_like(objective, self.goal.tol), torch.full_like(number, iteration)
-        return _State(columns, number, weights, scores, gradient, objective, wanted, entered)
-
-    def _judge(self, state: _State, direction: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
-        """The error estimate of each column, and which are far from the goal; keeps all as they are."""
-        state.trend.append(state.objective)
-        decrement = torch.maximum(-0.5 * _dot(state.gradient, direction), remaining(state.trend, direction.dtype))
-        estimate = _SAFETY * decrement / state.objective
-        near, goal = estimate <= state.wanted, self.goal
-        gap = _gap(self.hessian, state, near, goal)
-        _store(self.done, state, gap, estimate, iteration)
-        if goal.gap is None:
-            return estimate, ~near
-        far = ~(near & (gap <= goal.gap))
-        sooner = estimate * (0.5 * goal.gap / gap).clamp(0.1, 0.7)
-        state.wanted = torch.where(near & far, sooner, state.wanted)
-        return estimate, far
-
-
-def _longer(tensor: Tensor, rows: int) -> Tensor:
-    """The tensor with so many rows of zeros more."""
-    return torch.cat([tensor, tensor.new_zeros(rows, *tensor.shape[1:])])
-
-
-def _advance(
-    passes: Passes, state: _State, direction: Tensor, history: History, *, classes: Tensor, fresh: bool
-) -> None:
-    """One step to the least value in the spans of the directions."""
-    weights, state.scores = minimise_in_spans(
-        state.columns,
-        classes[state.number],
-        weights=state.weights,
-        scores=state.scores,
-        directions=direction,
-        changes=passes.scores(direction),
-        ranks=passes.ranks,
-    )
-    if fresh:
-        state.scores = passes.scores(weights)
-    gradient, state.objective = _evaluate(passes, state.columns, weights, state.scores)
-    history.add(weights - state.weights, gradient - state.gradient)
-    state.weights, state.gradient = weights, gradient
-
-
-def _gap(hessian: SampledHessian, state: _State, near: Tensor, goal: Goal) -> Tensor:
-    """The relative duality gap of the columns that are near, where the goal asks for one; infinite elsewhere."""
-    gap = torch.full_like(state.objective, torch.inf)
-    if goal.gap is not None and bool(near.any()):
-        some = near.nonzero()[:, 0]
-        gap[some] = hessian.gap(state.columns.take(some), state.scores[:, some], state.gradient[some])
-    return gap / state.objective
 
 
 def _verify(
@@ -279,7 +44,7 @@ def _verify(
     """Objective and rigorous gap of the weights themselves, from fresh scores; the numbers of columns that miss."""
     chosen, weights = columns.take(number), done.weights[number]
     scores = passes.scores(weights)
-    gradient, objective = _evaluate(passes, chosen, weights, scores)
+    gradient, objective = evaluate(passes, chosen, weights, scores)
     risen = (objective - done.objective[number]).clamp(min=0) / objective
     done.objective[number] = objective
     done.duality_gap[number] = hessian.gap(chosen, scores, gradient) / objective
@@ -287,11 +52,3 @@ def _verify(
     error = torch.fmin(done.error_estimate, done.duality_gap)[number]
     missed = (error > goal.tol) | (done.duality_gap[number] > (torch.inf if goal.gap is None else goal.gap))
     return number[missed]
-
-
-def _store(done: Solution, state: _State, gap: Tensor, estimate: Tensor, iteration: int) -> None:
-    done.weights[state.number] = state.weights
-    done.objective[state.number] = state.objective
-    done.duality_gap[state.number] = gap
-    done.error_estimate[state.number] = estimate
-    done.steps[state.number] = iteration - state.entered
