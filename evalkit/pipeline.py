@@ -12,10 +12,11 @@ from evalkit.errors import EvalkitError
 from evalkit.features.batchnorm import BatchNormMode
 from evalkit.features.check import list_layers
 from evalkit.features.encoders import find_encoder
-from evalkit.features.extract import extract, variant
+from evalkit.features.extract import extract
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet
 from evalkit.features.grids import Layer, Taps
+from evalkit.features.job import variant
 from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
 from evalkit.cli import main
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.batchnorm import statistics
+from evalkit.features.batchnorm import MODES
+from evalkit.features.check import list_layers
 from evalkit.features.encoders import ENCODERS, Encoder, find_encoder
 from evalkit.features.encoders.encoder import Preprocessing
 from evalkit.features.encoders.hooked import HookedNetwork
 from evalkit.features.extract import extract
-from evalkit.features.grids import Taps
+from evalkit.features.grids import Taps, pool_to_grid
 from evalkit.workspace import Workspace
 
 CPU = {"device": "cpu", "precision": "float32"}
@@ -141,9 +142,24 @@ def test_reference_target_statistics_of_any_module(striped, tmp_path):
     batches = [maps[:128], maps[128:]]
     mean = sum(batch.mean((0, 2, 3)) for batch in batches) / 2
     variance = sum(batch.var((0, 2, 3), correction=0) for batch in batches) / 2
-    torch.testing.assert_close(statistics(encoder.network)["bn1.mean"], mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(statistics(encoder.network)["bn1.variance"], variance, rtol=1e-4, atol=1e-5)
+    kept = load_file(tmp_path / "f" / "statistics.safetensors")
+    torch.testing.assert_close(kept["bn1.mean"], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kept["bn1.variance"], variance, rtol=1e-4, atol=1e-5)
     assert found.shape == (360, 4 * 16 * 16)
+
+
+@pytest.mark.parametrize("first", MODES)
+def test_invariance_statistics_belong_to_one_extraction(striped, tmp_path, first):
+    """An encoder that was used with one mode gives, with any other, the bytes that a fresh one gives."""
+    used = own(TwoBlocks(), images_sha256=striped.sha256)
+    rows(striped, used, tmp_path / "first", batch_norm=first, source_images=striped)
+    for mode in MODES:
+        fresh = own(TwoBlocks(), images_sha256=striped.sha256)
+        found = [
+            rows(striped, encoder, tmp_path / f"{name}-{mode}", batch_norm=mode, source_images=striped).tobytes()
+            for name, encoder in (("used", used), ("fresh", fresh))
+        ]
+        assert found[0] == found[1], mode
 
 
 def test_reference_batch_mode_normalises_each_128_pictures_of_a_split(striped, tmp_path):
@@ -162,6 +178,73 @@ def test_the_name_says_what_differs(striped, tmp_path):
     assert features.encoder == "own (target batch norm, bn1+bn2, grid 2, average pooled)"
     plain = extract(striped, own(TwoBlocks()), tmp_path / "g", **CPU)
     assert plain.encoder == "own" and [(x.name, x.length) for x in plain.layers] == [("output", 5)]
+
+
+# -- maps whose channels come last
+
+
+class BothLayouts(nn.Module):
+    """A convolution's maps, channels first, and the same seen channels last; for any size, or for one alone."""
+
+    def __init__(self, *, channels=5, only=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.only = nn.Conv2d(3, channels, 3, 4, 1), only
+        self.back, self.same = Moved((0, 2, 3, 1)), nn.LayerNorm(channels)
+        self.fixed, self.forth = Moved((0, 2, 3, 1)), nn.AdaptiveAvgPool2d(4)
+
+    def forward(self, x):
+        if self.only and x.shape[2] != self.only:
+            raise ValueError(f"takes {self.only} pixels")
+        maps = self.conv(x)
+        return self.same(self.back(maps)), self.fixed(self.forth(maps))
+
+
+class Moved(nn.Module):
+    def __init__(self, axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x):
+        return x.permute(self.axes)
+
+
+@pytest.mark.parametrize("only", [None, 32])
+def test_value_of_maps_with_channels_last(striped, tmp_path, only):
+    """The same numbers in the same columns as channels first: by growth with the picture, or by equal sides."""
+    module = BothLayouts(only=only)
+    names = ("conv", "back", "forth", "fixed")
+    features = extract(striped, own(module), tmp_path / "f", taps=Taps(names, grid=2), dtype="float32", **CPU)
+    assert [(x.name, x.maps, x.grid, x.channels_last) for x in features.layers] == [
+        ("conv", 5, 2, False), ("back", 5, 2, True), ("forth", 5, 2, False), ("fixed", 5, 2, True)
+    ]  # fmt: skip
+    conv, back, forth, fixed = np.split(features.features, 4, axis=1)
+    assert conv.tobytes() == back.tobytes() and forth.tobytes() == fixed.tobytes()
+    with torch.no_grad():
+        expected = pool_to_grid(module.conv(as_input(striped.images)), 2)
+    np.testing.assert_allclose(conv, expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_layouts_that_equal_sides_would_leave_open(striped, tmp_path):
+    """8 maps of 8 x 8: growth tells them apart; where the network takes one size, only `layout` can."""
+    names = ("conv", "back")
+    grown = extract(striped, own(BothLayouts(channels=8)), tmp_path / "a", taps=Taps(names), **CPU)
+    assert [layer.channels_last for layer in grown.layers] == [False, True]
+    one = BothLayouts(channels=8, only=32)
+    assert not any(x.channels_last for x in extract(striped, own(one), tmp_path / "b", taps=Taps(names), **CPU).layers)
+    told = extract(striped, own(one), tmp_path / "c", taps=Taps(("back",), layout="channels-last"), **CPU)
+    assert told.layers[0].channels_last and told.encoder == "own (back, channels-last)"
+    assert np.array_equal(told.features, grown.features[:, : 8 * 16])
+
+
+def test_swin_is_read_with_channels_last(monkeypatch, tmp_path):
+    monkeypatch.setattr("evalkit.features.encoders.libraries._SIZE", 64)
+    encoder = find_encoder("torchvision:swin_t", Workspace(tmp_path))
+    listed = list_layers(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), Taps())
+    found = {layer.name: (shape, layer.maps, layer.channels_last) for layer, shape, _ in listed}
+    assert found["features.0.0"] == ((96, 16, 16), 96, False)  # the convolution that makes patches
+    assert found["features.1"] == ((16, 16, 96), 96, True) and found["features.7"] == ((2, 2, 768), 768, True)
+    assert found["permute"] == ((768, 2, 2), 768, False) and found["output"] == ((768,), 768, False)
 
 
 # -- kinds
@@ -279,7 +362,9 @@ def test_the_readmes_module_of_ten_lines(striped, tmp_path):
     run += ["--encoder", f"{tmp_path / 'mine.py'}:network"]
     listed = CliRunner().invoke(main, [*run, "--list-layers"])
     assert listed.exit_code == 0, listed.output
-    assert re.search(r"\* output +256 x 7 x 7 +4,096\n\* taken: 4,096 features a picture", listed.stdout), listed.stdout
+    assert re.search(r"\* output +256 x 7 x 7  C H W +4,096\n\* taken: 4,096 features a picture", listed.stdout), (
+        listed.stdout
+    )
     assert not (tmp_path / "features").exists()
     done = CliRunner().invoke(main, run)
     assert done.stdout == "360 x 4,096 features of striped by mine.py:network\n", done.output

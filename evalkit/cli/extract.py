@@ -34,6 +34,13 @@ from evalkit.workspace import Workspace
     help="Of a transformer layer's tokens: their mean, or the first, the class token.",
 )
 @click.option(
+    "--layout",
+    type=click.Choice(["auto", "channels-first", "channels-last"]),
+    default="auto",
+    show_default=True,
+    help="Of maps in the network; auto: of each layer, the axes that grow with the picture are height and width.",
+)
+@click.option(
     "--batch-norm",
     type=click.Choice(["target", "source", "running", "batch"]),
     help="Statistics: of the data set's training pictures, of the pictures trained on, of the training itself, or of "
@@ -55,6 +62,7 @@ def extract_command(
     grid: int,
     pool: Any,
     tokens: Any,
+    layout: Any,
     batch_norm: Any,
     dtype: str,
     device: str,
@@ -76,7 +84,7 @@ def extract_command(
     from evalkit.features.grids import Taps
     from evalkit.pipeline import encoder_layers, extract_features
 
-    taps = Taps(tuple(filter(None, (layers or "").split(","))), grid, pool, tokens)
+    taps = Taps(tuple(filter(None, (layers or "").split(","))), grid, pool, tokens, layout)
     if list_layers:
         show_layers(encoder_layers(workspace, dataset, encoder, taps, download=download, say=say))
         return
@@ -91,10 +99,14 @@ def extract_command(
 
 
 def show_layers(found: list[tuple[Any, tuple[int, ...], bool]]) -> None:
-    """A table of layers: taken or not, name, output shape, length at the grid; and the sum of those taken."""
+    """A table of layers: taken or not, name, output shape, its axes, length at the grid; the sum of those taken.
+
+    Axes are channels, height and width of maps, tokens and channels of a transformer, or the numbers of a vector.
+    """
     width = max(len(layer.name) for layer, _, _ in found)
     for layer, shape, taken in found:
         shown = " x ".join(str(side) for side in shape)
-        click.echo(f"{'*' if taken else ' '} {layer.name:<{width}}  {shown:>16}  {layer.length:>9,}")
+        axes = ("D", "T C", "H W C" if layer.channels_last else "C H W")[len(shape) - 1]
+        click.echo(f"{'*' if taken else ' '} {layer.name:<{width}}  {shown:>16}  {axes:<5}  {layer.length:>9,}")
     total = sum(layer.length for layer, _, taken in found if taken)
     click.echo(f"* taken: {total:,} features a picture")

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import EvalkitError, one_line
-from evalkit.features.encoders.encoder import Encoder, Reduce
+from evalkit.features.encoders.encoder import Encoder, Reduce, shape_only, whole
 from evalkit.features.grids import Layer, Taps, lay_out
+from evalkit.features.layout import channels_last_layers
 
 SAMPLE = 8  # pictures that are tried
 _FEWER = 3  # of them once more, without the others
@@ -22,18 +23,16 @@ def layer_shapes(encoder: Encoder, images: Tensor) -> dict[str, tuple[int, ...]]
         EvalkitError: pictures of a size that the encoder does not take, or the network fails on them.
     """
     encoder.preprocessing.check(images.shape[1], images.shape[2], encoder.name)
-    return {name: tuple(output.shape[1:]) for name, output in _tried(encoder, images, None, _shape_only).items()}
-
-
-def _shape_only(output: Tensor) -> Tensor:
-    return torch.empty(output.shape, device="meta")
+    return {name: tuple(output.shape[1:]) for name, output in _tried(encoder, images, None, shape_only).items()}
 
 
 def list_layers(encoder: Encoder, images: Tensor, taps: Taps) -> list[tuple[Layer, tuple[int, ...], bool]]:
     """Every layer with its features' length under `taps`, its output's shape, and whether it would be taken."""
     shapes = layer_shapes(encoder, images)
     chosen = choose_layers(encoder, shapes, taps)
-    return [(lay_out({name: shape}, taps)[0], shape, name in chosen) for name, shape in shapes.items()]
+    last = channels_last_layers(encoder, images, shapes, taps)
+    layers = lay_out(shapes, taps, channels_last=last)
+    return [(layer, shapes[layer.name], layer.name in chosen) for layer in layers]
 
 
 def choose_layers(encoder: Encoder, shapes: dict[str, tuple[int, ...]], taps: Taps) -> list[str]:
@@ -62,7 +61,7 @@ def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, al
     Raises:
         EvalkitError: outputs that are not finite, or that change with the batch; the message names the layer.
     """
-    outputs = _tried(encoder, images, layers, torch.clone)
+    outputs = _tried(encoder, images, layers, whole)
     for name, output in outputs.items():
         if not torch.isfinite(output).all():
             bad = output[~torch.isfinite(output)][0]
@@ -72,7 +71,7 @@ def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, al
             )
     if not alone or len(images) <= _FEWER:
         return
-    for name, output in _tried(encoder, images[:_FEWER], layers, torch.clone).items():
+    for name, output in _tried(encoder, images[:_FEWER], layers, whole).items():
         difference = (output - outputs[name][:_FEWER]).abs().max()
         if difference > _TOLERANCE * outputs[name].abs().max():
             raise EvalkitError(

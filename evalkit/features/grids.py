@@ -3,7 +3,7 @@
 28,672 numbers a picture for the paper's network: six layers' maps max-pooled to 4 x 4, side by side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,8 +15,10 @@ from evalkit.errors import EvalkitError
 
 Pool = Literal["max", "average", "none"]
 Tokens = Literal["mean", "class"]
+Layout = Literal["auto", "channels-first", "channels-last"]
 POOLS: tuple[Pool, ...] = ("max", "average", "none")
 TOKENS: tuple[Tokens, ...] = ("mean", "class")
+LAYOUTS: tuple[Layout, ...] = ("auto", "channels-first", "channels-last")
 
 
 @dataclass(frozen=True)
@@ -25,25 +27,29 @@ class Taps:
 
     Attributes:
         layers: names; empty: the encoder's own choice.
-        grid: maps (N, C, h, w) are pooled to grid x grid, or stay as they are where they are smaller.
+        grid: maps are pooled to grid x grid cells, or stay as they are where they are smaller.
         pool: by maximum, by average, or none: maps stay whole.
         tokens: of a transformer's tokens (N, T, C), their mean or the first, the class token.
+        layout: whether maps are (N, C, h, w) or (N, h, w, C); auto: found out for each layer, see `layout.py`.
     """
 
     layers: tuple[str, ...] = ()
     grid: int = 4
     pool: Pool = "max"
     tokens: Tokens = "mean"
+    layout: Layout = "auto"
 
     def __post_init__(self) -> None:
         if self.grid < 1:
             raise EvalkitError(f"grid {self.grid}: expected at least 1")
-        for value, choices in ((self.pool, POOLS), (self.tokens, TOKENS)):
+        for value, choices in ((self.pool, POOLS), (self.tokens, TOKENS), (self.layout, LAYOUTS)):
             if value not in choices:
                 raise EvalkitError(f"{value!r}: expected {', '.join(choices)}")
 
-    def __call__(self, output: Tensor) -> Tensor:
+    def __call__(self, output: Tensor, *, channels_last: bool = False) -> Tensor:
         """A layer's output (N, ...) -> (N, length); maps map by map, cell by cell."""
+        if channels_last:
+            output = output.permute(0, 3, 1, 2)
         if output.ndim == 4 and self.pool != "none":
             return pool_to_grid(output, self.grid, pool=self.pool)
         if output.ndim == 3:
@@ -63,6 +69,7 @@ class Taps:
             "average pooled": self.pool == "average",
             "not pooled": self.pool == "none",
             "class token": self.tokens == "class",
+            self.layout: self.layout != "auto",
         }
         return [name for name, differs in parts.items() if differs]
 
@@ -71,7 +78,8 @@ class Taps:
 class Layer:
     """Where one layer's features lie: columns offset to offset + length; maps x grid x grid, map by map.
 
-    grid is 1 for vectors and 0 for maps of unequal sides.
+    grid is 1 for vectors and 0 for maps of unequal sides; channels_last is how the network lays its maps out, not how
+    they lie here.
     """
 
     name: str
@@ -79,21 +87,32 @@ class Layer:
     grid: int
     offset: int
     length: int
+    channels_last: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def lay_out(shapes: Mapping[str, Sequence[int]], taps: Taps) -> list[Layer]:
-    """The layers' places, from each output's shape without its first axis: (maps, h, w), (tokens, C) or (length,)."""
+def lay_out(
+    shapes: Mapping[str, Sequence[int]], taps: Taps, *, channels_last: Collection[str] = frozenset()
+) -> list[Layer]:
+    """The layers' places.
+
+    Args:
+        shapes: each output's shape without its first axis: (maps, h, w), (tokens, C) or (length,).
+        channels_last: the layers whose maps are (h, w, maps).
+    """
     layers: list[Layer] = []
     offset = 0
     for name, shape in shapes.items():
-        maps, (height, width) = (shape[0] if len(shape) == 3 else shape[-1]), (1, 1)
+        maps, height, width = shape[-1], 1, 1
         if len(shape) == 3:
-            height, width = shape[1:] if taps.pool == "none" else (min(taps.grid, side) for side in shape[1:])
+            maps, height, width = (shape[2], *shape[:2]) if name in channels_last else shape
+            if taps.pool != "none":
+                height, width = min(taps.grid, height), min(taps.grid, width)
         length = maps * height * width
-        layers.append(Layer(name, maps, height if height == width else 0, offset, length))
+        grid = height if height == width else 0
+        layers.append(Layer(name, maps, grid, offset, length, name in channels_last))
         offset += length
     return layers
 

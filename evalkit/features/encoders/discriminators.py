@@ -101,7 +101,7 @@ def _run_blocks(
         name = f"conv{index + 1}"
         maps = block(maps)
         if layers is None or name in layers:
-            found[name] = reduce(maps) if reduce else maps
+            found[name] = reduce(name, maps) if reduce else maps
         if layers is not None and len(found) == len(layers):
             break
     return found

@@ -17,7 +17,7 @@ from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-Reduce = Callable[[Tensor], Tensor]
+Reduce = Callable[[str, Tensor], Tensor]  # a layer's name and output -> what is kept of it
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,16 @@ class Network(nn.Module, ABC):
 
         `sample` are a few pictures to try it on.
         """
+
+
+def whole(name: str, output: Tensor) -> Tensor:
+    """All of a layer's output, as it is before what comes later in the network overwrites it; a Reduce."""
+    return output.clone()
+
+
+def shape_only(name: str, output: Tensor) -> Tensor:
+    """A layer's output without its numbers; a Reduce."""
+    return torch.empty(output.shape, device="meta")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from evalkit.features.encoders.encoder import Network
+from evalkit.features.encoders.encoder import Network, whole
 
 _TOLERANCE = 1e-3  # of the largest output; float32 sums in another order differ by about 1e-6
 
@@ -23,15 +23,15 @@ def fold_batch_norms(network: Network, layers: Sequence[str], sample: Tensor) ->
     A network whose outputs would change (the conv's output is used elsewhere, too) stays unfolded.
     """
     with torch.no_grad():
-        before = network(sample, layers, torch.clone)
+        before = network(sample, layers, whole)
         pairs = [(c, n) for c, n in _conv_then_norm(network, sample) if not _taps_one_of((c, n), layers)]
-        whole = {name: deepcopy(network.get_submodule(name)) for pair in pairs for name in pair}
+        originals = {name: deepcopy(network.get_submodule(name)) for pair in pairs for name in pair}
         for conv, norm in pairs:
-            _replace(network, conv, fuse_conv_bn_eval(whole[conv], whole[norm]))  # type: ignore[type-var,arg-type]
+            _replace(network, conv, fuse_conv_bn_eval(originals[conv], originals[norm]))  # type: ignore[type-var,arg-type]
             _replace(network, norm, nn.Identity())
-        after = network(sample, layers, torch.clone)
+        after = network(sample, layers, whole)
     if any((before[name] - after[name]).abs().max() > _TOLERANCE * before[name].abs().max() for name in before):
-        for name, module in whole.items():
+        for name, module in originals.items():
             _replace(network, name, module)
 
 

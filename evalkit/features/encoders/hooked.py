@@ -32,7 +32,7 @@ class HookedNetwork(Network):
         def keep(name: str, output: Any) -> None:
             if _is_layer(output, len(pictures)):
                 found.pop(name, None)
-                found[name] = reduce(output) if reduce else output
+                found[name] = reduce(name, output) if reduce else output
 
         modules = {name: module for name, module in self.module.named_modules() if name}
         wanted = [name for name in (modules if layers is None else layers) if name in modules]

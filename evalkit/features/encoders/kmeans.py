@@ -93,7 +93,7 @@ class TriangleCode(Network):
     ) -> dict[str, Tensor]:
         # one picture at a time: its 729 x K distances stay in the cache
         rows = torch.stack([self._code(picture.float()) for picture in pictures])
-        return {"triangle": reduce(rows) if reduce else rows}
+        return {"triangle": reduce("triangle", rows) if reduce else rows}
 
     def _code(self, picture: Tensor) -> Tensor:
         patches = picture.permute(1, 2, 0).unfold(0, PATCH, 1).unfold(1, PATCH, 1)  # rows, columns, 3, 6, 6

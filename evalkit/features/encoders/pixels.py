@@ -22,7 +22,7 @@ class Pixels(Network):
         self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
         rows = pictures.permute(0, 2, 3, 1).flatten(1)
-        return {"pixels": reduce(rows) if reduce else rows}
+        return {"pixels": reduce("pixels", rows) if reduce else rows}
 
     def norms(self) -> dict[str, BatchNorm]:
         return {}

@@ -118,7 +118,7 @@ class ProgramNetwork(Network):
         found = {}
         for name, output in named_outputs(self._held[0](pictures)).items():
             if isinstance(output, Tensor) and output.is_floating_point() and (layers is None or name in layers):
-                found[name] = reduce(output) if reduce else output
+                found[name] = reduce(name, output) if reduce else output
         return found
 
     def norms(self) -> dict[str, BatchNorm]:
