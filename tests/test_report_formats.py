@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix
 
 from evalkit.artifacts import finish, new_manifest
 from evalkit.cli import main
+from evalkit.protocols.provenance import facts_of
 from evalkit.report.differences import differences
 from evalkit.report.figures import block_figures
 from evalkit.report.html import as_html
@@ -210,6 +211,16 @@ def test_value_of_the_differences_from_the_paper(material):
         ("recipe: lr", "0.0002", "0.0001"),
         ("C values tried", "0.0001 to 0.01 (its SVHN script)", "1e-05 to 0.01"),
     ]
+
+
+def test_arithmetic_of_a_training_is_that_of_its_checkpoint_or_unknown(tmp_path, material):
+    settings = {"recipe": {"name": "imagenet32"}, "d_updates": 150_000, "history": [{"precision": "bfloat16"}]}
+    manifest = {"settings": settings, "made_from": {}, "commit": ""}
+    each = dataclasses.replace(material.measured[0], training=facts_of(manifest, Workspace(tmp_path)))
+    assert ("arithmetic", "float32", "bfloat16") in differences(each)
+    del settings["history"]  # a checkpoint from before it was stamped
+    each = dataclasses.replace(each, training=facts_of(manifest, Workspace(tmp_path)))
+    assert ("arithmetic", "float32", "not stamped") in differences(each)
 
 
 def test_training_of_a_figure_without_a_card_is_that_of_its_run(tmp_path):

@@ -1,9 +1,11 @@
 """Beyond the paper's recipe and one process: losses, spectral norm, moving average, flips, shared minibatches."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ from safetensors.torch import load_file
 from test_training import OPTIONS, SMALL, assert_equal_weights, weights
 from torch import nn
 
+from evalkit.artifacts import read_manifest
 from evalkit.device import arithmetic
 from evalkit.distributed import ALONE, Ranks
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders import find_encoder
-from evalkit.gan.checkpoint import restore, save_checkpoint
+from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, restore, save_checkpoint
+from evalkit.gan.history import Stretch, continued
 from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.minibatches import Minibatches
 from evalkit.gan.networks import Discriminator, build_networks
@@ -229,7 +233,13 @@ def test_two_processes_train_as_one_and_one_goes_on(striped, tmp_path):
         tests=str(Path(__file__).parent), images=str(tmp_path / "striped"), run=str(tmp_path / "two"), d_updates=4
     )
     run_ranks(2, script)
+    by_two = {"from_d_updates": 0, "processes": 2, "sync_batch_norm": True, "precision": "float32"}
+    assert read_checkpoint(latest_checkpoint(tmp_path / "two"))["settings"]["history"] == [by_two]
+    settings = read_manifest(tmp_path / "two", RUN_KIND)["settings"]
+    assert (settings["processes"], settings["sync_batch_norm"]) == (2, True)
     train(striped, tmp_path / "two", SMALL, options=OPTIONS)  # with another number of processes
+    by_one = {"from_d_updates": 4, "processes": 1, "sync_batch_norm": False, "precision": "float32"}
+    assert read_checkpoint(latest_checkpoint(tmp_path / "two"))["settings"]["history"] == [by_two, by_one]
     one = weights(train(striped, tmp_path / "one", SMALL, options=OPTIONS))
     two = weights(latest_checkpoint(tmp_path / "two"))
     moved = 6 * SMALL.lr  # how far Adam can have moved a weight
@@ -242,6 +252,28 @@ def test_two_processes_train_as_one_and_one_goes_on(striped, tmp_path):
         for run in ("one", "two")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and len(losses[1]) == 6
+
+
+def test_value_of_the_history():
+    alone, two = (Stretch(0, count, False, "float32") for count in (1, 2))
+    assert continued((), alone) == (alone,)
+    assert continued((alone,), replace(alone, from_d_updates=4)) == (alone,)  # as before
+    history = continued((alone,), replace(two, from_d_updates=4))
+    assert history == (alone, replace(two, from_d_updates=4))
+    assert continued(history, replace(alone, from_d_updates=4)) == (alone,)  # two processes left nothing
+    assert continued(history, replace(alone, from_d_updates=2)) == (alone,)  # nor does a step back
+
+
+def test_runs_from_before_the_history_go_on(striped, tmp_path):
+    run = tmp_path / "run"
+    train(striped, run, override(SMALL, {"d_updates": 4}), options=OPTIONS)
+    for path, keys in ((run, ("processes", "sync_batch_norm")), (latest_checkpoint(run), ("history",))):
+        manifest = json.loads((path / "manifest.json").read_text())
+        for key in keys:
+            del manifest["settings"][key]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    found = read_checkpoint(train(striped, run, SMALL, options=OPTIONS))["settings"]["history"]
+    assert found == [{"from_d_updates": 4, "processes": 1, "sync_batch_norm": False, "precision": "float32"}]
 
 
 def test_checkpoint_of_a_spectral_network_round_trips(tmp_path):

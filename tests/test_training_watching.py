@@ -116,7 +116,8 @@ def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypat
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     rewound = train(striped, tmp_path / "rewound", SMALL, options=options)
     assert planted.heard == "planted since 3 D updates: back to d-00000002 with fresh minibatches (rewind 1)"
-    assert read_checkpoint(rewound)["settings"]["rewinds"] == 1
+    settings = read_checkpoint(rewound)["settings"]
+    assert settings["rewinds"] == 1 and [each["from_d_updates"] for each in settings["history"]] == [0]
     first, second = (lines(tmp_path / name / "metrics.csv") for name in ("whole", "rewound"))
     assert [r["d_updates"] for r in second] == ["1", "2", "3", "4", "5", "6"]
     assert [a["d_loss"] == b["d_loss"] for a, b in zip(first, second, strict=True)] == [True, True] + [False] * 4

@@ -1,6 +1,7 @@
 """Checkpoints: both networks and both optimisers as safetensors with a manifest, written atomically."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from evalkit.artifacts import Manifest, finish, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.gan.history import Stretch, continued
 from evalkit.gan.recipe import Recipe, override
 from evalkit.gan.recipes import recipe_named
 from evalkit.gan.state import TrainingState
@@ -30,7 +32,8 @@ def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any
         save_file(_plain(network.state_dict()), building / f"{name}.safetensors")
     save_file(_plain(_optimiser_tensors(state)), building / "optimisers.safetensors")
     counts = {"minibatches": state.minibatches, "d_updates": state.d_updates, "rewinds": state.rewinds}
-    settings = {"recipe": state.recipe.as_dict(), **counts}
+    history = [stretch.as_dict() for stretch in state.history]
+    settings = {"recipe": state.recipe.as_dict(), **counts, "history": history}
     finish(building, target, new_manifest(KIND, settings=settings, made_from=made_from))
     return target
 
@@ -49,7 +52,7 @@ def _optimiser_tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 def restore(state: TrainingState, checkpoint: Path) -> None:
-    """Puts the checkpoint's weights, moments and counts into `state`.
+    """Puts the checkpoint's weights, moments, counts and history into `state`.
 
     Raises:
         ArtifactError: the checkpoint is cut short or was changed.
@@ -62,6 +65,7 @@ def restore(state: TrainingState, checkpoint: Path) -> None:
         _restore_optimiser(optimiser, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
     state.minibatches = manifest["settings"]["minibatches"]
     state.rewinds = manifest["settings"].get("rewinds", 0)
+    state.history = tuple(Stretch(**stretch) for stretch in manifest["settings"].get("history", ()))
 
 
 def _restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -89,9 +93,11 @@ def read_checkpoint(checkpoint: Path) -> Manifest:
 
 def rewind(state: TrainingState, checkpoint: Path) -> None:
     """Restores the checkpoint and counts the step back: order and z are drawn anew from here on."""
-    rewinds = state.rewinds
+    rewinds, history = state.rewinds, state.history
     restore(state, checkpoint)
     state.rewinds = max(rewinds, state.rewinds) + 1
+    if history:
+        state.history = continued(state.history, replace(history[-1], from_d_updates=state.d_updates))
 
 
 def stored_recipe(manifest: Manifest) -> Recipe:

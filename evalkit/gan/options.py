@@ -12,6 +12,8 @@ ON_COLLAPSE = ("stop", "rewind")
 class TrainOptions:
     """Of these only `seed`, `precision`, `sync_batch_norm` and a rewind change the weights.
 
+    Seed and precision belong to the run; the others may change when it goes on, and its checkpoints say so.
+
     Raises:
         EvalkitError: a number below its least sensible value.
     """

@@ -32,6 +32,8 @@ def open_run(
             "images": images.name,
             "precision": resolve_precision(options.precision, device),
             "device": describe_device(device),
+            "processes": ranks.count,
+            "sync_batch_norm": options.sync_batch_norm and ranks.count > 1,
         }
         _write(run, settings, {"images_sha256": images.sha256})
     ranks.wait()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from evalkit.gan.history import Stretch
 from evalkit.gan.networks import Discriminator, Generator, build_networks
 from evalkit.gan.recipe import Recipe
 from evalkit.gan.steps import make_optimiser
@@ -20,6 +21,7 @@ class TrainingState:
         average: the moving average of the generator, where the recipe has one.
         minibatches: gone through, of either network.
         rewinds: how often the run stepped back to an earlier checkpoint.
+        history: by how many processes it was trained so far; empty for a checkpoint from before that was stamped.
     """
 
     recipe: Recipe
@@ -30,6 +32,7 @@ class TrainingState:
     average: Generator | None = None
     minibatches: int = 0
     rewinds: int = 0
+    history: tuple[Stretch, ...] = ()
 
     @property
     def d_updates(self) -> int:

@@ -11,6 +11,7 @@ from evalkit.artifacts import locked
 from evalkit.device import resolve_device
 from evalkit.distributed import joined, local_device
 from evalkit.gan.checkpoint import restore
+from evalkit.gan.history import Stretch, continued
 from evalkit.gan.layout import checkpoints, latest_checkpoint
 from evalkit.gan.loop import Loop, Watcher
 from evalkit.gan.minibatches import Minibatches
@@ -34,7 +35,7 @@ def train(
 
     An interrupted run in `run` is resumed; a finished one is left as it is, or trained on if `recipe.d_updates` grew.
     SIGINT and SIGTERM write a checkpoint and end the training. Under `torchrun` each process takes its share of every
-    minibatch; the number of processes may change from one resumption to the next.
+    minibatch; the number of processes may change from one resumption to the next, and checkpoints say which it was.
 
     Args:
         watcher: called with a checkpoint every `watcher.every` D updates, in one process.
@@ -50,8 +51,10 @@ def train(
         state = new_state(recipe, seed=options.seed, device=device)
         if checkpoints(run):
             restore(state, latest_checkpoint(run))
+        synced = options.sync_batch_norm and ranks.count > 1
+        state.history = continued(state.history, Stretch(state.d_updates, ranks.count, synced, precision))
         for network in (state.generator, state.discriminator):
-            if options.sync_batch_norm and ranks.count > 1:
+            if synced:
                 sync_norms(network, ranks)
             if options.compile:
                 network.compile()

@@ -85,4 +85,6 @@ def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
     about = (
         {} if images is None else {"images": images.name, "pictures": len(images), "classes": len(images.class_names)}
     )
-    return {**manifest["settings"], "commit": manifest["commit"], "images_sha256": sha256, **about}
+    history = manifest["settings"].get("history")
+    arithmetic = {"precision": history[-1]["precision"]} if history else {}
+    return {**manifest["settings"], **arithmetic, "commit": manifest["commit"], "images_sha256": sha256, **about}

@@ -51,7 +51,7 @@ def _of_training(each: Measured) -> list[Difference]:
     updates = training.get("d_updates", 0)
     lines = [
         Difference("updates of D", f"{papers.d_updates:,}", f"{updates:,} ({100 * updates / papers.d_updates:.1f} %)"),
-        Difference("arithmetic", "float32", str(training.get("precision", "float32"))),
+        Difference("arithmetic", "float32", training.get("precision", "not stamped")),
     ]
     if "pictures" in training:
         here = f"{training['images']}: {training['pictures']:,} pictures of {training['classes']} classes"
