@@ -13,6 +13,7 @@ from evalkit.artifacts import write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import FeatureSet, load_features
 from evalkit.measure import features_path, measure_on, measured_row, quiet
+from evalkit.protocols.draws import check_labels
 from evalkit.protocols.selection import Progress
 from evalkit.protocols.settings import Protocol
 from evalkit.results import Figure, method_name
@@ -94,6 +95,7 @@ def curve(
 def default_labels(features: FeatureSet, protocol: Protocol) -> list[int | None]:
     """1, 2, 5, 10, ... as far as the smallest class goes outside validation, then all (None)."""
     train = features.rows("train")
+    check_labels(features, train)
     left = np.bincount(features.labels[train]).min() - min(protocol.validation, len(train) // 5) // len(
         features.class_names
     )

@@ -16,6 +16,7 @@ from evalkit.probes.classifier import Classifier
 from evalkit.probes.svm import SVM
 from evalkit.protocols.comparison import Comparison, check_comparable, compare_predictions
 from evalkit.protocols.drawfile import read_draws, write_draws
+from evalkit.protocols.draws import Draws, make_draws
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.evaluation import Evaluation
 from evalkit.protocols.provenance import record
@@ -128,9 +129,10 @@ def ablate(
     path = features_path(workspace, features, dataset)
     found = load_features(path)
     say(f"features: {path}, {len(found.layers)} layers")
+    drawn = read_draws(draws, found) if draws else make_draws(found, protocol)
     for layer in found.layers:
         name = f"{found.layers[0].name}..{layer.name}" if cumulative else layer.name
-        if is_measured(workspace, found, protocol, layers=name):
+        if is_measured(workspace, found, protocol, layers=name, draws=drawn):
             say(f"{name}: measured before")
         else:
             say(f"{name}:")
@@ -138,24 +140,29 @@ def ablate(
             yield measure_on(workspace, found, protocol, **options, say=say, show=show)  # type: ignore[arg-type]
 
 
-def is_measured(workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "") -> bool:
+def is_measured(
+    workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "", draws: Draws | None = None
+) -> bool:
     """Whether results.csv has the L2-SVM's figure on these features under this protocol."""
-    return measured_row(workspace, features, protocol, layers=layers) is not None
+    return measured_row(workspace, features, protocol, layers=layers, draws=draws) is not None
 
 
-def measured_row(workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "") -> Figure | None:
-    """The L2-SVM's figure on these features under this protocol, from results.csv."""
+def measured_row(
+    workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "", draws: Draws | None = None
+) -> Figure | None:
+    """The L2-SVM's figure on these features under this protocol, from results.csv.
+
+    The draws, by default the protocol's, are compared by their hash, which covers all of the protocol but its grid.
+    """
     table = read_results(workspace.results)
     expected = {
         "features_sha256": features.sha256,
         "encoder": features.encoder,
         "layers": layers,
         "classifier": SVM.label,
-        "protocol": protocol.name,
-        "seed": protocol.seed,
-        "selected_on": protocol.selected_on,
+        "draws_sha256": (draws or make_draws(features, protocol)).sha256,
     }
-    same = table["dataset"] == features.dataset
+    same = (table["dataset"] == features.dataset) & table["grid"].str.startswith(f"{protocol.grid} ")
     for column, value in expected.items():
         same &= table[column] == value
     found = table[same]

@@ -56,10 +56,11 @@ def make_draws(features: FeatureSet, protocol: Protocol) -> Draws:
     """The protocol's rows on a feature set.
 
     Raises:
-        EvalkitError: too few rows of a class.
+        EvalkitError: too few rows of a class, or labels that no classifier can learn from.
     """
     protocol = protocol.with_counts(len(features.class_names))
     train, labels = features.rows("train"), features.labels
+    check_labels(features, train)
     validation = _validation(features, train, protocol)
     pools = [np.setdiff1d(train, rows) for rows in validation]
     if protocol.labels_per_class is None:

@@ -1,0 +1,75 @@
+"""Whether a figure is measured already: whatever defines it is compared, each by itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_protocols import feature_set
+
+from evalkit.curve import default_labels
+from evalkit.errors import EvalkitError
+from evalkit.measure import is_measured
+from evalkit.protocols.draws import make_draws
+from evalkit.protocols.evaluate import evaluate
+from evalkit.protocols.provenance import record
+from evalkit.protocols.settings import Protocol
+from evalkit.workspace import Workspace
+
+FEATURES = feature_set()
+FEW = Protocol(labels_per_class=5, select_draws=2, repeats=4)
+ALL = Protocol()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    made = Workspace(tmp_path_factory.mktemp("measured"))
+    for protocol in (FEW, ALL):
+        record(made, evaluate(FEATURES, protocol, device="cpu"), FEATURES, protocol)
+    return made
+
+
+def test_the_same_again_is_measured(workspace):
+    assert is_measured(workspace, FEATURES, FEW) and is_measured(workspace, FEATURES, ALL)
+    assert is_measured(workspace, FEATURES, replace(ALL, validation=5_000))  # a fifth of 200 rows either way
+    assert not is_measured(Workspace(workspace.home / "empty"), FEATURES, ALL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels_per_class": 6},
+        {"repeats": 5},
+        {"select_draws": 3},
+        {"grid": "release"},
+        {"validation": 20},
+        {"seed": 1},
+        {"folds": 2},
+        {"selected_on": "test"},
+    ],
+    ids=str,
+)
+def test_another_protocol_is_another_figure(workspace, change):
+    assert not is_measured(workspace, FEATURES, replace(FEW, **change))
+    if set(change) & {"grid", "validation", "seed", "folds", "selected_on"}:
+        assert not is_measured(workspace, FEATURES, replace(ALL, **change))
+
+
+def test_labels_to_learn_nothing_from_are_refused_before_anything_is_drawn(workspace):
+    unlabelled = replace(FEATURES, labels=FEATURES.labels - 1)
+    for attempt in (lambda: is_measured(workspace, unlabelled, ALL), lambda: default_labels(unlabelled, ALL)):
+        with pytest.raises(EvalkitError, match="made: training labels -1 to 1, expected 0 to 2"):
+            attempt()
+
+
+def test_other_features_layers_labels_or_draws_are_another_figure(workspace):
+    assert not is_measured(workspace, FEATURES, FEW, layers="a")
+    others = [{"features.npy": {"sha256": "other"}}, FEATURES.manifest["files"]]
+    for files, encoder in zip(others, ("gaussian", "other"), strict=True):
+        settings = FEATURES.manifest["settings"] | {"encoder": encoder}
+        manifest = FEATURES.manifest | {"files": files, "settings": settings}
+        assert not is_measured(workspace, replace(FEATURES, manifest=manifest), FEW)
+    relabelled = replace(FEATURES, labels=np.roll(FEATURES.labels, 1))
+    assert not is_measured(workspace, relabelled, FEW)
+    drawn = make_draws(FEATURES, FEW)
+    assert is_measured(workspace, FEATURES, FEW, draws=drawn)
+    assert not is_measured(workspace, FEATURES, FEW, draws=replace(drawn, test=drawn.test[::-1]))
