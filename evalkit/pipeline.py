@@ -17,13 +17,13 @@ from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet
 from evalkit.features.grids import Layer, Taps
 from evalkit.features.job import variant
+from evalkit.gan import trainer
 from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named
-from evalkit.gan.trainer import train
 from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare
 from evalkit.measure import is_measured, measure, quiet
-from evalkit.pretrained.find import find_pretrained
+from evalkit.pretrained.find import find_pretrained, shipped
 from evalkit.protocols.probe import TrainingProbe
 from evalkit.protocols.settings import Protocol
 from evalkit.reproductions import REPRODUCTIONS
@@ -73,7 +73,7 @@ def train_gan(
     say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
     every = probe_updates or max(1, recipe.d_updates // 50)
     watcher = _training_probe(workspace, run, probe, every, options, download, say) if probe else None
-    return train(pictures, run, recipe, options=options, watcher=watcher)
+    return trainer.train(pictures, run, recipe, options=options, watcher=watcher)
 
 
 def _training_probe(
@@ -146,6 +146,7 @@ def reproduce(
     data: str | None = None,
     images: str | None = None,
     encoder: str | None = None,
+    train: bool = False,
     device: str = "auto",
     download: bool = True,
     say: Say = quiet,
@@ -153,11 +154,14 @@ def reproduce(
 ) -> None:
     """Runs what is missing of a reproduction: pictures, training, features and figures of encoder and baselines.
 
+    Without an encoder it takes the weights shipped for it; without those, or asked to, it trains.
+
     Args:
         name: one of REPRODUCTIONS.
         data: source of the data set's pictures (a folder, Parquet files), instead of torchvision's download.
         images: the image set to train on, instead of the recipe's.
-        encoder: a trained encoder, instead of training one.
+        encoder: a trained encoder, instead of the shipped weights or of training one.
+        train: train even if there are shipped weights.
 
     Raises:
         EvalkitError: an unknown name (the message lists the names), or what the steps raise.
@@ -166,6 +170,8 @@ def reproduce(
         raise EvalkitError(f"{name}: no such reproduction; choose {', '.join(REPRODUCTIONS)}")
     chosen = REPRODUCTIONS[name]
     dataset = prepare(data, workspace, name=chosen.dataset, progress=True).name if data else chosen.dataset
+    if encoder is None and not (train or images) and chosen.shipped in {path.name for path in shipped()}:
+        encoder = f"pretrained:{chosen.shipped}"
     if encoder is None:
         options = TrainOptions(device=device)
         recipe = recipe_named(chosen.recipe)

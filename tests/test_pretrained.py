@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from example_results import FIGURE
 from released import described, write_release
 from safetensors.torch import load_file
 from scipy.signal import convolve2d
 from torch import nn
 
+from evalkit.artifacts import sha256_file
 from evalkit.cli import main
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.encoders import find_encoder
@@ -29,6 +31,7 @@ from evalkit.pretrained.importing import import_weights
 from evalkit.pretrained.index import RELEASES
 from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
 from evalkit.pretrained.theano import discriminator_parameters, generator_parameters
+from evalkit.results import add_figure
 from evalkit.workspace import Workspace
 
 FIRST = {"dcgan-imagenet32": "30", "dcgan-svhn": "200"}
@@ -204,7 +207,7 @@ def test_a_discriminator_alone_does_not_take_the_whole_releases_name(svhn, works
 def test_layers_asked_for_must_be_the_first_and_there(svhn, workspace):
     path = import_weights([svhn], workspace, layers=["conv1"], name="one")
     assert list(load_discriminator(path).state_dict()) == ["blocks.0.conv.weight"]
-    with pytest.raises(ArtifactError, match="holds no generator; it has card.md, discriminator.safetensors"):
+    with pytest.raises(ArtifactError, match="holds no generator; it has discriminator.safetensors"):
         load_generator(path)
     with pytest.raises(EvalkitError, match="layers conv2: expected the first ones, of conv1,conv2,conv3"):
         import_weights([svhn], workspace, layers=["conv2"])
@@ -357,6 +360,36 @@ def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_pa
         import_weights([saved(examples_networks(4, 4)[0], tmp_path / "d.pth")], workspace, name="mine")
     with pytest.raises(EvalkitError, match="an artifact of evalkit, but no run and no checkpoint; expected a folder"):
         import_weights([path], workspace)
+
+
+def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the_card(trained, workspace, tmp_path):
+    path = import_weights([trained], workspace, name="half", dtype="float16", notes=["2 updates only"])
+    files = {each: (path / each).stat().st_size for each in ("discriminator.safetensors", "generator.safetensors")}
+    whole = trained / "checkpoints" / "d-00000002"
+    assert all(size < 0.6 * (whole / each).stat().st_size for each, size in files.items())
+    halved, exact = load_discriminator(path).state_dict(), load_file(whole / "discriminator.safetensors")
+    assert all(torch.equal(value, exact[name].half().to(value.dtype)) for name, value in halved.items())
+
+    sha256 = sha256_file(path / "discriminator.safetensors")
+    ours = dataclasses.replace(FIGURE, encoder="pretrained:half", weights_sha256=sha256, value=61.25, spread=0.5, n=3)
+    for figure in (ours, dataclasses.replace(FIGURE, encoder="other", weights_sha256="ab", value=99.0)):
+        add_figure(tmp_path / "results.csv", figure)
+    arguments = ["pretrained", "card", "half", "--results", str(tmp_path / "results.csv")]
+    done = CliRunner().invoke(main, ["--home", str(workspace.home), *arguments])
+    card = (path / "card.md").read_text()
+    assert done.output.endswith("card.md: 1 figures\n") and "99.00" not in card
+    for line in (
+        "accuracy percent 61.25 ± 0.50",
+        "n = 3",
+        "- 2 updates only",
+        "- seed: 0",
+        "convolutions in float32\n- hours: unknown",
+        "bytes, float16",
+    ):
+        assert line in card
+    assert find_encoder("pretrained:half", workspace).sha256 == sha256  # the card is no part of what is hashed
+    with pytest.raises(EvalkitError, match="half: holds other weights"):
+        import_weights([trained], workspace, name="half")
 
 
 def test_a_moving_average_is_the_generator_handed_on(striped, workspace):

@@ -1,4 +1,4 @@
-"""evalkit pretrained: list, fetch, import."""
+"""evalkit pretrained: list, fetch, import, card."""
 
 from pathlib import Path
 
@@ -65,6 +65,14 @@ def fetch_command(workspace: Workspace, name: str, mirror: str | None) -> None:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write [default: in the workspace]."
 )
+@click.option("--note", "notes", multiple=True, help="For the card: a limit to know of; several times for several.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the files written: float16 is half the size.",
+)
 @click.option("--replace", is_flag=True, help="Overwrite other weights of that name.")
 @click.pass_obj
 def import_command(
@@ -76,6 +84,8 @@ def import_command(
     source: str | None,
     licence: str | None,
     out: Path | None,
+    notes: tuple[str, ...],
+    dtype: str,
     replace: bool,
 ) -> None:
     """Take weights from files: a folder of the release's .npy files, a run or checkpoint, or a torch DCGAN.
@@ -98,6 +108,30 @@ def import_command(
         layers=layers.split(",") if layers else None,
         source=source,
         licence=licence,
+        notes=notes,
+        dtype=dtype,
         replace=replace,
     )
     click.echo(path)
+
+
+@pretrained_command.command("card")
+@click.argument("name")
+@click.option(
+    "--results",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Figures [default: the workspace's results.csv].",
+)
+@click.pass_obj
+def card_command(workspace: Workspace, name: str, results: Path | None) -> None:
+    """Write the card of the weights NAME again, with the figures measured with them.
+
+    \b
+    Example:
+      evalkit pretrained card mine --results results.csv
+    """
+    from evalkit.pretrained.find import find_pretrained
+    from evalkit.pretrained.store import renew_card
+
+    path = find_pretrained(name, workspace, fetch_missing=False)
+    click.echo(f"{path / 'card.md'}: {renew_card(path, results or workspace.results)} figures")

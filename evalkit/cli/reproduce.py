@@ -10,8 +10,9 @@ from evalkit.workspace import Workspace
 @click.command("reproduce")
 @click.argument("name", type=click.Choice(list(REPRODUCTIONS)))
 @click.option("--data", metavar="SOURCE", help="The data set's pictures, as `prepare` takes them [default: download].")
-@click.option("--images", help="Image set to train on [default: the recipe's, else the latest prepared].")
-@click.option("--encoder", help="Trained run or checkpoint to use instead of training one.")
+@click.option("--images", help="Train on this image set [default: the recipe's, else the latest prepared].")
+@click.option("--encoder", help="Trained run or checkpoint [default: the shipped weights, else one trained now].")
+@click.option("--train", is_flag=True, help="Train, even if there are shipped weights; so does --images.")
 @device_option
 @download_option
 @click.pass_obj
@@ -21,6 +22,7 @@ def reproduce_command(
     data: str | None,
     images: str | None,
     encoder: str | None,
+    train: bool,
     device: str,
     download: bool,
 ) -> None:
@@ -39,6 +41,6 @@ def reproduce_command(
 
     options = {"data": data, "images": images, "encoder": encoder}
     with status_line() as show:
-        reproduce(workspace, name, **options, device=device, download=download, say=say, show=show)
+        reproduce(workspace, name, **options, train=train, device=device, download=download, say=say, show=show)
     table = compare(read_results(workspace.results))
     click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))

@@ -1,5 +1,6 @@
 """import: weights from files that are here already, whichever of the known forms they have."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def import_weights(
     layers: Sequence[str] | None = None,
     source: str | None = None,
     licence: str | None = None,
+    notes: Sequence[str] = (),
+    dtype: str = "float32",
     replace: bool = False,
 ) -> Path:
     """Stores weights found in files as `pretrained:NAME`.
@@ -35,7 +38,8 @@ def import_weights(
         out: folder to write to, such as a clone's pretrained/NAME.
         partial: take what is whole of an incomplete release.
         layers: take exactly these conv layers of a release's discriminator.
-        source, licence: for the card, where the files do not say.
+        source, licence: for the card, where the files do not say; notes: of limits, one line each.
+        dtype: of the files written, "float32" or "float16".
         replace: overwrite other weights of that name.
 
     Raises:
@@ -43,7 +47,8 @@ def import_weights(
     """
     weights, default = _read(paths, partial=partial, layers=layers, source=source, licence=licence)
     target = out or workspace.place(KIND, name or default)
-    return save_pretrained(weights, target, replace=replace)
+    settings = weights.settings | {"notes": [*weights.settings["notes"], *notes]}
+    return save_pretrained(dataclasses.replace(weights, settings=settings), target, replace=replace, dtype=dtype)
 
 
 def _read(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,8 +21,11 @@ from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import Recipe, override
 from evalkit.gan.weights import load_weights
 from evalkit.pretrained.card import card_text
+from evalkit.results import read_results
 
 KIND = "pretrained weights"
+CARD = "card.md"  # for people; made from the manifest and figures, so not among the files that it vouches for
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
 Weights = dict[str, Tensor]
 
 
@@ -49,17 +53,21 @@ def first_layers(recipe: Recipe, count: int) -> Recipe:
     return override(recipe, {"d_maps": recipe.d_maps[:count], "d_strides": recipe.d_strides[:count]})
 
 
-def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False) -> Path:
+def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False, dtype: str = "float32") -> Path:
     """Writes weights as an artifact; the same made from the same files is left as it is.
+
+    Args:
+        dtype: of the files: "float32", or "float16" for half the size; what is loaded is float32 again.
 
     Raises:
         EvalkitError: other weights of that name are there and `replace` is not asked.
     """
-    settings = {"recipe": weights.recipe.as_dict()} | weights.settings
+    settings = {"recipe": weights.recipe.as_dict()} | weights.settings | {"dtype": dtype}
     with locked(target):
         if target.exists() and not replace:
             found = read_manifest(target, KIND)
-            if found["made_from"] == weights.made_from and found["settings"]["recipe"] == settings["recipe"]:
+            same = found["made_from"] == weights.made_from and found["settings"]["recipe"] == settings["recipe"]
+            if same and found["settings"].get("dtype", "float32") == dtype:
                 return target
             raise EvalkitError(f"{target}: holds other weights; choose another --name, or --replace them")
         building = target.with_name(target.name + ".partial")
@@ -67,12 +75,33 @@ def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False)
         building.mkdir(parents=True)
         for name, tensors in (("discriminator", weights.discriminator), ("generator", weights.generator)):
             if tensors is not None:
-                plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-                save_file(plain, building / f"{name}.safetensors")
+                save_file(_plain(tensors, DTYPES[dtype]), building / f"{name}.safetensors")
         manifest = new_manifest(KIND, settings=settings, made_from=weights.made_from)
-        write_atomically(building / "card.md", card_text(target.name, manifest, building))
-        finish(building, target, manifest)
+        write_atomically(building / CARD, card_text(target.name, manifest, building))
+        finish(building, target, manifest, leave_out=(CARD,))
     return target
+
+
+def _plain(tensors: Weights, dtype: torch.dtype) -> Weights:
+    """As safetensors writes them: what is floating point in `dtype`, whole numbers (counts of batches) as they are."""
+    found = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in found.items()}
+
+
+def renew_card(path: Path, results: Path) -> int:
+    """Writes the card of stored weights again, with the figures of `results` that were measured with them.
+
+    Returns: how many figures those are; rows belong by the SHA-256 of the discriminator's file.
+
+    Raises:
+        ArtifactError: no weights there, or no results.csv.
+    """
+    manifest = read_pretrained(path)
+    sha256 = manifest["files"].get("discriminator.safetensors", {}).get("sha256")
+    table = read_results(results)
+    figures = table[table["weights_sha256"] == sha256]
+    write_atomically(path / CARD, card_text(path.name, manifest, path, figures))
+    return len(figures)
 
 
 def read_pretrained(path: Path) -> Manifest:

@@ -1,8 +1,12 @@
 """From a run or checkpoint of ours to weights to hand on: both networks, without the optimisers' state."""
 
+import math
 from pathlib import Path
+from typing import Any
 
-from evalkit.artifacts import MANIFEST, read_manifest
+import pandas as pd
+
+from evalkit.artifacts import MANIFEST, Manifest, read_manifest
 from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
 from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.networks import Discriminator, Generator
@@ -34,12 +38,32 @@ def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
         "notes": ["the generator is the moving average over training"] if averaged else [],
         "complete": True,
         "training_known": True,
+        "run": _how_it_was_made(checkpoint, manifest),
     }
     made_from = manifest["made_from"] | {
         "d_updates": updates,
         "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
     }
     return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from)
+
+
+def _how_it_was_made(checkpoint: Path, manifest: Manifest) -> dict[str, Any]:
+    """What the checkpoint's run says of its making, as lines of the card; nothing where the checkpoint lies alone."""
+    run = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (run / MANIFEST).is_file():
+        return {}
+    begun = read_manifest(run, RUN_KIND)
+    settings, updates = begun["settings"], manifest["settings"]["d_updates"]
+    metrics = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").is_file() else pd.DataFrame()
+    seconds = metrics.loc[metrics["d_updates"] <= updates, "seconds"].max() if len(metrics) else float("nan")
+    return {
+        "data": f"{settings['images']}, without labels (sha256 {begun['made_from']['images_sha256']})",
+        "seed": settings["seed"],
+        "hardware": f"{settings['device']} (when it began), convolutions in {settings['precision']}",
+        "hours": "unknown" if math.isnan(seconds) else f"{seconds / 3600:.1f}",
+        "commit": f"{begun['commit'] or 'unknown'} when it began, {manifest['commit'] or 'unknown'} at the end",
+        "versions": " ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+    }
 
 
 def is_trained(path: Path) -> bool:
