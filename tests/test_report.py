@@ -4,42 +4,23 @@ import dataclasses
 
 import pandas as pd
 import pytest
+from example_results import FEW as EXAMPLE_FEW
+from example_results import FIGURE as EXAMPLE
 
 from evalkit.errors import ArtifactError
 from evalkit.report.tables import compare, published
 from evalkit.report.text import as_text
-from evalkit.results import COLUMNS, Figure, add_figure, method_name, read_results
+from evalkit.results import COLUMNS, add_figure, method_name, read_results
 
-FIGURE = Figure(
+FIGURE = dataclasses.replace(
+    EXAMPLE,
     dataset="cifar10",
-    encoder="imagenet32@150000",
-    features=28672,
-    protocol="all",
-    metric="accuracy_percent",
     value=82.5,
-    spread=0.75,
-    spread_kind="95% binomial interval over test pictures",
-    n=1,
     C=1e-4,
-    grid="extended 1e-05..0.01",
-    validation_percent=82.1,
-    n_train=50000,
-    n_validation=10000,
-    n_test=10000,
-    duality_gap=3.21e-7,
-    error_estimate=1e-8,
-    weights_sha256="abc",
-    features_sha256="def",
-    seed=0,
-    seconds=12.345,
     device="CPU",
-    versions="evalkit 0",
-    date="2026-01-02",
     chosen="C = 0.0001",
     interval_low=81.74,
     interval_high=83.23,
-    interval_kind="95% bootstrap interval over test pictures",
-    draws_sha256="d1",
     card="mine",
 )
 
@@ -56,17 +37,7 @@ C = 0.0001,validation,,81.74,83.23,95% bootstrap interval over test pictures,d1,
 )
 
 FEW = dataclasses.replace(
-    FIGURE,
-    protocol="400",
-    value=73.25,
-    spread=0.5,
-    spread_kind="1.96 std over draws",
-    n=10,
-    n_train=4000,
-    std=0.25,
-    interval_low=73.1,
-    interval_high=73.4,
-    interval_kind="95% t interval of the mean",
+    FIGURE, **EXAMPLE_FEW | {"value": 73.25, "n": 10, "interval_low": 73.1, "interval_high": 73.4}
 )
 
 
