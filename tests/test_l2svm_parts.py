@@ -8,6 +8,8 @@ import torch.multiprocessing as processes
 
 from evalkit.distributed import Ranks
 from evalkit.probes.l2svm import l2svm_path, path, products
+from evalkit.probes.l2svm.factors import Factors
+from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.memory import parse_memory
 from evalkit.probes.l2svm.passes import Passes
@@ -60,6 +62,18 @@ def test_span_holds_no_better_point():
             aside = found.clone()
             aside[column] += 1e-3 * torch.randn(len(span), generator=generator).double() @ span
             assert value(aside)[column] >= value(found)[column] * (1 - 1e-9)  # the ridge leaves 1e-10
+
+
+@pytest.mark.parametrize("C, dtype", [(1e-3, torch.float32), (1.0, torch.float64)])
+def test_float32_factors_serve_where_the_ridge_is_large(C, dtype):
+    generator = torch.Generator().manual_seed(3)
+    features, columns = random_columns(60, generator)
+    columns = Columns(columns.signs, torch.full_like(columns.costs, C))
+    gram = features @ features.T * 100
+    assert Factors(gram, columns, exact=False).gram.dtype == dtype
+    exact, quick = (solve_kernel(gram, columns, tol=1e-6, exact=exact) for exact in (True, False))
+    np.testing.assert_allclose(quick.scores, exact.scores, rtol=1e-4, atol=1e-5)  # a gap of 1e-9: its square root
+    assert (kernel_gap(columns, quick.beta, gram @ quick.beta, gram) <= 1e-9 * losses(columns, exact.scores)).all()
 
 
 def test_sampled_gap_is_a_bound_and_tighter_than_the_plain_one():

@@ -6,7 +6,7 @@ import torch
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.probes.l2svm import L2SVM, filerows, kernel, l2svm_draws, l2svm_path, memory, path
+from evalkit.probes.l2svm import L2SVM, filerows, gram, l2svm_draws, l2svm_path, memory, path
 
 CS = [1e-3, 1e-1, 1e-2]  # not sorted: fits come in the order given
 
@@ -62,10 +62,10 @@ def test_block_solver_finds_the_kernel_solvers_optimum(weights, monkeypatch):
 def test_gram_matrix_has_an_exact_diagonal(monkeypatch):
     features, labels = make_data(100, 6000)
     exact = features.astype(np.float64) @ features.T.astype(np.float64) + 4
-    monkeypatch.setattr(kernel, "_DOUBLE_OPERATIONS", 0)
-    gram = kernel.gram_matrix(torch.from_numpy(features), constant=2.0).numpy()
-    np.testing.assert_allclose(gram.diagonal(), exact.diagonal(), rtol=1e-13)  # sums of 6,000 terms in float64
-    np.testing.assert_allclose(gram, exact, rtol=1e-5)  # sums of 2,048 terms in float32
+    monkeypatch.setattr(gram, "_DOUBLE_OPERATIONS", 0)
+    found = gram.gram_matrix(torch.from_numpy(features), constant=2.0).numpy()
+    np.testing.assert_allclose(found.diagonal(), exact.diagonal(), rtol=1e-9)  # sums of 6,000 terms in float64
+    np.testing.assert_allclose(found, exact, rtol=1e-6)  # sums of 1,024 terms in float32
     fit = l2svm_path(features, labels, [1e-2])[0]
     best = l2svm_path(features.astype(np.float64), labels, [1e-2])[0]
     np.testing.assert_allclose(fit.objective, best.objective, rtol=1e-6)  # what the benchmark asks for
@@ -138,6 +138,28 @@ def test_draws_equal_single_fits():
         for number, fit in enumerate(l2svm_path(features[rows], labels[rows], CS)):
             np.testing.assert_allclose(fits.objective[draw, number], fit.objective, rtol=1e-6)  # float32 sums
             assert (fits.predictions[draw, number] == fit.predict(features[evaluate])).mean() > 0.99  # ties
+
+
+def test_draws_read_each_row_once_or_keep_to_a_budget(tmp_path, monkeypatch):
+    features, labels = make_data(900, 60, dtype=np.float16)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    generator, read = np.random.default_rng(0), []
+    draws = [generator.choice(200, 80, replace=False) for _ in range(4)]
+    original = filerows.FileRows.read
+    monkeypatch.setattr(filerows.FileRows, "read", lambda self, rows: (read.extend(rows), original(self, rows))[1])
+    once = l2svm_draws(mapped, labels, draws, CS, evaluate_rows=np.arange(600, 900))
+    assert sorted(read) == [*np.unique(draws), *range(600, 900)]
+    monkeypatch.setattr(memory, "_LIBRARY_BYTES", 0)
+    monkeypatch.setattr(memory, "SLAB_BYTES", 0)
+    threads = torch.get_num_threads()
+    fixed = min(threads, 4) * (4 * 80 * 60 + 8 * 5 * 80 * 80)
+    tight = l2svm_draws(mapped, labels, draws, CS, evaluate_rows=np.arange(600, 900), memory=fixed + 25_000)
+    assert len(read) > 2 * (len(np.unique(draws)) + 300)  # a group for every draw or two
+    np.testing.assert_array_equal(tight.predictions, once.predictions)
+    np.testing.assert_allclose(tight.objective, once.objective, rtol=1e-12)  # the same sums
+    with pytest.raises(EvalkitError, match="memory budget .* draws of 80 x 60 features need at least"):
+        l2svm_draws(mapped, labels, draws, CS, evaluate_rows=np.arange(9), memory=fixed)
 
 
 def broken(kind):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evalkit.probes.classifier import Classifier, FitOptions, Predictions
-from evalkit.probes.l2svm import l2svm_draws, l2svm_path
+from evalkit.probes.l2svm import l2svm_draws
 
 RELEASE_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
 
@@ -23,34 +23,18 @@ def predict_svm(
     Raises:
         ConvergenceError: a fit missed its tolerance.
     """
-    if len(draws) > 1 and options.memory is None:
-        fitted = l2svm_draws(
-            features,
-            labels,
-            draws,
-            values,
-            evaluate_rows=evaluate_rows,
-            device=options.device,
-            progress=options.progress,
-        )
-        gap, estimate = fitted.duality_gap.max(), fitted.error_estimate.max()
-        return Predictions(fitted.predictions, float(gap), float(estimate))
-    fits = [
-        fit
-        for rows in draws
-        for fit in l2svm_path(
-            features,
-            labels,
-            values,
-            rows=rows,
-            device=options.device,
-            memory=options.memory,
-            progress=options.progress,
-        )
-    ]
-    found = np.stack([fit.predict(features, rows=evaluate_rows) for fit in fits])
-    gap, estimate = max(fit.duality_gap.max() for fit in fits), max(fit.error_estimate.max() for fit in fits)
-    return Predictions(found.reshape(len(draws), len(values), -1), float(gap), float(estimate))
+    fitted = l2svm_draws(
+        features,
+        labels,
+        draws,
+        values,
+        evaluate_rows=evaluate_rows,
+        device=options.device,
+        memory=options.memory,
+        progress=options.progress,
+    )
+    gap, estimate = fitted.duality_gap.max(), fitted.error_estimate.max()
+    return Predictions(fitted.predictions, float(gap), float(estimate))
 
 
 SVM = Classifier("L2-SVM", "C", RELEASE_GRID, predict_svm)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evalkit.probes.l2svm.kernel import KernelSolution, gram_matrix, kernel_gap, solve_kernel
+from evalkit.probes.l2svm.gram import gram_matrix
+from evalkit.probes.l2svm.kernel import KernelSolution, kernel_gap, solve_kernel
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.problem import Columns, Solution, losses
 from evalkit.probes.l2svm.rows import Rows
@@ -21,7 +22,8 @@ def solve_few(passes: Passes, problems: Sequence[Columns], tol: float) -> Soluti
     whole = [Columns(ranks.concatenate(each.signs), ranks.concatenate(each.costs)) for each in problems]
     solutions: list[KernelSolution] = []
     for columns in whole:
-        solutions.append(solve_kernel(gram, columns, start=solutions[-1] if solutions else None, tol=tol))
+        start = solutions[-1] if solutions else None
+        solutions.append(solve_kernel(gram, columns, start=start, tol=tol, exact=rows.dtype == torch.float64))
     columns = Columns(torch.cat([each.signs for each in whole], 1), torch.cat([each.costs for each in whole], 1))
     beta = torch.cat([each.beta for each in solutions], 1)
     weights = gathered.weighted_rows(beta.to(rows.dtype))

@@ -34,11 +34,10 @@ class FileRows:
         """All rows in order, a slab at a time; a thread reads the next one meanwhile."""
         parts = [self.rows[start : start + self.slab] for start in range(0, len(self.rows), self.slab)]
         with ThreadPoolExecutor(1) as reader:
-            ready = reader.submit(self.read, parts[0]) if parts else None
-            for following in [*parts[1:], None]:
-                assert ready is not None
-                slab = ready.result()
-                ready = None if following is None else reader.submit(self.read, following)
+            coming = [reader.submit(self.read, part) for part in parts[:1]]
+            for number in range(len(parts)):
+                slab = coming.pop().result()
+                coming = [reader.submit(self.read, part) for part in parts[number + 1 : number + 2]]
                 yield slab
 
     def read(self, rows: np.ndarray) -> Tensor:

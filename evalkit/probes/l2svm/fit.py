@@ -66,7 +66,7 @@ def score_rows(
     features = as_matrix(features)
     if features.shape[1] != coef.shape[1]:
         raise InputError(f"features have {features.shape[1]} columns, the fit was made on {coef.shape[1]}")
-    source = open_rows(features, rows, device=torch.device(device))
+    source = open_rows(features, rows, device=torch.device(device), resident=0)
     scores = Passes(source, constant=None).scores(torch.as_tensor(coef, dtype=source.dtype, device=source.device))
     if not torch.isfinite(scores).all():
         check_finite(source, rows)

@@ -1,12 +1,9 @@
-"""Few rows: the exact solution from the Gram matrix, by active-set Newton steps in float64. Used by path and draws.
+"""Few rows: the exact solution from the Gram matrix, by active-set Newton steps in float64. Used by few.
 
 With w = X^T beta a point is optimal where beta_i = 0 on the rows I with sign_i f_i >= 1, and on the other rows A
 (K_AA + R_A) beta_A = sign_A, with the diagonal R_i = 1 / 2 cost_i. Solving that for the current A and taking the new A
-from the scores f = K beta is Newton's method; when A repeats, the answer is exact.
-
-When all columns share their costs, N = (K + R)^-1 is computed once for all classes and steps. With u = N sign the
-solution is beta = u - N_I delta, where N_II delta = u_I: one small factor of the inactive rows instead of one of the
-active rows. The scores then follow from (K + R) beta = sign - delta on I, without a product.
+from the scores f = K beta is Newton's method; when A repeats, the answer is exact. Factors are a column's own; all else
+is done for all columns at once.
 """
 
 from dataclasses import dataclass
@@ -14,14 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evalkit.probes.l2svm.factors import Factors
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.problem import Columns, losses
-from evalkit.probes.l2svm.products import matrix_path
 
-# a float32 partial product; the parts are added in float64: with 4096 fits at C = 0.02 missed 1e-6
-_GRAM_FEATURES = 256
-_GRAM_ROWS = 250  # rows of a block: half the work of the square, with products still large
-_DOUBLE_OPERATIONS = 2e10  # Gram matrices up to here are computed in float64: under a second
 _BELOW_TOL = 1e-3  # Newton's last step takes the gap from 1e-3 to 1e-15, so asking for more than tol costs nothing
 _MAX_STEPS = 100  # 4 to 9 steps on every kind of features seen
 
@@ -41,108 +34,59 @@ class KernelSolution:
     steps: Tensor
 
 
-def gram_matrix(features: Tensor, *, constant: float | None) -> Tensor:
-    """X X^T of float32 or float64 rows (N, D) with their constant feature, float64 (N, N).
-
-    The diagonal is summed in float64: float32 rounds its large one-signed sums always the same way, which alone would
-    move the objective by 1e-5; errors elsewhere have either sign and move it by 1e-7.
-    """
-    product = matrix_path(features.device)
-    count = len(features)
-    if count * count * features.shape[1] <= _DOUBLE_OPERATIONS:
-        features = features.double()
-    gram = features.new_zeros((count, count), dtype=torch.float64)
-    diagonal = features.new_zeros(count, dtype=torch.float64)
-    for start in range(0, features.shape[1], _GRAM_FEATURES):
-        part = features[:, start : start + _GRAM_FEATURES].contiguous()
-        for first in range(0, count, _GRAM_ROWS):  # the lower triangle, block row by block row
-            last = min(first + _GRAM_ROWS, count)
-            gram[first:last, :last] += product(part[first:last], part[:last])
-        diagonal += torch.linalg.vecdot(part, part) if part.dtype == torch.float64 else part.double().square_().sum(1)
-    gram = gram.tril()
-    gram += gram.tril(-1).T
-    gram.diagonal().copy_(diagonal)
-    return gram.add_((constant or 0.0) ** 2)
-
-
-def solve_kernel(gram: Tensor, columns: Columns, *, start: KernelSolution | None = None, tol: float) -> KernelSolution:
+def solve_kernel(
+    gram: Tensor, columns: Columns, *, start: KernelSolution | None = None, tol: float, exact: bool = True
+) -> KernelSolution:
     """The optimum of every column, to a duality gap far below `tol`.
 
     Args:
         gram: float64 (N, N).
-        columns: float64 problems of one C (or of several, then without a shared inverse).
+        columns: float64 problems.
         start: a solution for the same rows and columns at another C.
         tol: of the objective, relative.
+        exact: factors in float64, which give the last bits; else in float32 where that serves, at half the time.
     """
-    inverse = shared_inverse(gram, columns)
-    if start is not None:
-        beta, scores = start.beta.clone(), start.scores.clone()
-    else:
-        beta, scores = torch.zeros_like(columns.signs), torch.zeros_like(columns.signs)
+    beta = torch.zeros_like(columns.signs) if start is None else start.beta.clone()
+    scores = torch.zeros_like(columns.signs) if start is None else start.scores.clone()
     steps = torch.zeros(beta.shape[1], dtype=torch.int64)
-    for number in range(beta.shape[1]):
-        where = slice(number, number + 1)
-        solver = _Newton(gram, Columns(columns.signs[:, where], columns.costs[:, where]), inverse)
-        beta[:, where], scores[:, where], steps[number] = solver.run(beta[:, where], scores[:, where], tol)
+    left = torch.arange(beta.shape[1], device=beta.device)
+    factors = Factors(gram, columns, exact=exact)
+    for step in range(_MAX_STEPS):
+        some, at, seen = columns.take(left), beta[:, left], scores[:, left]
+        objective = 0.5 * (at * seen).sum(0) + losses(some, seen)
+        far = kernel_gap(some, at, seen, gram) > _BELOW_TOL * tol * objective
+        if not bool(far.any()):
+            break
+        left = left[far]
+        direction = _direction(columns.take(left), at[:, far], seen[:, far], gram, factors, left)
+        beta[:, left], scores[:, left] = _stepped(columns.take(left), at[:, far], seen[:, far], gram, direction)
+        steps[left.cpu()] = step + 1
     return KernelSolution(beta, scores, steps)
 
 
-def shared_inverse(gram: Tensor, columns: Columns) -> Tensor | None:
-    """(K + R)^-1 when every column has the same positive costs, else None."""
-    cost = columns.costs[:, 0]
-    if columns.costs.shape[1] == 1 or not (columns.costs == cost[:, None]).all() or not (cost > 0).all():
-        return None
-    matrix = gram.clone()
-    matrix.diagonal().add_(0.5 / cost)
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+def _direction(
+    columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor, factors: Factors, number: Tensor
+) -> Tensor:
+    """From beta to the optimum that there were if exactly the rows active now had a loss.
+
+    What a factor's rounding leaves is in the next step's residual: once A repeats, steps refine and cost no factor.
+    """
+    active = (1 - columns.signs * scores > 0) & (columns.costs > 0)
+    direction = torch.where(active, 0, -beta)
+    ridge = torch.where(active, beta / (2 * columns.costs), 0)
+    residual = columns.signs - scores - gram @ direction - ridge
+    for place, column in enumerate(number.tolist()):
+        index = active[:, place].nonzero()[:, 0]
+        direction[index, place] = factors.solve(column, index, residual[index, place])
+    return direction
 
 
-class _Newton:
-    """Newton's method on one column; tensors are (N,)."""
-
-    def __init__(self, gram: Tensor, column: Columns, inverse: Tensor | None) -> None:
-        self.gram = gram
-        self.column = column
-        self.signs, self.costs = column.signs[:, 0], column.costs[:, 0]
-        self.inverse = inverse
-        self.first = None if inverse is None else inverse @ self.signs
-
-    def run(self, beta: Tensor, scores: Tensor, tol: float) -> tuple[Tensor, Tensor, int]:
-        """From (N, 1) tensors to the optimum: (beta, scores, steps)."""
-        for step in range(_MAX_STEPS):
-            objective = 0.5 * (beta * scores).sum(0) + losses(self.column, scores)
-            if kernel_gap(self.column, beta, scores, self.gram) <= _BELOW_TOL * tol * objective:
-                return beta, scores, step
-            solved, solved_scores = self._solve((1 - self.signs * scores[:, 0] > 0) & (self.costs > 0))
-            direction, change = solved[:, None] - beta, solved_scores[:, None] - scores
-            slope, curvature = (beta * change).sum(0), (direction * change).sum(0)
-            size = exact_steps(self.column, scores, change, slope=slope, curvature=curvature)
-            beta, scores = beta + size * direction, scores + size * change
-        return beta, scores, _MAX_STEPS
-
-    def _solve(self, active: Tensor) -> tuple[Tensor, Tensor]:
-        """beta and scores that are optimal if exactly the active rows have a loss."""
-        few = int(active.sum()) < len(active) / 2
-        if self.inverse is None or self.first is None or few:
-            return self._solve_on_active(active.nonzero()[:, 0])
-        index = (~active).nonzero()[:, 0]
-        across = self.inverse[index]
-        factor = torch.linalg.cholesky(across[:, index])
-        delta = torch.cholesky_solve(self.first[index, None], factor)[:, 0]
-        beta = self.first - across.T @ delta
-        beta[index] = 0
-        scores = self.signs - beta / (2 * self.costs)
-        scores[index] -= delta
-        return beta, scores
-
-    def _solve_on_active(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        across = self.gram[index]
-        matrix = across[:, index]
-        matrix.diagonal().add_(0.5 / self.costs[index])
-        solved = torch.cholesky_solve(self.signs[index, None], torch.linalg.cholesky(matrix))[:, 0]
-        beta = torch.zeros_like(self.signs)
-        beta[index] = solved
-        return beta, across.T @ solved
+def _stepped(columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """beta and scores after an exact line search."""
+    change = gram @ direction
+    slope, curvature = (beta * change).sum(0), (direction * change).sum(0)
+    size = exact_steps(columns, scores, change, slope=slope, curvature=curvature)
+    return beta + size * direction, scores + size * change
 
 
 def kernel_gap(columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """What a fit of the block solver keeps in memory, and how to divide a stated budget. Used by path."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from evalkit.probes.l2svm.filerows import SLAB_BYTES
@@ -16,6 +18,8 @@ _LIBRARY_BYTES = 600_000_000  # Python, torch, scikit-learn and their buffers, a
 _VECTORS = 36  # weight-sized vectors a column: ten pairs of history, the state, a step's temporaries
 _ROW_VALUES = 10  # values a row and column: signs, costs, scores and a step's temporaries
 _ACTIVE = 0.45  # largest share of active rows seen in a column, for the size of its factor
+_DRAWS_BYTES = 4_000_000_000  # for label draws when no budget is given: 100 draws of 1,000 rows of 28,672 are read once
+_FEW_MATRICES = 5  # float64 (N, N) matrices of the kernel solver: the Gram matrix, a copy, factors
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -71,3 +75,39 @@ def _fixed(rows: int, features: int, columns: int, sample: int, row_bytes: int) 
     vectors = columns * 4 * (_VECTORS * features + _ROW_VALUES * rows)
     factors = 4 * sample * sample + columns * 4 * int(_ACTIVE * sample) ** 2
     return _LIBRARY_BYTES + vectors + factors + sample * row_bytes
+
+
+def group_draws(
+    draws: Sequence[np.ndarray], features: int, columns: int, *, row_bytes: int, threads: int, memory: int | None
+) -> list[list[np.ndarray]]:
+    """Consecutive draws whose distinct rows and weights fit the budget together; each group reads a row once.
+
+    Args:
+        draws: row numbers of each draw.
+        features: D.
+        columns: problems of a draw.
+        row_bytes: of a stored row.
+        threads: draws solved at a time, each on float32 rows of its own.
+        memory: the budget in bytes, 4 GB when None.
+    """
+    memory = _DRAWS_BYTES if memory is None else memory
+    most = max(len(draw) for draw in draws)
+    fixed = _LIBRARY_BYTES + 4 * SLAB_BYTES + threads * (4 * most * features + 8 * _FEW_MATRICES * most * most)
+    groups: list[list[np.ndarray]] = []
+    rows = np.empty(0, np.int64)
+    for draw in draws:
+        together = np.union1d(rows, draw)
+        members = len(groups[-1]) + 1 if groups else 1
+        if groups and fixed + len(together) * row_bytes + 8 * members * columns * features <= memory:
+            groups[-1].append(draw)
+            rows = together
+            continue
+        least = fixed + len(draw) * row_bytes + 8 * columns * features
+        if least > memory:
+            raise InputError(
+                f"memory budget {memory / 1e9:.2f} GB: draws of {most} x {features} features need at least "
+                f"{least / 1e9:.2f} GB; raise it"
+            )
+        groups.append([draw])
+        rows = np.unique(draw)
+    return groups

@@ -11,6 +11,7 @@ from evalkit.probes.l2svm.problem import InputError
 from evalkit.probes.l2svm.rows import Rows
 
 _DOUBLE_BYTES = 1 << 28  # float64 features up to here stay float64: precision is free where time is short
+_TAKEN_ROWS = 32  # 2 MB of the widest features: larger pieces leave the cache between copying and converting
 
 _TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -23,6 +24,14 @@ def as_matrix(features: Any) -> Any:
     if features.ndim != 2 or min(features.shape) == 0:
         raise InputError(f"features have shape {tuple(features.shape)}; expected rows x features, neither of them 0")
     return features
+
+
+def check_rows(rows: Any, total: int) -> np.ndarray:
+    """Row numbers as an array; refuses anything but numbers below `total`, at least one."""
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or len(rows) == 0 or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= total:
+        raise InputError(f"rows: expected row numbers from 0 to {total - 1}, at least one")
+    return rows
 
 
 def open_rows(
@@ -39,8 +48,7 @@ def open_rows(
     """
     dtype = storage_type(features, storage)
     if isinstance(features, Tensor):
-        chosen = features if rows is None else features[torch.as_tensor(rows, device=features.device)]
-        return Rows(chosen.to(device=device, dtype=dtype))
+        return Rows(features.to(device=device, dtype=dtype) if rows is None else _taken(features, rows, device, dtype))
     if rows is None and _torch_reads(features):
         return Rows(torch.from_numpy(features).to(device=device, dtype=dtype))
     index = np.arange(len(features)) if rows is None else rows
@@ -55,6 +63,15 @@ def open_rows(
         done += len(slab)
     file.rows = index[count:]
     return Rows(stored, file if count < len(index) else None)
+
+
+def _taken(features: Tensor, rows: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows of a tensor, converted in pieces that stay in the cache."""
+    index = torch.as_tensor(rows, device=features.device)
+    chosen = torch.empty(len(index), features.shape[1], dtype=dtype, device=device)
+    for part, into in zip(index.split(_TAKEN_ROWS), chosen.split(_TAKEN_ROWS), strict=True):
+        into.copy_(features[part])
+    return chosen
 
 
 def _copied(array: np.ndarray, index: np.ndarray, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ from evalkit.probes.l2svm.few import solve_few
 from evalkit.probes.l2svm.finite import check_finite
 from evalkit.probes.l2svm.fit import LinearFit, check_converged, make_fits
 from evalkit.probes.l2svm.memory import parse_memory, plan_memory
-from evalkit.probes.l2svm.opening import as_matrix, open_rows, storage_type
+from evalkit.probes.l2svm.opening import as_matrix, check_rows, open_rows, storage_type
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
 from evalkit.probes.l2svm.primal import solve_primal
@@ -123,9 +123,7 @@ def _chosen(
         raise InputError("sample_weight: expected one finite weight of at least 0 for each label")
     if rows is None:
         return None, labels, weights
-    rows = np.asarray(rows)
-    if rows.ndim != 1 or len(rows) == 0 or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= total:
-        raise InputError(f"rows: expected row numbers from 0 to {total - 1}, at least one")
+    rows = check_rows(rows, total)
     order = np.argsort(rows, kind="stable")
     if len(labels) not in (total, len(rows)):
         raise InputError(f"{len(labels)} labels for {len(rows)} chosen rows of {total}; give one label for each row")
