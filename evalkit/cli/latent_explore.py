@@ -2,7 +2,7 @@
 
 import click
 
-from evalkit.cli.latent_options import gan_options, opened, seed_option
+from evalkit.cli.latent_options import gan_options, named_gan, seed_option
 from evalkit.cli.options import say
 from evalkit.workspace import Workspace
 
@@ -26,7 +26,7 @@ def explore_command(
     """
     from evalkit.latent.explore import Explorer, serve
 
-    gan = opened(workspace, run, label, device)
+    gan = named_gan(workspace, run, label, device)
     with serve(Explorer(gan, gan.draw(count, seed=seed), seed=seed), port=port) as server:
         click.echo(f"http://127.0.0.1:{server.server_port}/")
         say("Ctrl-C ends it")

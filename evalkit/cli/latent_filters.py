@@ -1,20 +1,13 @@
 """evalkit latent nearest and filters."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evalkit.cli.latent_options import (
-    Z_HELP,
-    gan_options,
-    opened,
-    out_option,
-    picked_or_drawn,
-    seed_option,
-    sheet_option,
-    write,
-)
-from evalkit.workspace import Workspace
+from evalkit.cli.latent_options import Opened, latent_command, seed_option, sheet_option, z_options
+
+if TYPE_CHECKING:
+    from evalkit.latent.finding import Finding
 
 _IMAGES_HELP = "Image set by name or path [default: the one in the workspace that the run was trained on]."
 
@@ -27,8 +20,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[
 
 
 @click.command("nearest")
-@click.option("--z", "text", metavar="Z", help=f"{Z_HELP} [default: random ones].")
-@click.option("--count", type=click.IntRange(min=1), default=64, show_default=True, help="Random z, without --z.")
+@z_options(count=64)
 @click.option("--images", help=_IMAGES_HELP)
 @click.option(
     "--held-out",
@@ -54,11 +46,9 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[
 )
 @seed_option("random z and of all that is chosen at random")
 @sheet_option
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def nearest_command(
-    workspace: Workspace,
+    opened: Opened,
     text: str | None,
     count: int,
     images: str | None,
@@ -67,12 +57,7 @@ def nearest_command(
     pictures: int,
     feature_pictures: int,
     seed: int,
-    sheet: Path | None,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Find the training pictures nearest to samples: memorised or not, beside held-out real pictures.
 
     A share of samples nearer than the 5th percentile of held-out pictures far above 5 %, in pixels and in features,
@@ -87,12 +72,11 @@ def nearest_command(
     from evalkit.latent.nearest import comparison, nearest
     from evalkit.latent.opening import trained_on
 
-    gan = opened(workspace, run, label, device)
-    other = find_images(workspace, held_out) if held_out else None
-    training = trained_on(gan, workspace, images)
+    other = find_images(opened.workspace, held_out) if held_out else None
+    training = trained_on(opened.gan, opened.workspace, images)
     against = comparison(training, held_out=other, count=held_out_count, pictures=pictures, seed=seed)
-    z = picked_or_drawn(workspace, gan, text, sheet, count=count, seed=seed)
-    write(workspace, gan, nearest(gan, z, against, feature_pictures=feature_pictures, seed=seed), out)
+    z = opened.z_or_random(text, count=count, seed=seed)
+    return nearest(opened.gan, z, against, feature_pictures=feature_pictures, seed=seed)
 
 
 @click.command("filters")
@@ -107,11 +91,9 @@ def nearest_command(
     "--steps", type=click.IntRange(min=1), default=64, show_default=True, help="Of the gradient ascent on the input."
 )
 @seed_option("the pictures, the random weights and the ascent's start")
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def filters_command(
-    workspace: Workspace,
+    opened: Opened,
     layer: str | None,
     features: list[int],
     top: int,
@@ -119,11 +101,7 @@ def filters_command(
     pictures: int,
     steps: int,
     seed: int,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Show what drives features of D: guided backpropagation and inputs made by gradient ascent, beside random weights.
 
     \b
@@ -135,7 +113,6 @@ def filters_command(
     from evalkit.latent.nearest import training_rows
     from evalkit.latent.opening import trained_on
 
-    gan = opened(workspace, run, label, device)
-    training = trained_on(gan, workspace, images)
+    training = trained_on(opened.gan, opened.workspace, images)
     searched = training.images[training_rows(training, pictures, seed=seed)]
-    write(workspace, gan, filters(gan, searched, layer=layer, features=features, top=top, steps=steps, seed=seed), out)
+    return filters(opened.gan, searched, layer=layer, features=features, top=top, steps=steps, seed=seed)

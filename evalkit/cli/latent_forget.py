@@ -1,20 +1,14 @@
 """evalkit latent forget."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evalkit.cli.latent_options import (
-    Z_HELP,
-    gan_options,
-    opened,
-    out_option,
-    picked_or_drawn,
-    seed_option,
-    sheet_option,
-    write,
-)
-from evalkit.workspace import Workspace
+from evalkit.cli.latent_options import Opened, latent_command, seed_option, sheet_option, z_options
+
+if TYPE_CHECKING:
+    from evalkit.latent.finding import Finding
 
 
 @click.command("forget")
@@ -23,8 +17,7 @@ from evalkit.workspace import Workspace
     type=click.Path(dir_okay=False, path_type=Path),
     help='Boxes as JSON, [{"sample": 3, "box": [left, top, right, bottom]}, ...], in pixels [default: proposed by D].',
 )
-@click.option("--z", "text", metavar="Z", help=f"{Z_HELP} [default: random ones].")
-@click.option("--count", type=click.IntRange(min=1), default=150, show_default=True, help="Random z, without --z.")
+@z_options(count=150)
 @click.option("--layer", help="Layer of G whose maps are dropped: first, deconv1 up [default: the second highest].")
 @click.option(
     "--propose-layer", help="Layer of D that proposes boxes [default: the last that is at least 8 cells wide]."
@@ -33,11 +26,9 @@ from evalkit.workspace import Workspace
 @click.option("--propose-count", type=click.IntRange(min=1), default=52, show_default=True, help="Boxes to propose.")
 @seed_option("random z, of the cells outside boxes and of the maps dropped for comparison")
 @sheet_option
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def forget_command(
-    workspace: Workspace,
+    opened: Opened,
     boxes: Path | None,
     text: str | None,
     count: int,
@@ -46,12 +37,7 @@ def forget_command(
     propose_feature: int | None,
     propose_count: int,
     seed: int,
-    sheet: Path | None,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Make G forget what is in boxes: drop the maps that a logistic regression finds to speak for them.
 
     Without --boxes, D proposes them. To draw them by hand, edit the boxes.json in the printed folder by the numbered
@@ -66,14 +52,13 @@ def forget_command(
     from evalkit.latent.critic import Critic
     from evalkit.latent.forget import forget
 
-    gan = opened(workspace, run, label, device)
-    z = picked_or_drawn(workspace, gan, text, sheet, count=count, seed=seed)
+    z = opened.z_or_random(text, count=count, seed=seed)
     by = None
     if boxes:
-        chosen = read_boxes(boxes, samples=len(z), size=gan.recipe.size)
+        chosen = read_boxes(boxes, samples=len(z), size=opened.gan.recipe.size)
     else:
-        pictures = gan.pictures(z.to(gan.device))
+        pictures = opened.gan.pictures(z.to(opened.gan.device))
         chosen, by = propose_boxes(
-            Critic(gan), pictures, layer=propose_layer, feature=propose_feature, count=propose_count
+            Critic(opened.gan), pictures, layer=propose_layer, feature=propose_feature, count=propose_count
         )
-    write(workspace, gan, forget(gan, z, chosen, layer=layer, seed=seed, proposed_by=by), out)
+    return forget(opened.gan, z, chosen, layer=layer, seed=seed, proposed_by=by)

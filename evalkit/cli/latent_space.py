@@ -1,20 +1,13 @@
 """evalkit latent sample and walk."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evalkit.cli.latent_options import (
-    Z_HELP,
-    gan_options,
-    opened,
-    out_option,
-    picked_or_drawn,
-    seed_option,
-    sheet_option,
-    write,
-)
-from evalkit.workspace import Workspace
+from evalkit.cli.latent_options import Opened, latent_command, seed_option, sheet_option, z_options
+
+if TYPE_CHECKING:
+    from evalkit.latent.finding import Finding
 
 
 @click.command("sample")
@@ -31,21 +24,15 @@ from evalkit.workspace import Workspace
     help="Draw every entry of z from the part of its law within +-TRUNCATE; 0: from all of it.",
 )
 @seed_option("z")
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def sample_command(
-    workspace: Workspace,
+    opened: Opened,
     count: int,
     columns: int,
     by_score: bool,
     truncate: float,
     seed: int,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Draw random samples: a grid, and a contact sheet whose numbers the other commands take.
 
     \b
@@ -55,14 +42,11 @@ def sample_command(
     """
     from evalkit.latent.sample import sample
 
-    gan = opened(workspace, run, label, device)
-    found = sample(gan, count=count, columns=columns, seed=seed, by_score=by_score, truncate=truncate)
-    write(workspace, gan, found, out)
+    return sample(opened.gan, count=count, columns=columns, seed=seed, by_score=by_score, truncate=truncate)
 
 
 @click.command("walk")
-@click.option("--z", "text", metavar="Z", help=f"{Z_HELP} [default: random ones].")
-@click.option("--count", type=click.IntRange(min=2), default=9, show_default=True, help="Random z, without --z.")
+@z_options(count=9, least=2)
 @click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps from a z to the next.")
 @click.option(
     "--path",
@@ -74,23 +58,16 @@ def sample_command(
 @click.option("--loop", is_flag=True, help="Go back to the first z, and write the walk as a looped GIF, too.")
 @seed_option("random z, and of the samples that steps are compared with")
 @sheet_option
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def walk_command(
-    workspace: Workspace,
+    opened: Opened,
     text: str | None,
     count: int,
     steps: int,
     path: str,
     loop: bool,
     seed: int,
-    sheet: Path | None,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Walk from z to z, and measure how even the way is in pixels and in D's features.
 
     \b
@@ -100,7 +77,5 @@ def walk_command(
     """
     from evalkit.latent.walk import walk
 
-    gan = opened(workspace, run, label, device)
-    z = picked_or_drawn(workspace, gan, text, sheet, count=count, seed=seed)
-    found = walk(gan, z, steps=steps, path=path, loop=loop, seed=seed)  # type: ignore[arg-type]
-    write(workspace, gan, found, out)
+    z = opened.z_or_random(text, count=count, seed=seed)
+    return walk(opened.gan, z, steps=steps, path=path, loop=loop, seed=seed)  # type: ignore[arg-type]

@@ -1,21 +1,14 @@
 """evalkit latent arithmetic, turn, invert."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evalkit.cli.latent_options import (
-    Z_HELP,
-    gan_options,
-    opened,
-    out_option,
-    picked,
-    picked_or_drawn,
-    seed_option,
-    sheet_option,
-    write,
-)
-from evalkit.workspace import Workspace
+from evalkit.cli.latent_options import Z_HELP, Opened, latent_command, seed_option, sheet_option
+
+if TYPE_CHECKING:
+    from evalkit.latent.finding import Finding
 
 
 @click.command("arithmetic")
@@ -30,21 +23,14 @@ from evalkit.workspace import Workspace
 )
 @seed_option("the neighbours")
 @sheet_option
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def arithmetic_command(
-    workspace: Workspace,
+    opened: Opened,
     plus: tuple[str, ...],
     minus: tuple[str, ...],
     noise: float,
     seed: int,
-    sheet: Path | None,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Add and take away concepts, each the mean of some z (three in the paper); beside it the same sum of pixels.
 
     \b
@@ -54,13 +40,10 @@ def arithmetic_command(
     """
     from evalkit.latent.arithmetic import Concept, arithmetic
 
-    gan = opened(workspace, run, label, device)
     concepts = [
-        Concept(picked(workspace, gan, text, sheet), sign)
-        for texts, sign in ((plus[:1], 1), (minus, -1), (plus[1:], 1))
-        for text in texts
+        Concept(opened.z(text), sign) for texts, sign in ((plus[:1], 1), (minus, -1), (plus[1:], 1)) for text in texts
     ]
-    write(workspace, gan, arithmetic(gan, concepts, noise=noise, seed=seed), out)
+    return arithmetic(opened.gan, concepts, noise=noise, seed=seed)
 
 
 @click.command("turn")
@@ -74,11 +57,9 @@ def arithmetic_command(
 )
 @seed_option("random z")
 @sheet_option
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def turn_command(
-    workspace: Workspace,
+    opened: Opened,
     start: str,
     end: str,
     onto: str | None,
@@ -86,12 +67,7 @@ def turn_command(
     steps: int,
     reach: float,
     seed: int,
-    sheet: Path | None,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Move samples along a turn vector: the mean z of some samples minus that of others.
 
     \b
@@ -100,10 +76,9 @@ def turn_command(
     """
     from evalkit.latent.arithmetic import turn
 
-    gan = opened(workspace, run, label, device)
-    kinds = [picked(workspace, gan, text, sheet) for text in (start, end)]
-    samples = picked_or_drawn(workspace, gan, onto, sheet, count=count, seed=seed)
-    write(workspace, gan, turn(gan, kinds[0], kinds[1], onto=samples, steps=steps, reach=reach), out)
+    kinds = [opened.z(text) for text in (start, end)]
+    samples = opened.z_or_random(onto, count=count, seed=seed)
+    return turn(opened.gan, kinds[0], kinds[1], onto=samples, steps=steps, reach=reach)
 
 
 @click.command("invert")
@@ -113,20 +88,14 @@ def turn_command(
     "--restarts", type=click.IntRange(1, 128), default=4, show_default=True, help="Starts a picture; the best counts."
 )
 @seed_option("the z to start from")
-@gan_options
-@out_option
-@click.pass_obj
+@latent_command
 def invert_command(
-    workspace: Workspace,
+    opened: Opened,
     pictures: tuple[Path, ...],
     steps: int,
     restarts: int,
     seed: int,
-    run: str,
-    label: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
+) -> "Finding":
     """Find the z that draws each of PICTURES best, with the error left.
 
     The z found (z.npy in the printed folder) can be used in the other commands.
@@ -139,6 +108,5 @@ def invert_command(
 
     from evalkit.latent.invert import invert, read_picture
 
-    gan = opened(workspace, run, label, device)
-    targets = np.stack([read_picture(path, gan.recipe) for path in pictures])
-    write(workspace, gan, invert(gan, targets, steps=steps, restarts=restarts, seed=seed), out)
+    targets = np.stack([read_picture(path, opened.gan.recipe) for path in pictures])
+    return invert(opened.gan, targets, steps=steps, restarts=restarts, seed=seed)
