@@ -383,7 +383,8 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         "n = 3",
         "- 2 updates only",
         "- seed: 0",
-        "convolutions in float32\n- hours: unknown",
+        "- precision: float32",
+        "- run: tiny",
         "bytes, float16",
     ):
         assert line in card

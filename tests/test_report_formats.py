@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from example_results import CLASSES, FIGURE, GOLDEN, add_example, write_all_formats
+from example_results import CLASSES, FIGURE, GOLDEN, TRAINING, add_example, write_all_formats
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -29,6 +29,7 @@ from evalkit.report.material import gather
 from evalkit.report.series import best, by_layer, confusion, grouped, over_C, over_labels, over_updates, probed
 from evalkit.report.tables import as_csv, blocks
 from evalkit.report.text import as_text
+from evalkit.report.write import write_report
 from evalkit.results import add_figure
 from evalkit.workspace import Workspace
 
@@ -307,3 +308,18 @@ def test_what_cannot_be_reported_is_one_line(home, break_it, arguments, message)
     assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.output
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith("Error: ") and message in line and "Traceback" not in result.output
+
+
+def test_weights_handed_on_bring_the_samples_and_the_curve_of_their_run(tmp_path):
+    add_example(tmp_path / "results.csv", encoder="pretrained:mine")
+    weights = Workspace(tmp_path).place("pretrained weights", "mine")
+    weights.mkdir(parents=True)
+    (weights / "manifest.json").write_text("{}")
+    (weights / "probe.csv").write_text("d_updates,dataset,labels_per_class,validation_percent\n7,cifar10,400,61.5\n")
+    Image.new("RGB", (64, 64), "red").save(weights / "samples-00000007.png")
+    material = gather(tmp_path / "results.csv", Workspace(tmp_path))
+    write_report(material, tmp_path / "r.md")
+    text = (tmp_path / "r.md").read_text()
+    assert "pretrained:mine: samples after 7 updates of D" in text and "| updates of D | " in text
+    assert material.probes["pretrained:mine"]["validation_percent"].tolist() == [61.5]
+    assert material.measured[0].trained == ("pretrained:mine", TRAINING["d_updates"])

@@ -45,14 +45,20 @@ def import_weights(
     Raises:
         EvalkitError: files of no known form, incomplete or changed; other weights of that name.
     """
-    weights, default = _read(paths, partial=partial, layers=layers, source=source, licence=licence)
+    weights, default = _read(paths, workspace, partial=partial, layers=layers, source=source, licence=licence)
     target = out or workspace.place(KIND, name or default)
     settings = weights.settings | {"notes": [*weights.settings["notes"], *notes]}
     return save_pretrained(dataclasses.replace(weights, settings=settings), target, replace=replace, dtype=dtype)
 
 
 def _read(
-    paths: Sequence[Path], *, partial: bool, layers: Sequence[str] | None, source: str | None, licence: str | None
+    paths: Sequence[Path],
+    workspace: Workspace,
+    *,
+    partial: bool,
+    layers: Sequence[str] | None,
+    source: str | None,
+    licence: str | None,
 ) -> tuple[Pretrained, str]:
     """The weights and the name they have by default."""
     first, stated = paths[0], {"source": source or "not stated", "licence": licence or "not stated"}
@@ -61,7 +67,7 @@ def _read(
     if len(paths) > 1 or not first.is_dir():
         raise EvalkitError(f"{first}{' and more' if paths[1:] else ''}: expected {_FORMS}")
     if is_trained(first):
-        weights = read_trained(first, **stated)
+        weights = read_trained(first, workspace, **stated)
         return weights, f"{weights.recipe.name}-{weights.made_from['d_updates']}"
     if (first / MANIFEST).is_file():
         raise EvalkitError(f"{first}: an artifact of evalkit, but no run and no checkpoint; expected {_FORMS}")

@@ -2,11 +2,13 @@
 
 NAME/manifest.json              recipe, layers, source, licence, hashes
 NAME/discriminator.safetensors  NAME/generator.safetensors (where there is one)
-NAME/card.md                    the manifest for people
+NAME/card.md                    the manifest for people, with figures measured
+NAME/samples-UPDATES.png  NAME/probe.csv    of the run that trained them
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Pretrained:
             "out.weight" is incomplete: it gives features and no verdicts.
         settings: what the card says: about, source, licence, notes.
         made_from: hashes of the files that the weights came in.
+        evidence: other files to store, by name: samples, the curve of a probe.
     """
 
     recipe: Recipe
@@ -46,6 +49,7 @@ class Pretrained:
     generator: Weights | None
     settings: dict[str, Any]
     made_from: dict[str, Any]
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def first_layers(recipe: Recipe, count: int) -> Recipe:
@@ -76,6 +80,8 @@ def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False,
         for name, tensors in (("discriminator", weights.discriminator), ("generator", weights.generator)):
             if tensors is not None:
                 save_file(_plain(tensors, DTYPES[dtype]), building / f"{name}.safetensors")
+        for name, content in weights.evidence.items():
+            write_atomically(building / name, content)
         manifest = new_manifest(KIND, settings=settings, made_from=weights.made_from)
         write_atomically(building / CARD, card_text(target.name, manifest, building))
         finish(building, target, manifest, leave_out=(CARD,))

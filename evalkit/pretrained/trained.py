@@ -1,6 +1,5 @@
 """From a run or checkpoint of ours to weights to hand on: both networks, without the optimisers' state."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,15 @@ from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
 from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.weights import load_weights
+from evalkit.images import images_with_hash
 from evalkit.pretrained.store import Pretrained
+from evalkit.workspace import Workspace
 
 
-def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
+def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str) -> Pretrained:
     """The weights of a checkpoint, or of a run's latest; of the generator its moving average, where there is one.
+
+    The workspace tells how many pictures they were trained on, if it has them.
 
     Raises:
         ArtifactError: cut short, changed, or a run without a checkpoint.
@@ -30,7 +33,7 @@ def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
     averaged = "generator_average.safetensors" in manifest["files"]
     load_weights(generator, checkpoint / f"generator{'_average' if averaged else ''}.safetensors")
     load_weights(discriminator, checkpoint / "discriminator.safetensors")
-    updates = manifest["settings"]["d_updates"]
+    updates, folder = manifest["settings"]["d_updates"], _run_of(checkpoint)
     settings = {
         "about": f"recipe {recipe.name} after {updates:,} D updates",
         "source": source,
@@ -38,32 +41,52 @@ def read_trained(path: Path, *, source: str, licence: str) -> Pretrained:
         "notes": ["the generator is the moving average over training"] if averaged else [],
         "complete": True,
         "training_known": True,
-        "run": _how_it_was_made(checkpoint, manifest),
+        "run": _facts(folder, manifest, workspace) if folder else {},
     }
     made_from = manifest["made_from"] | {
         "d_updates": updates,
         "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
     }
-    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from)
+    evidence = _evidence(folder, updates) if folder else {}
+    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, evidence)
 
 
-def _how_it_was_made(checkpoint: Path, manifest: Manifest) -> dict[str, Any]:
-    """What the checkpoint's run says of its making, as lines of the card; nothing where the checkpoint lies alone."""
+def _run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint lies in; None where it lies alone."""
     run = checkpoint.parent.parent
-    if checkpoint.parent.name != "checkpoints" or not (run / MANIFEST).is_file():
-        return {}
+    return run if checkpoint.parent.name == "checkpoints" and (run / MANIFEST).is_file() else None
+
+
+def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
+    """How the run came to this checkpoint: lines of the card, and what reports say of the training."""
     begun = read_manifest(run, RUN_KIND)
-    settings, updates = begun["settings"], manifest["settings"]["d_updates"]
+    sha256 = begun["made_from"]["images_sha256"]
+    images = images_with_hash(workspace, sha256)
+    size = {} if images is None else {"pictures": len(images), "classes": len(images.class_names)}
+    kept = {key: begun["settings"][key] for key in ("images", "seed", "precision", "device")}
     metrics = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").is_file() else pd.DataFrame()
-    seconds = metrics.loc[metrics["d_updates"] <= updates, "seconds"].max() if len(metrics) else float("nan")
+    past = metrics[metrics["d_updates"] <= manifest["settings"]["d_updates"]] if len(metrics) else metrics
     return {
-        "data": f"{settings['images']}, without labels (sha256 {begun['made_from']['images_sha256']})",
-        "seed": settings["seed"],
-        "hardware": f"{settings['device']} (when it began), convolutions in {settings['precision']}",
-        "hours": "unknown" if math.isnan(seconds) else f"{seconds / 3600:.1f}",
-        "commit": f"{begun['commit'] or 'unknown'} when it began, {manifest['commit'] or 'unknown'} at the end",
+        "run": run.name,
+        **kept,
+        **size,
+        "hours": round(float(past["seconds"].max()) / 3600, 1) if len(past) else "not logged",
+        "began": begun["created"],
+        "commits": f"{begun['commit'] or 'unknown'} when it began, {manifest['commit'] or 'unknown'} at the end",
         "versions": " ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     }
+
+
+def _evidence(run: Path, updates: int) -> dict[str, bytes]:
+    """Files to hand on with the weights: the samples of the checkpoint's day, and the probe's curve up to it."""
+    found = {}
+    grid = run / "samples" / f"d-{updates:08d}.png"
+    if grid.is_file():
+        found[f"samples-{updates:08d}.png"] = grid.read_bytes()
+    if (run / "probe.csv").is_file():
+        probe = pd.read_csv(run / "probe.csv")
+        found["probe.csv"] = probe[probe["d_updates"] <= updates].to_csv(index=False, lineterminator="\n").encode()
+    return found
 
 
 def is_trained(path: Path) -> bool:

@@ -87,4 +87,6 @@ def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
     )
     history = manifest["settings"].get("history")
     arithmetic = {"precision": history[-1]["precision"]} if history else {}
+    if "run" in manifest["settings"]:  # weights that were handed on
+        arithmetic = manifest["settings"]["run"] | {"d_updates": manifest["made_from"]["d_updates"]}
     return {**manifest["settings"], **arithmetic, "commit": manifest["commit"], "images_sha256": sha256, **about}

@@ -1,5 +1,6 @@
 """What a report is made of: the comparison, and whatever the workspace has on the runs behind it."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ import pandas as pd
 
 from evalkit.artifacts import read_manifest
 from evalkit.cards import Card, read_card, read_predictions
-from evalkit.errors import ArtifactError
+from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.latent.finding import GalleryPicture, gallery
+from evalkit.pretrained.find import find_pretrained
 from evalkit.protocols.provenance import facts_of
 from evalkit.report.tables import compare
 from evalkit.results import KEY, method_name, read_results
 from evalkit.workspace import Workspace
 
+_WEIGHTS = "pretrained:"
 _RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>\d+)")  # an encoder's name: a run and how far it was trained
 
 
@@ -39,7 +42,9 @@ class Measured:
 
     @property
     def trained(self) -> tuple[str, int]:
-        """The run and its D updates; ("", 0) for encoders that are no run."""
+        """The run (or the weights handed on) and its D updates; ("", 0) for encoders that are neither."""
+        if self.row["encoder"].startswith(_WEIGHTS) and self.training.get("d_updates"):
+            return self.row["encoder"], int(self.training["d_updates"])
         return _trained(self.row["encoder"])
 
 
@@ -55,8 +60,8 @@ class Material:
     Attributes:
         table: measured and published figures, from `compare`.
         measured: the measured ones with their run cards, in the order of results.csv.
-        samples: run -> its grids of samples, fewest updates first.
-        probes: run -> its probe.csv (accuracy while training).
+        samples: run, or weights handed on -> its grids of samples, fewest updates first.
+        probes: likewise -> its probe.csv (accuracy while training).
         gallery: pictures of the experiments in the workspace's `latent`.
         missing: why a card or its predictions are not in the report, one line each.
     """
@@ -80,10 +85,9 @@ def gather(results: Path, workspace: Workspace) -> Material:
     measured = [
         _measured(results, row, workspace, missing) for _, row in table.sort_values(KEY, kind="stable").iterrows()
     ]
-    names = sorted({each.trained[0] for each in measured} - {""})
-    runs = {name: workspace.home / "runs" / name for name in names}
-    samples = {name: sorted(run.glob("samples/*.png")) for name, run in runs.items()}
-    probes = {name: pd.read_csv(run / "probe.csv") for name, run in runs.items() if (run / "probe.csv").is_file()}
+    folders = {name: _folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
+    samples = {name: sorted([*at.glob("samples/*.png"), *at.glob("samples-*.png")]) for name, at in folders.items()}
+    probes = {name: pd.read_csv(at / "probe.csv") for name, at in folders.items() if (at / "probe.csv").is_file()}
     return Material(
         table=compare(table),
         measured=measured,
@@ -92,6 +96,14 @@ def gather(results: Path, workspace: Workspace) -> Material:
         gallery=gallery(workspace.home / "latent"),
         missing=missing,
     )
+
+
+def _folder(trained: str, workspace: Workspace) -> Path:
+    """Where a run, or the weights handed on from one, has its samples and its probe's curve, if it is here."""
+    if trained.startswith(_WEIGHTS):
+        with contextlib.suppress(EvalkitError):
+            return find_pretrained(trained.removeprefix(_WEIGHTS), workspace, fetch_missing=False)
+    return workspace.home / "runs" / trained
 
 
 def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> Measured:
