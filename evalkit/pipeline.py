@@ -147,6 +147,7 @@ def reproduce(
     images: str | None = None,
     encoder: str | None = None,
     train: bool = False,
+    baselines: bool = True,
     device: str = "auto",
     download: bool = True,
     say: Say = quiet,
@@ -162,6 +163,7 @@ def reproduce(
         images: the image set to train on, instead of the recipe's.
         encoder: a trained encoder, instead of the shipped weights or of training one.
         train: train even if there are shipped weights.
+        baselines: measure random weights and pixels too.
 
     Raises:
         EvalkitError: an unknown name (the message lists the names), or what the steps raise.
@@ -176,7 +178,7 @@ def reproduce(
         options = TrainOptions(device=device)
         recipe = recipe_named(chosen.recipe)
         encoder = str(train_gan(workspace, recipe, images=images, options=options, download=download, say=say))
-    for each in (encoder, *chosen.baselines):
+    for each in (encoder, *(chosen.baselines if baselines else ())):
         features = extract_features(workspace, dataset, each, device=device, download=download, say=say)
         path = workspace.place(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
         for labels_per_class in chosen.labels_per_class:

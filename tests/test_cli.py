@@ -96,18 +96,20 @@ def test_reproduce_runs_what_is_missing_and_no_more(run, monkeypatch):
 
 
 def test_reproduce_takes_the_shipped_weights_unless_it_is_to_train(run, monkeypatch, tmp_path):
-    small = dataclasses.replace(REPRODUCTIONS["digits"], labels_per_class=(1,), baselines=(), shipped="demo")
+    small = dataclasses.replace(REPRODUCTIONS["digits"], labels_per_class=(1,), shipped="demo")
     monkeypatch.setitem(REPRODUCTIONS, "digits", small)
     monkeypatch.setitem(RECIPES, "digits", dataclasses.replace(RECIPES["digits"], d_updates=2, width=4))
     monkeypatch.setattr(find, "shipped_folder", lambda: tmp_path / "shipped")
-    trained = run("reproduce", "digits", "--device", "cpu")  # nothing shipped yet
+    options = ["--device", "cpu", "--no-baselines"]
+    trained = run("reproduce", "digits", *options)  # nothing shipped yet
     assert trained.stdout.count("digits@2 + L2-SVM") == 1, trained.output
     checkpoint = tmp_path / "home/runs/digits/checkpoints/d-00000002"
     assert run("pretrained", "import", checkpoint, "--out", tmp_path / "shipped/demo").exit_code == 0
-    taken = run("reproduce", "digits", "--device", "cpu")
+    taken = run("reproduce", "digits", *options)
     assert taken.stdout.count("pretrained:demo + L2-SVM") == 1 and "run: " not in taken.stderr, taken.output
-    assert read_results(tmp_path / "home/results.csv")["value"].nunique() == 1  # the same weights, the same figure
-    assert "run: " in run("reproduce", "digits", "--device", "cpu", "--train").stderr
+    table = read_results(tmp_path / "home/results.csv")
+    assert len(table) == 2 and table["value"].nunique() == 1  # the same weights, the same figure, and no baseline
+    assert "run: " in run("reproduce", "digits", *options, "--train").stderr
 
 
 def test_doctor_and_datasets_say_what_is_where(run, pictures):

@@ -13,6 +13,7 @@ from evalkit.workspace import Workspace
 @click.option("--images", help="Train on this image set [default: the recipe's, else the latest prepared].")
 @click.option("--encoder", help="Trained run or checkpoint [default: the shipped weights, else one trained now].")
 @click.option("--train", is_flag=True, help="Train, even if there are shipped weights; so does --images.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Random weights and pixels too.")
 @device_option
 @download_option
 @click.pass_obj
@@ -23,6 +24,7 @@ def reproduce_command(
     images: str | None,
     encoder: str | None,
     train: bool,
+    baselines: bool,
     device: str,
     download: bool,
 ) -> None:
@@ -41,6 +43,16 @@ def reproduce_command(
 
     options = {"data": data, "images": images, "encoder": encoder}
     with status_line() as show:
-        reproduce(workspace, name, **options, train=train, device=device, download=download, say=say, show=show)
+        reproduce(
+            workspace,
+            name,
+            **options,
+            train=train,
+            baselines=baselines,
+            device=device,
+            download=download,
+            say=say,
+            show=show,
+        )
     table = compare(read_results(workspace.results))
     click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))
