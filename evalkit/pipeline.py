@@ -21,7 +21,7 @@ from evalkit.gan import trainer
 from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named
-from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare
+from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare_from
 from evalkit.measure import is_measured, measure, quiet
 from evalkit.pretrained.find import find_pretrained, shipped
 from evalkit.protocols.probe import TrainingProbe
@@ -171,7 +171,7 @@ def reproduce(
     if name not in REPRODUCTIONS:
         raise EvalkitError(f"{name}: no such reproduction; choose {', '.join(REPRODUCTIONS)}")
     chosen = REPRODUCTIONS[name]
-    dataset = prepare(data, workspace, name=chosen.dataset, progress=True).name if data else chosen.dataset
+    dataset = prepare_from(workspace, data, chosen.dataset).name if data else chosen.dataset
     if encoder is None and not (train or images) and chosen.shipped in {path.name for path in shipped()}:
         encoder = f"pretrained:{chosen.shipped}"
     if encoder is None:

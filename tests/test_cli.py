@@ -117,7 +117,7 @@ def test_doctor_and_datasets_say_what_is_where(run, pictures):
     result = run("doctor")
     assert f"torch: {torch.__version__.split('+')[0]}" in result.stdout
     assert "colours: 32 x 32 pixels, train 64, test 20" in result.stdout
-    assert "cifar10    -" in run("datasets").stdout
+    assert "cifar10         -" in run("datasets").stdout
 
 
 def all_commands(group=main, *before):

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from evalkit.cli import main
 from evalkit.cli.prepare import prepare_command
 from evalkit.errors import EvalkitError
-from evalkit.images import dataset_names, find_images, load_images, prepare_named, source_names
+from evalkit.images import dataset_names, find_images, known_files, load_images, prepare_named, source_names
 from evalkit.workspace import Workspace
 
 RNG = np.random.default_rng(0)
@@ -62,7 +62,9 @@ def test_the_command_puts_a_named_set_where_it_says(tmp_path):
 
 def test_failure_the_command_refuses_what_a_named_set_has_no_use_for(tmp_path):
     result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--crop", "faces"])
-    assert result.exit_code == 2 and "digits is a named data set; --crop, --decode and --source" in result.stderr
+    assert (
+        result.exit_code == 2 and "digits is the named data set digits; --crop, --decode and --source" in result.stderr
+    )
 
 
 def test_the_command_offers_every_source():
@@ -89,7 +91,7 @@ def test_failure_unknown_name_lists_the_choices(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in dataset_names() if name not in ("digits", "imagenet")])
 def test_failure_missing_files_are_told_with_their_place(tmp_path, name):
-    with pytest.raises(EvalkitError, match=f"the files of {name} are not complete there .*; put there .*(gz|mat)"):
+    with pytest.raises(EvalkitError, match=f"the files of {name} are not complete there .*; put there .*(gz|mat|idx)"):
         prepare_named(name, tmp_path / "out", downloads=tmp_path / "downloads", download=False)
     assert not (tmp_path / "out").exists()
 
@@ -115,6 +117,25 @@ def test_mnist_from_idx_files(tmp_path):
     images = prepare_named("mnist", tmp_path / "out", downloads=tmp_path, download=False)
     assert np.array_equal(images.images, pixels[..., None].repeat(3, axis=3))  # 28x28, as the data set is
     assert images.labels.tolist() == list(range(7)) and images.splits == {"train": (0, 5), "test": (5, 7)}
+
+
+@pytest.mark.parametrize(
+    ("file", "places"),
+    [
+        ("MNIST/raw/train-images-idx3-ubyte", ["MNIST", "MNIST/raw"]),
+        ("stl10_binary/train_X.bin", ["stl10_binary"]),
+        ("cifar-100-python/train", ["cifar-100-python"]),
+        ("train_32x32.mat", [".", "train_32x32.mat"]),
+    ],
+)
+def test_value_of_known_files(tmp_path, file, places):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    found = {known_files(tmp_path / place) for place in places}
+    assert len(found) == 1 and found.pop()[1] == tmp_path
+    assert known_files(tmp_path.parent) is None and known_files(tmp_path / "other") is None
+    if file != "train_32x32.mat":  # the folder above may hold anything
+        assert known_files(tmp_path) is None
 
 
 def test_svhn_from_mat_files(tmp_path, monkeypatch):
@@ -152,6 +173,16 @@ def test_cifar10_from_its_batches(tmp_path, monkeypatch):
     images = prepare_named("cifar10", tmp_path / "out", downloads=tmp_path, download=False)
     assert np.array_equal(images.images, pixels) and images.labels.tolist() == [1, 2, 3, 4, 5, 9]
     assert images.name == "cifar10" and images.class_names[9] == "truck"
+    # the files where they are are the same data set, and found wherever one points
+    for place in (folder, folder / "data_batch_1"):
+        result = CliRunner().invoke(main, ["--home", str(tmp_path / "home"), "prepare", str(place)])
+        assert result.stdout == f"{tmp_path}/home/images/cifar10\n", result.output
+    assert load_images(tmp_path / "home/images/cifar10").manifest["files"] == images.manifest["files"]
+    result = CliRunner().invoke(main, ["--home", str(tmp_path), "reproduce", "svhn", "--data", str(folder)])
+    assert f"{folder}: these are the files of cifar10, expected those of svhn" in result.stderr
+    (folder / "test_batch").unlink()
+    result = CliRunner().invoke(main, ["--home", str(tmp_path / "other"), "prepare", str(folder)])
+    assert result.exit_code == 1 and f"{tmp_path}: the files of cifar10 are not complete there" in result.stderr
 
 
 def test_cifar100_from_its_files(tmp_path, monkeypatch):

@@ -221,6 +221,8 @@ def test_failure_unknown_form_lists_the_choices(tmp_path):
         prepared(tmp_path / "a.doc", tmp_path)
     with pytest.raises(EvalkitError, match="no source 'zip'; choose from parquet, webdataset"):
         prepared(tmp_path / "a.doc", tmp_path, source_kind="zip")
+    with pytest.raises(EvalkitError, match="a.doc: no folder; give the folder of the pictures"):
+        prepared(tmp_path / "a.doc", tmp_path, source_kind="folder")
 
 
 @pytest.mark.parametrize(
@@ -229,6 +231,8 @@ def test_failure_unknown_form_lists_the_choices(tmp_path):
         ("cats", "cats"),
         ("x/tiny-imagenet/train-00000-of-00004.parquet", "tiny-imagenet"),
         ("x/cifar10/*.parquet", "cifar10"),
+        ("x/tiny/valid-00000-of-00001.parquet", "tiny"),
+        ("x/test_pictures.npz", "test_pictures"),
         ("x/ILSVRC2012_img_train.tar", "ILSVRC2012_img_train"),
     ],
 )

@@ -30,7 +30,8 @@ def dataset_lines(workspace: Workspace) -> list[str]:
     lines = ["named data sets:"]
     for name, dataset in DATASETS.items():
         prepared = (workspace.place("image set", name) / "manifest.json").exists()
-        lines.append(f"  {name:<10} {'prepared' if prepared else '-':<9} {dataset.about}")
+        about = dataset.about.replace("DOWNLOADS", str(workspace.downloads))
+        lines.append(f"  {name:<15} {'prepared' if prepared else '-':<9} {about}")
     lines.append(f"image sets in {workspace.home / 'images'}:")
     for path in workspace.all("image set"):
         try:

@@ -1,5 +1,7 @@
 """evalkit prepare."""
 
+from pathlib import Path
+
 import click
 
 from evalkit.cli.options import download_option, say
@@ -64,8 +66,9 @@ def prepare_command(
     """Make an image set of SOURCE: shorter side to --size, centre crop, uint8.
 
     SOURCE is a folder a class, a flat folder, Parquet files (a file, a folder, a glob), a tar of folders or of tars,
-    WebDataset shards, downsampled ImageNet's batches, an .npz, an LSUN LMDB (extra [lsun]), a list of paths, or the
-    name of a data set (`evalkit datasets` lists them). An interrupted prepare goes on where it was.
+    WebDataset shards, downsampled ImageNet's batches, an .npz, an LSUN LMDB (extra [lsun]), a list of paths, the name
+    of a data set (`evalkit datasets` lists them), or its files where they are (cifar-10-batches-py, MNIST,
+    stl10_binary, train_32x32.mat). An interrupted prepare goes on where it was.
 
     \b
     Example:
@@ -74,21 +77,21 @@ def prepare_command(
       evalkit prepare photographs --crop faces --size 64
       evalkit prepare cifar10
     """
-    from pathlib import Path
+    from evalkit.images import Faces, dataset_names, known_files, prepare, prepare_named, summary
 
-    from evalkit.images import Faces, dataset_names, prepare, prepare_named, summary
-
-    if source in dataset_names() and not Path(source).exists():
+    named = source in dataset_names() and not Path(source).exists()
+    found = (source, workspace.downloads) if named else known_files(source)
+    if found:
         if crop == "faces" or decode or source_kind:
             raise click.UsageError(
-                f"{source} is a named data set; --crop, --decode and --source are for your own files"
+                f"{source} is the named data set {found[0]}; --crop, --decode and --source are for your own files"
             )
-        place = workspace.place("image set", name or source)
+        place = workspace.place("image set", name or found[0])
         images = prepare_named(
-            source,
+            found[0],
             place,
-            downloads=workspace.downloads,
-            download=download,
+            downloads=found[1],
+            download=download and named,
             size=size,
             filter=filter_,
             replace=replace,

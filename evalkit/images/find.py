@@ -2,7 +2,9 @@
 
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.imageset import KIND, ImageSet, load_images
+from evalkit.images.known import known_files
 from evalkit.images.named import DATASETS, prepare_named
+from evalkit.images.prepare import prepare
 from evalkit.workspace import Workspace
 
 
@@ -25,6 +27,21 @@ def find_images(workspace: Workspace, name_or_path: str, *, download: bool = Tru
         download=download,
         progress=progress,
     )
+
+
+def prepare_from(workspace: Workspace, source: str, dataset: str) -> ImageSet:
+    """The pictures of a named data set from where the user has them: its own files, or any source of its pictures.
+
+    Raises:
+        EvalkitError: the files of another data set, or what `prepare` raises.
+    """
+    known = known_files(source)
+    if known is None:
+        return prepare(source, workspace, name=dataset, progress=True)
+    if known[0] != dataset:
+        raise EvalkitError(f"{source}: these are the files of {known[0]}, expected those of {dataset}")
+    place = workspace.place(KIND, dataset)
+    return prepare_named(dataset, place, downloads=known[1], download=False, progress=True)
 
 
 def images_with_hash(workspace: Workspace, sha256: str) -> ImageSet | None:

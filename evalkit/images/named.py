@@ -15,6 +15,7 @@ from evalkit.images.imageset import ImageSet
 from evalkit.images.loaders import DIGITS_IDENTITY, Arguments, digits_plan, torchvision_identity, torchvision_plan
 from evalkit.images.plan import Plan
 from evalkit.images.prepare import finished, prepare, write_set
+from evalkit.images.sources import plan_source
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ DATASETS = {
         _BY_TRAIN,
         _DIGITS,
         size=28,
-        files="MNIST/raw with the four idx files (train-images-idx3-ubyte.gz, …)",
+        files="MNIST/raw with the four idx files (train-images-idx3-ubyte, …), unzipped",
     ),
     "stl10": _vision(
         "STL-10, 96x96: 5,000 train, 8,000 test",
@@ -106,14 +107,16 @@ DATASETS = {
     ),
     "imagenet": Dataset(
         "ImageNet-1k from your own copy: DOWNLOADS/imagenet/train/n01440764/…; never downloaded",
-        lambda downloads, download: _imagenet(downloads),
+        lambda downloads, download: plan_source(_imagenet(downloads)),
         {},
     ),
 }
 
 
-def _imagenet(downloads: Path) -> Plan:
+def _imagenet(downloads: Path) -> Path:
     folder = downloads / "imagenet"
+    if folder.is_dir():
+        return folder
     raise EvalkitError(
         f"{folder}: ImageNet is not there, and evalkit does not download it; put its folders of classes into "
         f"{folder / 'train'}, or prepare them where they are: evalkit prepare FOLDER --name imagenet"
@@ -162,8 +165,8 @@ def prepare_named(
     """
     chosen = dataset(name)
     fit = Fit(size=size or chosen.size, filter=filter)
-    if name == "imagenet" and (downloads / "imagenet").is_dir():
-        folder = downloads / "imagenet"
+    if name == "imagenet":
+        folder = _imagenet(downloads)
         return prepare(folder, target, name=name, size=fit.size, filter=filter, replace=replace, progress=progress)
     settings = {"name": name, "size": fit.size, "filter": filter, "decode": "exact"}
     found = finished(target, settings, {"source": _kind(chosen), **chosen.identity}, replace=replace)

@@ -17,7 +17,7 @@ from evalkit.images.faces import Faces, check_opencv
 from evalkit.images.fit import Fit
 from evalkit.images.imageset import KIND, ImageSet, load_images
 from evalkit.images.output import Output
-from evalkit.images.plan import Plan, printable
+from evalkit.images.plan import Plan, printable, split_of
 from evalkit.images.pool import chunks, cores
 from evalkit.images.sources import plan_source
 from evalkit.images.worker import Task
@@ -85,7 +85,9 @@ def default_name(source: Path | str) -> str:
     """The data set's name that a path suggests: the folder's, or the file's unless that is only a split's."""
     path = Path(source).absolute()
     stem = path.name if path.is_dir() else path.name.split(".")[0]
-    split_file = stem.split("-")[0] in ("train", "test", "validation", "0000") or set(stem) & set("*?[")
+    split_file = (
+        (split_of([stem]) and stem.split("-")[0].isalpha()) or stem.startswith("0000-") or set(stem) & set("*?[")
+    )
     return printable(path.parent.name if split_file and not path.is_dir() else stem) or "images"
 
 

@@ -70,6 +70,8 @@ def plan_source(source: Path | str, kind: str | None = None) -> Plan:
     root, files = _located(source)
     if kind is not None and kind not in SOURCES:
         raise EvalkitError(f"no source {kind!r}; choose from {', '.join(SOURCES)}")
+    if kind == "folder" and not Path(source).is_dir():
+        raise EvalkitError(f"{source}: no folder; give the folder of the pictures, or another --source")
     for name, form in SOURCES.items():
         if name == kind or (kind is None and form.fits(root, files)):
             return form.plan(root, files)
