@@ -79,8 +79,8 @@ class Figure:
 
 COLUMNS = tuple(field.name for field in fields(Figure))
 KEY = [
-    "dataset", "protocol", "encoder", "layers", "scaling", "classifier", "features_sha256", "grid", "selected_on",
-    "seed",
+    "dataset", "protocol", "encoder", "layers", "scaling", "classifier", "n", "features_sha256", "grid", "selected_on",
+    "seed", "draws_sha256",
 ]  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in fields(Figure) if field.default is not MISSING}
 _FORMATS = {
@@ -127,6 +127,15 @@ def read_results(path: Path) -> pd.DataFrame:
     return table.assign(**{name: _DEFAULTS[name] for name in odd})[list(COLUMNS)]
 
 
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order of files and tables: by KEY, 20 labels a class before 100."""
+    return table.sort_values(KEY, kind="stable", key=_by_number)
+
+
+def _by_number(column: pd.Series) -> pd.Series:
+    return column.str.zfill(9).where(column.str.isdecimal(), column) if column.name == "protocol" else column
+
+
 def as_written(column: str, value: Any) -> str:
     """A value as results.csv holds it: numbers in the column's format, nothing for a number that is not there."""
     if value is None or value != value:
@@ -136,7 +145,7 @@ def as_written(column: str, value: Any) -> str:
 
 def write_results(path: Path, table: pd.DataFrame) -> None:
     """Writes figures in the fixed order of columns and rows, LF line ends, fixed number formats; atomically."""
-    table = table.sort_values(KEY, kind="stable")[list(COLUMNS)].copy()
+    table = ordered(table)[list(COLUMNS)].copy()
     for column in _FORMATS:
         table[column] = [as_written(column, value) for value in table[column]]
     buffer = io.StringIO()
@@ -146,12 +155,12 @@ def write_results(path: Path, table: pd.DataFrame) -> None:
 
 
 def add_figure(path: Path, figure: Figure) -> None:
-    """Puts a figure into results.csv, replacing the row of the same key."""
+    """Puts a figure into results.csv, replacing the row of the same key; a row without a draws' hash has any."""
     with locked(path):
         table = read_results(path)
         row = pd.DataFrame([asdict(figure)])
         same = pd.Series(True, index=table.index)
         for key in KEY:
-            same &= table[key].astype(str) == str(getattr(figure, key))
+            same &= table[key].astype(str).isin([str(getattr(figure, key)), *([""] if key == "draws_sha256" else [])])
         kept = table[~same]
         write_results(path, row if kept.empty else pd.concat([kept, row], ignore_index=True))

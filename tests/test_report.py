@@ -8,7 +8,7 @@ from example_results import FEW as EXAMPLE_FEW
 from example_results import FIGURE as EXAMPLE
 
 from evalkit.errors import ArtifactError
-from evalkit.report.tables import compare, published
+from evalkit.report.tables import blocks, compare, published
 from evalkit.report.text import as_text
 from evalkit.results import COLUMNS, add_figure, method_name, read_results
 
@@ -56,6 +56,23 @@ def test_a_figure_measured_again_replaces_its_row_and_others_stay(tmp_path):
     add_figure(path, dataclasses.replace(FIGURE, value=80.0))
     add_figure(path, dataclasses.replace(FIGURE, value=70.0, features_sha256="other"))
     assert sorted(read_results(path)["value"]) == [70.0, 80.0]
+
+
+def test_a_figure_of_other_draws_is_another_and_of_more_fits_comes_later(tmp_path):
+    path = tmp_path / "results.csv"
+    for n, grid in ((100, "extended 1e-05..0.01"), (10, "extended 2e-05..0.01")):
+        add_figure(path, dataclasses.replace(FEW, n=n, grid=grid, draws_sha256=f"of {n}"))
+    assert read_results(path)["n"].tolist() == [10, 100]
+    add_figure(path, dataclasses.replace(FEW, value=1.0, n=100, draws_sha256="of 100"))
+    assert read_results(path)["value"].tolist() == [73.25, 1.0]
+
+
+def test_tables_are_in_the_order_of_their_numbers_of_labels(tmp_path):
+    for protocol in ("all", "100", "5", "1", "20"):
+        add_figure(tmp_path / "results.csv", dataclasses.replace(FEW, dataset="mine", protocol=protocol))
+    titles = [block.title for block in blocks(compare(read_results(tmp_path / "results.csv")))]
+    words = ["1 label a class", "5 labels a class", "20 labels a class", "100 labels a class", "all labels"]
+    assert titles == [f"mine, {word}: accuracy in %" for word in words]
 
 
 def test_text_for_a_terminal(tmp_path):

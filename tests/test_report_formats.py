@@ -214,6 +214,14 @@ def test_value_of_the_differences_from_the_paper(material):
     ]
 
 
+def test_differences_are_those_from_the_network_of_the_papers_table(material):
+    each = material.measured[0]
+    own = each.training | {"recipe": {"name": "mine", "width": 64, "lr": 2e-4}}
+    assert ("recipe: width", "128", "64") in differences(dataclasses.replace(each, training=own))
+    digits = dataclasses.replace(each, row=each.row.replace("cifar10-jpeg", "digits"))
+    assert differences(digits) == []  # the paper has no figures of them
+
+
 def test_arithmetic_of_a_training_is_that_of_its_checkpoint_or_unknown(tmp_path, material):
     settings = {"recipe": {"name": "imagenet32"}, "d_updates": 150_000, "history": [{"precision": "bfloat16"}]}
     manifest = {"settings": settings, "made_from": {}, "commit": ""}

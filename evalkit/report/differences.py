@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-from evalkit.gan.recipes import RECIPES
+from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.report.material import Measured
 from evalkit.report.series import best
-from evalkit.report.tables import LOSSY, pictures_of
+from evalkit.report.tables import LOSSY, original, pictures_of
 
 _IMAGENET = "ImageNet-1k: about 1,281,000 pictures of 1,000 classes"
+_PAPERS_NETWORKS = {"cifar10": "imagenet32", "svhn": "svhn", "mnist": "mnist"}  # of its tables 1, 2 and 3
 _PAPERS_PICTURES = {"imagenet32": _IMAGENET, "svhn": "SVHN's training pictures"}
 
 
@@ -20,7 +21,12 @@ class Difference(NamedTuple):
 
 
 def differences(each: Measured) -> list[Difference]:
-    """Where the figure's data, network and protocol are not the paper's, as far as its run card says."""
+    """Where the figure's data, network and protocol are not the paper's, as far as its run card says.
+
+    None for a data set that the paper has no figures of.
+    """
+    if _of_the_paper(each) is None:
+        return []
     found = [*_of_pictures(each), *_of_training(each), *_of_protocol(each)]
     return [line for line in found if line.paper != line.here]
 
@@ -35,6 +41,13 @@ def differences_by_dataset(groups: dict[tuple[str, str], list[Measured]]) -> dic
     return {name: lines for name, lines in found.items() if lines}
 
 
+def _of_the_paper(each: Measured) -> Recipe | None:
+    """The paper's network that the one measured is held against: that of its own name, else that of the table."""
+    name = each.training.get("recipe", {}).get("name", "")
+    table = _PAPERS_NETWORKS.get(original(each.row["dataset"]))
+    return RECIPES[name if name in _PAPERS_NETWORKS.values() else table] if table else None
+
+
 def _of_pictures(each: Measured) -> list[Difference]:
     dataset = str(each.row["dataset"])
     kind = pictures_of(dataset)
@@ -45,8 +58,8 @@ def _of_pictures(each: Measured) -> list[Difference]:
 def _of_training(each: Measured) -> list[Difference]:
     training = each.training
     recipe = training.get("recipe", {})
-    papers = RECIPES.get(recipe.get("name", ""))
-    if papers is None:
+    papers = _of_the_paper(each)
+    if not recipe or papers is None:
         return []
     updates = training.get("d_updates", 0)
     lines = [

@@ -41,7 +41,8 @@ def _label(each: Measured) -> str:
 def block_figures(block: Block, group: list[Measured]) -> Iterator[Shown]:
     """The plots of one table: an overview, accuracy over C, over D updates, layers, classes, confusions."""
     label = _label(group[0])
-    yield Shown("At a glance", partial(plots.overview, block.rows, label=label), f"{block.title}; hollow: published")
+    hollow = "; hollow: published" if PUBLISHED in set(block.rows["origin"]) else ""
+    yield Shown("At a glance", partial(plots.overview, block.rows, label=label), block.title + hollow)
     if found := over_C(group):
         draw = partial(plots.lines, found, x="C", y=f"validation {label}")
         yield Shown("Accuracy against C", draw, "on validation rows; the ring marks the chosen C")

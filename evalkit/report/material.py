@@ -16,7 +16,7 @@ from evalkit.latent.finding import GalleryPicture, gallery
 from evalkit.pretrained.find import find_pretrained
 from evalkit.protocols.provenance import facts_of
 from evalkit.report.tables import compare
-from evalkit.results import KEY, method_name, read_results
+from evalkit.results import method_name, ordered, read_results
 from evalkit.workspace import Workspace
 
 _WEIGHTS = "pretrained:"
@@ -82,9 +82,7 @@ def gather(results: Path, workspace: Workspace) -> Material:
     """
     table = read_results(results)
     missing: list[str] = []
-    measured = [
-        _measured(results, row, workspace, missing) for _, row in table.sort_values(KEY, kind="stable").iterrows()
-    ]
+    measured = [_measured(results, row, workspace, missing) for _, row in ordered(table).iterrows()]
     folders = {name: _folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
     samples = {name: sorted([*at.glob("samples/*.png"), *at.glob("samples-*.png")]) for name, at in folders.items()}
     probes = {name: pd.read_csv(at / "probe.csv") for name, at in folders.items() if (at / "probe.csv").is_file()}

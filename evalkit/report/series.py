@@ -78,12 +78,12 @@ def probed(run: str, probe: pd.DataFrame) -> list[Line]:
 
 def by_layer(group: Sequence[Measured]) -> dict[str, list[tuple[str, float, float]]]:
     """Encoder and classifier -> (layers, percent, spread) of one data set and protocol, "all" last."""
-    found: dict[str, list[tuple[str, float, float]]] = {}
-    for each in group:
+    found: dict[str, dict[str, tuple[str, float, float]]] = {}
+    for each in group:  # of several figures of one method the one of most fits, which comes last
         name = f"{each.row['encoder']} + {each.row['classifier']}"
         layers = each.row["layers"] or "all"
-        found.setdefault(name, []).append((layers, float(each.row["value"]), float(each.row["spread"])))
-    ordered = {name: sorted(rows, key=lambda row: (row[0] == "all", row[0])) for name, rows in found.items()}
+        found.setdefault(name, {})[layers] = (layers, float(each.row["value"]), float(each.row["spread"]))
+    ordered = {n: sorted(rows.values(), key=lambda row: (row[0] == "all", row[0])) for n, rows in found.items()}
     return {name: rows for name, rows in ordered.items() if any(layers != "all" for layers, _, _ in rows)}
 
 

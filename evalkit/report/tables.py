@@ -7,7 +7,7 @@ from importlib.resources import files
 import pandas as pd
 
 from evalkit.cards import FOLDER
-from evalkit.results import KEY, method_name
+from evalkit.results import method_name, ordered
 
 COLUMNS = (
     "dataset", "pictures", "protocol", "metric", "method", "value", "spread", "spread_kind", "interval_low",
@@ -46,15 +46,15 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     known = published()
-    for (dataset, protocol), measured in results.groupby(["dataset", "protocol"], sort=True):
-        there = known[(known["dataset"] == _original(dataset)) & (known["protocol"] == protocol)]
+    for (dataset, protocol), measured in ordered(results).groupby(["dataset", "protocol"], sort=False):
+        there = known[(known["dataset"] == original(dataset)) & (known["protocol"] == protocol)]
         rows += [_published_row(row, str(dataset)) for _, row in there.iterrows()]
-        for _, row in measured.sort_values(KEY, kind="stable").iterrows():
+        for _, row in measured.iterrows():
             rows.append(_measured_row(row, _counterpart(method_name(row), there)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _original(dataset: object) -> str:
+def original(dataset: object) -> str:
     """The data set that a copy is of: cifar10 for cifar10-jpeg."""
     return str(dataset).split("-")[0]
 
@@ -63,7 +63,7 @@ def pictures_of(dataset: str) -> str:
     """What the pictures are: the original ones, a lossy copy, or another variant."""
     if dataset.endswith("-jpeg"):
         return LOSSY
-    return "original" if dataset == _original(dataset) else "a variant"
+    return "original" if dataset == original(dataset) else "a variant"
 
 
 def _counterpart(method: str, there: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def blocks(table: pd.DataFrame) -> Iterator[Block]:
         if LOSSY in set(measured["pictures"]):
             cost = f": {_COSTS[dataset]}" if dataset in _COSTS else ""
             notes.append(
-                f"JPEG: measured on a lossy JPEG copy of {_original(dataset)}, "
+                f"JPEG: measured on a lossy JPEG copy of {original(dataset)}, "
                 f"not on the pictures of the published rows{cost}."
             )
         name = f"{dataset} (lossy JPEG pictures)" if notes else dataset
@@ -137,7 +137,8 @@ def blocks(table: pd.DataFrame) -> Iterator[Block]:
 
 def labels_text(protocol: str) -> str:
     """A protocol's labels in words."""
-    return "all labels" if protocol == "all" else f"{protocol} labels a class" if protocol.isdigit() else protocol
+    labels = "label" if protocol == "1" else "labels"
+    return "all labels" if protocol == "all" else f"{protocol} {labels} a class" if protocol.isdigit() else protocol
 
 
 def decimals(value: float, *, signed: bool = False) -> str:

@@ -12,7 +12,7 @@ from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import load_features
 from evalkit.images.imageset import KIND as IMAGES
 from evalkit.probes.classifier import FitOptions
-from evalkit.results import KEY, method_name, read_results
+from evalkit.results import method_name, ordered, read_results
 from evalkit.verify.at_hand import features_at_hand, images_at_hand, weights_at_hand
 from evalkit.verify.checks import (
     DIFFERS,
@@ -75,7 +75,7 @@ def verify(
         ArtifactError: no results.csv, or one with other columns.
     """
     hashed: dict[tuple[str, str], Check] = {}
-    for _, row in read_results(results).sort_values(KEY, kind="stable").iterrows():
+    for _, row in ordered(read_results(results)).iterrows():
         name = f"{row['dataset']}, {row['protocol']}, {method_name(row)}"
         if row_filter in name:
             yield Verdict(name, tuple(_checks(results, row, workspace, refit, hashed)))
