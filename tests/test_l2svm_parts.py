@@ -7,11 +7,12 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from evalkit.distributed import Ranks
-from evalkit.probes.l2svm import l2svm_path, path, products
+from evalkit.probes.l2svm import filerows, l2svm_path, path, products, rows
 from evalkit.probes.l2svm.factors import Factors
 from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.memory import parse_memory
+from evalkit.probes.l2svm.opening import open_rows
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
 from evalkit.probes.l2svm.problem import Columns, dual_variables, losses
@@ -112,6 +113,35 @@ def test_matrix_path_is_chosen_by_speed_among_accurate_ways(monkeypatch):
     products._checked_path.cache_clear()
     assert chosen.errors["rounded"] > 20 * chosen.errors["default"]  # bfloat16 has 16 bits less
     assert "missing" not in chosen.gflops and chosen.name in ("default", "onednn")
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """As many threads of torch as the parameter says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("resident", [None, 0, 37])
+def test_passes_are_products_whatever_the_chunks_and_threads(resident, threads, tmp_path, monkeypatch):
+    features = np.random.default_rng(0).normal(size=(101, 12)).astype(np.float16)
+    np.save(tmp_path / "features.npy", features)
+    monkeypatch.setattr(rows, "_CONVERTED_BYTES", 4 * 12 * 5)  # five rows
+    monkeypatch.setattr(filerows, "SLAB_BYTES", 2 * 12 * 17)  # 17 rows
+    numbers = np.arange(1, 101)
+    source = open_rows(
+        np.load(tmp_path / "features.npy", mmap_mode="r"), numbers, device=torch.device("cpu"), resident=resident
+    )
+    weights, coefficients = torch.randn(2, 13), torch.randn(100, 2)
+    whole = np.concatenate([features[1:].astype(np.float64), np.full((100, 1), 0.5)], 1)
+    passes = Passes(source, constant=0.5)
+    np.testing.assert_allclose(passes.scores(weights), whole @ weights.double().numpy().T, atol=1e-5)  # float32
+    np.testing.assert_allclose(
+        passes.weighted_rows(coefficients), coefficients.double().numpy().T @ whole, atol=2e-5
+    )  # float32, sums of 100
+    assert source.workers == threads == torch.get_num_threads()
 
 
 @pytest.mark.parametrize("text, size", [("4GB", 4 * 10**9), ("1.5 GiB", 3 * 2**29), (512, 512), ("2k", 2000)])

@@ -32,7 +32,7 @@ def remaining(trend: list[Tensor], dtype: torch.dtype) -> Tensor:
     """What the objective has still to fall, by the geometric series that its last eight steps suggest, (columns,).
 
     The decrement g^T H^-1 g / 2 alone sees about the next step only: with slow convergence it was 20 times too small.
-    Steps smaller than the rounding of scores in `dtype` say nothing and count as none.
+    Steps smaller than the rounding of scores in `dtype` say nothing and count as none, as do fewer than eight.
     """
     if len(trend) <= 2 * _TREND_STEPS:
         return torch.zeros_like(trend[-1])

@@ -7,7 +7,6 @@ together. The weights of those draws and all C are scored together, in one pass 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from evalkit.probes.l2svm.memory import group_draws, parse_memory
 from evalkit.probes.l2svm.opening import as_matrix, check_rows, open_rows, storage_type
 from evalkit.probes.l2svm.path import FEW_ROWS, TOL, l2svm_path
 from evalkit.probes.l2svm.problem import InputError, encode_labels
+from evalkit.probes.l2svm.threads import single_threads
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,8 @@ def _in_threads(
     if threads == 1:
         yield from map(fit, draws)
         return
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(fit, draws)
-    finally:
-        torch.set_num_threads(before)  # the workers' setting is also that of threads that start later
+    with single_threads(threads) as pool:
+        yield from pool.map(fit, draws)
 
 
 def _predictions(features: Any, fits: list[LinearFit], rows: np.ndarray, device: str | torch.device) -> np.ndarray:

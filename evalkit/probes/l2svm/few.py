@@ -27,8 +27,9 @@ def solve_few(passes: Passes, problems: Sequence[Columns], tol: float) -> Soluti
     columns = Columns(torch.cat([each.signs for each in whole], 1), torch.cat([each.costs for each in whole], 1))
     beta = torch.cat([each.beta for each in solutions], 1)
     weights = gathered.weighted_rows(beta.to(rows.dtype))
+    solution = _proven(gathered, gram, columns, weights, beta, torch.cat([each.steps for each in solutions]))
     passes.count += gathered.count
-    return _proven(gathered, gram, columns, weights, beta, torch.cat([each.steps for each in solutions]))
+    return solution
 
 
 def _proven(gathered: Passes, gram: Tensor, columns: Columns, weights: Tensor, beta: Tensor, steps: Tensor) -> Solution:

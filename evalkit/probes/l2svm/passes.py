@@ -36,8 +36,11 @@ class Passes:
         self.count += 1
         features = weights[:, : self.rows.features].contiguous()
         scores = weights.new_empty(self.rows.count, len(weights))
-        for where, chunk in self.rows.chunks(len(weights)):
+
+        def work(worker: int, where: slice, chunk: Tensor) -> None:
             scores[where] = self.product(chunk, features)
+
+        self.rows.for_each(work, len(weights))
         if self.constant is not None:
             scores += self.constant * weights[:, -1]
         return scores
@@ -46,10 +49,13 @@ class Passes:
         """coefficients.T @ X over all ranks: (N, columns) to (columns, width), in the type of the arithmetic."""
         self.count += 1
         across = coefficients.T.contiguous()
-        total = across.new_zeros(len(across), self.width)
-        features = total[:, : self.rows.features]
-        for where, chunk in self.rows.chunks(len(across)):
-            features += self.product(across[:, where], chunk.T)
+        totals = across.new_zeros(self.rows.workers, len(across), self.width)
+
+        def work(worker: int, where: slice, chunk: Tensor) -> None:
+            totals[worker, :, : self.rows.features] += self.product(across[:, where], chunk.T)
+
+        self.rows.for_each(work, len(across))
+        total = totals.sum(0) if len(totals) > 1 else totals[0]
         if self.constant is not None:
             total[:, -1] = self.constant * across.sum(1)
         return self.ranks.sum(total)

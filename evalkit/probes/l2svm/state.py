@@ -19,7 +19,7 @@ class State:
     objective: Tensor
     wanted: Tensor  # error estimate at which to look at a column's gap
     entered: Tensor  # iteration
-    trend: list[Tensor] = field(default_factory=list)  # objectives of all steps so far
+    trend: list[Tensor] = field(default_factory=list)  # objectives of all steps so far, NaN before a column entered
 
     def keep(self, columns: Tensor) -> "State":
         return State(
@@ -46,7 +46,7 @@ class State:
             torch.cat([self.objective, other.objective]),
             torch.cat([self.wanted, other.wanted]),
             torch.cat([self.entered, other.entered]),
-            [torch.cat([objective, other.objective]) for objective in self.trend],
+            [torch.cat([objective, torch.full_like(other.objective, torch.nan)]) for objective in self.trend],
         )
 
 
