@@ -362,7 +362,9 @@ def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_pa
         import_weights([path], workspace)
 
 
-def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the_card(trained, workspace, tmp_path):
+def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the_card(
+    trained, striped, workspace, tmp_path
+):
     path = import_weights([trained], workspace, name="half", dtype="float16", notes=["2 updates only"])
     files = {each: (path / each).stat().st_size for each in ("discriminator.safetensors", "generator.safetensors")}
     whole = trained / "checkpoints" / "d-00000002"
@@ -385,6 +387,7 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         "- seed: 0",
         "- precision: float32",
         "- run: tiny",
+        f"- command: evalkit train-gan --recipe digits --images {striped.name} --seed 0 --set width=4 --set ",
         "bytes, float16",
     ):
         assert line in card

@@ -9,6 +9,7 @@ from evalkit.artifacts import MANIFEST, Manifest, read_manifest
 from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
 from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.networks import Discriminator, Generator
+from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.gan.weights import load_weights
 from evalkit.images import images_with_hash
 from evalkit.pretrained.store import Pretrained
@@ -67,6 +68,7 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
     metrics = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").is_file() else pd.DataFrame()
     past = metrics[metrics["d_updates"] <= manifest["settings"]["d_updates"]] if len(metrics) else metrics
     return {
+        "command": _command(stored_recipe(manifest), kept),
         "run": run.name,
         **kept,
         **size,
@@ -75,6 +77,14 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
         "commits": f"{begun['commit'] or 'unknown'} when it began, {manifest['commit'] or 'unknown'} at the end",
         "versions": " ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     }
+
+
+def _command(recipe: Recipe, settings: dict[str, Any]) -> str:
+    """The command that trains the like again, but for its length."""
+    usual = RECIPES[recipe.name].as_dict() if recipe.name in RECIPES else {}
+    changed = {key: value for key, value in recipe.as_dict().items() if usual.get(key, value) != value}
+    options = "".join(f" --set {key}={value}" for key, value in changed.items() if key not in ("images", "d_updates"))
+    return f"evalkit train-gan --recipe {recipe.name} --images {settings['images']} --seed {settings['seed']}{options}"
 
 
 def _evidence(run: Path, updates: int) -> dict[str, bytes]:
