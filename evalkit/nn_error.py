@@ -56,9 +56,10 @@ def nn_error(
     started, where = time.monotonic(), resolve_device(device)
     checkpoint = find_checkpoint(encoder, workspace)
     manifest = read_checkpoint(checkpoint)
-    recipe, images = stored_recipe(manifest), find_images(workspace, dataset, progress=True)
-    name = f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
-    _check(recipe, images, name)
+    recipe, name = stored_recipe(manifest), f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
+    _check_conditional(recipe, name)  # before a download
+    images = find_images(workspace, dataset, progress=True)
+    _check_fitting(recipe, images, name)
     say(f"generator: {checkpoint}; test pictures: {images.name}")
     generator = Generator(recipe)
     averaged = "generator_average.safetensors" in manifest["files"]
@@ -77,13 +78,16 @@ def nn_error(
     return _record(workspace, figure, images, found)
 
 
-def _check(recipe: Recipe, images: ImageSet, name: str) -> None:
-    size = images.images.shape[1:3]
+def _check_conditional(recipe: Recipe, name: str) -> None:
     if not recipe.classes:
         raise EvalkitError(
             f"{name}: recipe {recipe.name} has no classes, so its samples have no labels; train a conditional one "
             "(`evalkit train-gan --recipe mnist`)"
         )
+
+
+def _check_fitting(recipe: Recipe, images: ImageSet, name: str) -> None:
+    size = images.images.shape[1:3]
     if recipe.classes != len(images.class_names) or size != (recipe.size, recipe.size):
         raise EvalkitError(
             f"{name}: draws {recipe.classes} classes at {recipe.size}x{recipe.size}, {images.name} has "

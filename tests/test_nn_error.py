@@ -102,7 +102,7 @@ def test_nn_error_on_the_command_line(run, home, conditional):  # noqa: F811
 
 def test_generators_that_cannot_be_tested_are_refused(run, home):  # noqa: F811
     plain = saved(home, dataclasses.replace(recipe_named("digits"), width=4), "plain")
-    result = run("nn-error", "--encoder", plain, "--dataset", "striped")
+    result = run("nn-error", "--encoder", plain, "--dataset", "nowhere")
     assert result.exit_code == 1 and "plain@0: recipe digits has no classes, so its samples have" in result.stderr
     five = saved(home, dataclasses.replace(recipe_named("digits"), classes=5, width=4), "five")
     result = run("nn-error", "--encoder", five, "--dataset", "striped")
