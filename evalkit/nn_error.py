@@ -26,7 +26,7 @@ from evalkit.probes.nearest_sample import BATCH, Draw, Nearest, sampler
 from evalkit.protocols.selection import Progress
 from evalkit.protocols.spreads import spread_of
 from evalkit.results import Figure, add_figure
-from evalkit.version import versions
+from evalkit.version import stamps, versions
 from evalkit.workspace import Workspace
 
 KIND = "1-NN fit"
@@ -123,9 +123,6 @@ def _figure(
         features=int(np.prod(images.images.shape[1:])),
         protocol=f"1-nn on {_short(settings['samples'])} samples",
         metric="error_percent",
-        value=100 * spread.mean,
-        spread=100 * spread.half_width,
-        spread_kind=spread.kind,
         n=1,
         C=nothing,
         grid="",
@@ -140,12 +137,9 @@ def _figure(
         seed=settings["seed"],
         seconds=seconds,
         device=device,
-        versions=" ".join(f"{name} {versions()[name]}" for name in ("evalkit", "torch", "numpy")),
-        date=datetime.now(UTC).date().isoformat(),
         classifier="1-NN",
-        interval_low=100 * spread.low,
-        interval_high=100 * spread.high,
-        interval_kind=spread.interval_kind,
+        **spread.columns(),
+        **stamps(),
     )
 
 

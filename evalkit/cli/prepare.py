@@ -86,32 +86,18 @@ def prepare_command(
             raise click.UsageError(
                 f"{source} is the named data set {found[0]}; --crop, --decode and --source are for your own files"
             )
-        place = workspace.place("image set", name or found[0])
+        dataset, folder = found
+        place = workspace.place("image set", name or dataset)
+        fetch = download and named
         images = prepare_named(
-            found[0],
-            place,
-            downloads=found[1],
-            download=download and named,
-            size=size,
-            filter=filter_,
-            replace=replace,
-            progress=True,
+            dataset, place, downloads=folder, download=fetch, size=size, filter=filter_, replace=replace, progress=True
         )
     else:
+        cropped = Faces(face_score, face_margin, face_smallest) if crop == "faces" else None
         images = prepare(
-            source,
-            workspace,
-            name=name,
-            size=size or 32,
-            filter=filter_,
-            decode=decode,
-            faces=Faces(face_score, face_margin, face_smallest) if crop == "faces" else None,
-            workers=workers,
-            strict=strict,
-            source_kind=source_kind,
-            replace=replace,
-            progress=True,
-        )
+            source, workspace, name=name, size=size or 32, filter=filter_, decode=decode, faces=cropped,
+            workers=workers, strict=strict, source_kind=source_kind, replace=replace, progress=True,
+        )  # fmt: skip
         place = workspace.place("image set", images.name)
     for line in summary(images):
         say(line)

@@ -45,7 +45,7 @@ def prepare(
     """Makes an image set of the pictures in `source`, or returns the finished one if it is there already.
 
     Args:
-        source: a folder a class, a flat folder, Parquet files (one, a folder, a glob), an .npz.
+        source: a folder, file or glob of any of the forms in `SOURCES` (see `evalkit.images.sources`).
         target: the image set's folder, or the workspace in which it gets the place of its name.
         name: the data set's name; the folder's or file's if not given.
         size: side of the square pictures in pixels.

@@ -7,7 +7,6 @@ script); test rows are used once, for the figure.
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from evalkit.protocols.selection import Choice, Progress, choose
 from evalkit.protocols.settings import Protocol
 from evalkit.protocols.spreads import spread_of
 from evalkit.results import Figure
-from evalkit.version import versions
+from evalkit.version import stamps
 
 _ERROR_DATASETS = ("svhn",)  # figures published as error rates
 
@@ -123,9 +122,6 @@ def _figure(
         features=features.features.shape[1],
         protocol=draws.protocol,
         metric="error_percent" if error else "accuracy_percent",
-        value=100 * spread.mean,
-        spread=100 * spread.half_width,
-        spread_kind=spread.kind,
         n=len(correct),
         C=choice.value if classifier.letter == "C" else float("nan"),
         grid=choice.grid,
@@ -140,15 +136,11 @@ def _figure(
         seed=draws.seed,
         seconds=0.0,
         device="",
-        versions=" ".join(f"{name} {versions()[name]}" for name in ("evalkit", "torch", "numpy")),
-        date=datetime.now(UTC).date().isoformat(),
         classifier=classifier.label,
         scaling=features.manifest["settings"].get("scaling", ""),
         chosen=f"{classifier.letter} = {choice.value:g}",
         selected_on=draws.selected_on,
-        std=100 * spread.std,
-        interval_low=100 * spread.low,
-        interval_high=100 * spread.high,
-        interval_kind=spread.interval_kind,
         draws_sha256=draws.sha256,
+        **spread.columns(),
+        **stamps(),
     )

@@ -1,6 +1,7 @@
 """Spreads of a figure, each with its name: over fits on several draws, or over the test pictures of a single fit."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -24,6 +25,18 @@ class Spread:
     low: float
     high: float
     interval_kind: str
+
+    def columns(self) -> dict[str, Any]:
+        """What a figure says of it, in percent."""
+        return {
+            "value": 100 * self.mean,
+            "spread": 100 * self.half_width,
+            "spread_kind": self.kind,
+            "std": 100 * self.std,
+            "interval_low": 100 * self.low,
+            "interval_high": 100 * self.high,
+            "interval_kind": self.interval_kind,
+        }
 
 
 def spread_of(correct: np.ndarray) -> Spread:

@@ -48,8 +48,7 @@ class HookedNetwork(Network):
         return found
 
     def norms(self) -> dict[str, BatchNorm]:
-        found = {name: module for name, module in self.module.named_modules() if isinstance(module, BatchNorm)}
-        return found
+        return {name: module for name, module in self.module.named_modules() if isinstance(module, BatchNorm)}
 
     def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         folded = HookedNetwork(deepcopy(self.module), self.default)
