@@ -190,6 +190,8 @@ def test_failure_modes_sizes_and_places(planted, tmp_path):
     prepare(tmp_path / "other.npz", tmp_path / "small", size=16, workers=1)
     with pytest.raises(EvalkitError, match="pictures of 32 x 32 and 16 x 16; prepare them in one size"):
         dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small")
+    with pytest.raises(EvalkitError, match="no split 'extra'; it has train, test: choose with --against-split"):
+        dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small", against_split="extra")
     assert not (tmp_path / "view").exists()
 
 

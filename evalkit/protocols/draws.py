@@ -97,6 +97,12 @@ def check_labels(features: FeatureSet, rows: np.ndarray) -> None:
         EvalkitError: labels out of the range of the class names, or one class only.
     """
     labels, count = features.labels[rows], len(features.class_names)
+    unlabelled = int((labels < 0).sum())
+    if unlabelled:
+        raise EvalkitError(
+            f"{features.dataset}: {unlabelled:,} of {len(labels):,} training pictures have no label; expected a class "
+            "for each, such as a folder a class or a list with labels gives"
+        )
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= count:
         found = f"{labels.min()} to {labels.max()}" if len(labels) else "none"
         raise EvalkitError(f"{features.dataset}: training labels {found}, expected 0 to {count - 1}")

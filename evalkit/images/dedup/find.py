@@ -90,6 +90,9 @@ def _check(pair: Pair, mode: str, directory: Path, target: Path) -> None:
         raise EvalkitError(f"no mode {mode!r}; choose from {', '.join(MODES)}")
     if target.resolve() == Path(directory).resolve():
         raise EvalkitError(f"{target}: is the image set itself; give the view another name")
+    if pair.other and pair.split not in pair.other.splits:
+        there = ", ".join(pair.other.splits)
+        raise EvalkitError(f"{pair.other.name}: no split {pair.split!r}; it has {there}: choose with --against-split")
     if pair.other and pair.others.shape[1:] != pair.images.images.shape[1:]:
         sizes = " and ".join(f"{a.shape[1]} x {a.shape[2]}" for a in (pair.images.images, pair.others))
         raise EvalkitError(f"{pair.images.name} and {pair.other.name}: pictures of {sizes}; prepare them in one size")
