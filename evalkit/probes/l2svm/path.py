@@ -16,7 +16,7 @@ from evalkit.probes.l2svm.convergence import Goal
 from evalkit.probes.l2svm.few import solve_few
 from evalkit.probes.l2svm.finite import check_finite
 from evalkit.probes.l2svm.fit import LinearFit, check_converged, make_fits
-from evalkit.probes.l2svm.memory import parse_memory, plan_memory
+from evalkit.probes.l2svm.memory import Plan, parse_memory, plan_memory
 from evalkit.probes.l2svm.opening import as_matrix, check_rows, open_rows, storage_type
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
@@ -24,16 +24,19 @@ from evalkit.probes.l2svm.primal import solve_primal
 from evalkit.probes.l2svm.problem import (
     Columns,
     InputError,
+    Labels,
     Solution,
     check_costs,
     class_weights,
     encode_labels,
     make_columns,
 )
+from evalkit.probes.l2svm.rows import Rows
 
 TOL = 1e-6  # relative to the objective; test accuracy is settled from 1e-5 on
 POLISHED_GAP = 1e-4  # rigorous gap that `polish` reaches
 FEW_ROWS = 4000  # up to here one Gram matrix is cheaper than passes
+_CONVERTED_BYTES = 2e9  # rows that take less as float32 are converted once, not at every pass: a sixth of a pass's time
 
 
 def l2svm_path(
@@ -57,7 +60,7 @@ def l2svm_path(
     """One fit for each C, in the order given, each within `tol` of its optimum.
 
     Args:
-        features: (N, D) numpy array, memory map, torch tensor or feature set; float16 stays float16 in memory.
+        features: (N, D) numpy array, memory map, torch tensor or feature set; float16 stays float16 beyond 2 GB.
         labels: one label for each row of `features`, or for each of `rows`.
         Cs: weights of the losses, the larger the less regularised; positive.
         rows: numbers of the training rows; all when None.
@@ -86,17 +89,9 @@ def l2svm_path(
     rows, labels, sample_weight = _chosen(rows, len(features), labels, sample_weight)
     encoded = encode_labels(labels, len(features) if rows is None else len(rows), ranks)
     weights = class_weights(encoded, class_weight, sample_weight, ranks)
-    if storage == "auto" and len(encoded.index) <= FEW_ROWS and storage_type(features, storage) == torch.float16:
-        storage = "float32"  # few rows are little memory: converted once
-    plan = plan_memory(
-        len(encoded.index),
-        features.shape[1],
-        len(values) * encoded.columns,
-        encoded.columns,
-        stored=storage_type(features, storage),
-        memory=parse_memory(memory),
+    source, plan = _opened(
+        features, rows, encoded, count=len(values), device=device, storage=storage, memory=parse_memory(memory)
     )
-    source = open_rows(features, rows, device=torch.device(device), storage=storage, resident=plan.resident)
     check_finite(source, rows)
     passes = Passes(source, constant=intercept_scaling if fit_intercept else None, ranks=ranks)
     columns_of = partial(make_columns, encoded, weights=weights, sample_weight=sample_weight, device=source.device)
@@ -111,6 +106,26 @@ def l2svm_path(
     for fit in fits:
         check_converged(fit, tol)
     return [fits[values.index(float(C))] for C in Cs]
+
+
+def _opened(
+    features: Any,
+    rows: np.ndarray | None,
+    labels: Labels,
+    *,
+    count: int,
+    device: str | torch.device,
+    storage: str,
+    memory: int | None,
+) -> tuple[Rows, Plan]:
+    """The rows, as far in memory as the budget allows, and the plan that says so; `count` is the number of C values."""
+    total, width = len(labels.index), features.shape[1]
+    small = total <= FEW_ROWS or (memory is None and 4 * total * width <= _CONVERTED_BYTES)
+    if storage == "auto" and small and storage_type(features, storage) == torch.float16:
+        storage = "float32"
+    dtype = storage_type(features, storage)
+    plan = plan_memory(total, width, count * labels.columns, labels.columns, stored=dtype, memory=memory)
+    return open_rows(features, rows, device=torch.device(device), storage=storage, resident=plan.resident), plan
 
 
 def _chosen(
