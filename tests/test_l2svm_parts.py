@@ -8,6 +8,7 @@ import torch.multiprocessing as processes
 
 from evalkit.distributed import Ranks
 from evalkit.probes.l2svm import filerows, l2svm_path, path, products, rows
+from evalkit.probes.l2svm.convergence import remaining
 from evalkit.probes.l2svm.factors import Factors
 from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
 from evalkit.probes.l2svm.linesearch import exact_steps
@@ -91,13 +92,59 @@ def test_sampled_gap_is_a_bound_and_tighter_than_the_plain_one():
         matrix = torch.eye(8).double() + 2 * torch.einsum("nk,nd,ne->kde", active, features, features)
         weights = weights - 0.5 * torch.linalg.solve(matrix, gradient)
     best = 0.5 * weights.square().sum(1) + losses(columns, features @ weights.T)
-    for size in (1e-2, 1e-4):
+    for size in (1e0, 1e-1, 1e-2, 1e-4):
         near = weights + size * torch.randn(3, 8, generator=generator).double()
         scores = features @ near.T
         gradient = near - dual_variables(columns, scores).mul(columns.signs).T @ features
         error = 0.5 * near.square().sum(1) + losses(columns, scores) - best
         gap, plain = hessian.gap(columns, scores, gradient), 0.5 * gradient.square().sum(1)
-        assert (gap >= error * (1 - 1e-6)).all() and (gap < 0.1 * plain).all()  # best is known to 1e-9 of error
+        assert (gap >= error * (1 - 1e-6)).all()  # best is known to 1e-9 of error
+        assert (gap < 0.1 * plain).all() or size > 1e-2
+
+
+def test_sampled_gap_is_a_bound_where_many_rows_are_to_lose_their_loss():
+    features = torch.randn(100, 8, generator=torch.Generator().manual_seed(5)).double()
+    columns = Columns(features[:, :1].sign(), torch.ones(100, 1).double())
+    optimum = solve_kernel(features @ features.T, columns, tol=1e-6)
+    best = 0.5 * (optimum.beta * optimum.scores).sum(0) + losses(columns, optimum.scores)
+    nowhere = torch.zeros(100, 1).double()
+    gradient = -dual_variables(columns, nowhere).mul(columns.signs).T @ features
+    gap = SampledHessian(Passes(Rows(features), constant=None), size=100).gap(columns, nowhere, gradient)
+    assert gap >= losses(columns, nowhere) - best
+
+
+@pytest.mark.parametrize("size, width", [(40, 8), (40, 60)])
+def test_sampled_hessian_is_inverted(size, width):
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(80, width, generator=generator).double()
+    signs = torch.randn(80, 2, generator=generator).sign().double()
+    columns = Columns(signs, torch.rand(80, 2, generator=generator).double() + 0.1)
+    hessian = SampledHessian(Passes(Rows(features), constant=None), size=size)
+    scores, vectors = (
+        torch.randn(80, 2, generator=generator).double(),
+        torch.randn(2, width, generator=generator).double(),
+    )
+    hessian.start(columns, scores)
+    found = hessian.inverse(vectors)
+    sample = features[hessian.index]
+    tail = torch.linalg.eigvalsh(sample @ sample.T).clamp(min=0).median()  # 0 where rows are more than features
+    for column in range(2):
+        active = (1 - signs * scores > 0)[hessian.index, column]
+        weights = 2 * (80 / size) * columns.costs[hessian.index, column][active]
+        tau = (weights.mean() * tail).clamp(min=1)
+        exact = tau * torch.eye(width) + sample[active].T @ (weights[:, None] * sample[active])
+        np.testing.assert_allclose(
+            found[column], torch.linalg.solve(exact, vectors[column]), rtol=1e-6
+        )  # ridge and tail
+
+
+def test_what_a_geometric_series_has_still_to_fall():
+    steps = torch.arange(12).double()
+    trend = [torch.tensor([1 + 0.5**step, 1 + 0.8**step, torch.nan if step < 6 else 1 + 0.5**step]) for step in steps]
+    left = remaining(trend, torch.float64)
+    np.testing.assert_allclose(left[:2], trend[-1][:2] - 1, rtol=1e-6)
+    assert left[2] == 0  # fewer than eight steps since the column entered
+    assert (remaining(trend, torch.float64)[:2] > 0).all() and (remaining(trend[:8], torch.float64) == 0).all()
 
 
 def test_matrix_path_is_chosen_by_speed_among_accurate_ways(monkeypatch):

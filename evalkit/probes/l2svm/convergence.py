@@ -40,7 +40,7 @@ def remaining(trend: list[Tensor], dtype: torch.dtype) -> Tensor:
     before = (trend[-1 - 2 * _TREND_STEPS] - trend[-1 - _TREND_STEPS]).clamp(min=torch.finfo(recent.dtype).tiny)
     ratio = (recent / before).clamp(max=0.9)
     noise = torch.finfo(dtype).eps * trend[-1]
-    return torch.where(recent > noise, recent * ratio / (1 - ratio), 0)
+    return torch.where(recent > noise, recent * ratio / (1 - ratio), 0).nan_to_num(0)
 
 
 def judge(state: State, direction: Tensor, hessian: SampledHessian, *, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
