@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from evalkit.distributed import Ranks
-from evalkit.probes.l2svm import filerows, l2svm_path, path, products, rows
+from evalkit.probes.l2svm import filerows, l2svm_path, memory, path, products, rows
 from evalkit.probes.l2svm.convergence import remaining
 from evalkit.probes.l2svm.factors import Factors
 from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
@@ -194,6 +194,15 @@ def test_passes_are_products_whatever_the_chunks_and_threads(resident, threads, 
 @pytest.mark.parametrize("text, size", [("4GB", 4 * 10**9), ("1.5 GiB", 3 * 2**29), (512, 512), ("2k", 2000)])
 def test_parse_memory(text, size):
     assert parse_memory(text) == size
+
+
+def test_draws_of_the_same_rows_share_a_group(monkeypatch):
+    monkeypatch.setattr(memory, "_LIBRARY_BYTES", 0)
+    monkeypatch.setattr(memory, "SLAB_BYTES", 0)
+    draws = [np.arange(80), np.arange(80), np.arange(100, 180), np.arange(100, 180)]
+    room = 4 * 80 * 60 + 8 * 5 * 80 * 80 + 80 * 120 + 2 * 8 * 9 * 60  # a thread's, 80 rows, the weights of two draws
+    groups = memory.group_draws(draws, 60, 9, row_bytes=120, threads=1, memory=room)
+    assert [[rows[0] for rows in group] for group in groups] == [[0, 0], [100, 100]]
 
 
 def make_data():
