@@ -25,15 +25,28 @@ STATISTICS_BATCH = 128  # [release]
 
 
 class _Moments:
-    """Mean and biased variance of one batch norm's input in each batch, float32 on the CPU."""
+    """Mean and biased variance of one batch norm's input in each batch, float32 on the CPU.
 
-    def __init__(self) -> None:
-        self.found: list[tuple[Tensor, Tensor]] = []
+    One tensor holds them all: small ones, made between the maps of each batch, would stay in the gaps that the maps leave
+    in the heap, and the memory would grow by gigabytes.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.batches, self.count = batches, 0
+        self.kept = torch.empty(0)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
         maps = inputs[0].float()
         variance, mean = torch.var_mean(maps, [axis for axis in range(maps.ndim) if axis != 1], correction=0)
-        self.found.append((mean.cpu(), variance.cpu()))
+        if self.count == len(self.kept):  # at first, and where the network uses the norm several times
+            self.kept = torch.cat([self.kept.view(-1, 2, len(mean)), torch.empty(self.batches, 2, len(mean))])
+        self.kept[self.count, 0], self.kept[self.count, 1] = mean, variance
+        self.count += 1
+
+    @property
+    def found(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each batch."""
+        return [(pair[0], pair[1]) for pair in self.kept[: self.count]]
 
 
 def set_statistics(
@@ -50,11 +63,11 @@ def set_statistics(
 
     Processes share the batches; the sums run in the order of batches, so that their number changes no bit.
     """
-    moments = {name: _Moments() for name in network.norms()}
+    starts = range(0, len(pictures), STATISTICS_BATCH)[ranks.number :: ranks.count]
+    moments = {name: _Moments(len(starts)) for name in network.norms()}
     hooks = [norm.register_forward_pre_hook(moments[name]) for name, norm in network.norms().items()]
     for norm in network.norms().values():
         norm.train()  # the rest of the network, dropout say, stays in eval mode
-    starts = range(0, len(pictures), STATISTICS_BATCH)[ranks.number :: ranks.count]
     quiet = None if progress and ranks.writes else True
     with torch.inference_mode(), arithmetic(precision, device):
         for first in tqdm(starts, desc="batch-norm statistics", unit="batch", disable=quiet):
