@@ -27,8 +27,8 @@ STATISTICS_BATCH = 128  # [release]
 class _Moments:
     """Mean and biased variance of one batch norm's input in each batch, float32 on the CPU.
 
-    One tensor holds them all: small ones, made between the maps of each batch, would stay in the gaps that the maps leave
-    in the heap, and the memory would grow by gigabytes.
+    One tensor holds them all: small ones, made between the maps of each batch, would stay in the gaps that the maps
+    leave in the heap, and the memory would grow by gigabytes.
     """
 
     def __init__(self, batches: int) -> None:
