@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a trained run to what this project publishes: the weights in pretrained/, the figures measured with them, each
-# layer alone, run cards, and benchmarks/REPORT.md.
+# layer alone, run cards, and benchmarks/REPORT.md (and .html, .tex).
 #
 #   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME]
 #
@@ -22,5 +22,5 @@ run ablate --features "$features" --protocol "${features%%--*}:400" --repeats 3
 cp "$home/results.csv" $results/cifar10.csv
 mkdir -p $results/cards && cp "$home"/cards/* $results/cards/
 run pretrained card $name --results $results/cifar10.csv
-run report --results $results/cifar10.csv --out benchmarks/REPORT.md
+run report --results $results/cifar10.csv --out benchmarks/REPORT.md --out benchmarks/report.html --out benchmarks/report.tex
 run verify $results/cifar10.csv

@@ -9,7 +9,7 @@ from test_protocols import feature_set
 from evalkit.cards import card_path, read_card, read_predictions, write_card
 from evalkit.errors import ArtifactError
 from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.provenance import record
+from evalkit.protocols.provenance import command_line, record
 from evalkit.protocols.settings import Protocol
 from evalkit.results import read_results
 from evalkit.workspace import Workspace
@@ -85,3 +85,8 @@ def test_a_card_that_is_not_as_written_is_refused(results, tamper, message):
     tamper(results, name)
     with pytest.raises(ArtifactError, match=message):
         read_predictions(results, name, read_card(results, name))
+
+
+def test_a_command_names_no_places_of_the_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/lib/evalkit/__main__.py", "--home", "/mine/a home", "svm", "--C", "1e-4"])
+    assert command_line() == "evalkit --home 'a home' svm --C 1e-4"

@@ -331,3 +331,9 @@ def test_weights_handed_on_bring_the_samples_and_the_curve_of_their_run(tmp_path
     assert "pretrained:mine: samples after 7 updates of D" in text and "| updates of D | " in text
     assert material.probes["pretrained:mine"]["validation_percent"].tolist() == [61.5]
     assert material.measured[0].trained == ("pretrained:mine", TRAINING["d_updates"])
+
+
+def test_a_report_elsewhere_links_the_run_cards_beside_the_figures(home):
+    assert report(home, "--out", home / "pages/deep/report.md").exit_code == 0
+    (link,) = re.findall(r"\[run card\]\((.*?)\)", (home / "pages/deep/report.md").read_text())
+    assert link.startswith("../../cards/") and (home / "pages/deep" / link).is_file()

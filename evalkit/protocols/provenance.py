@@ -66,8 +66,9 @@ def _json(value: Any) -> Any:
 
 
 def command_line() -> str:
-    """The command that this process was started with."""
-    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "evalkit"), *sys.argv[1:]])
+    """The command that this process was started with; of absolute paths, which mean nothing elsewhere, their names."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "evalkit")
+    return shlex.join([program, *(Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])])
 
 
 def training_facts(features: FeatureSet, workspace: Workspace) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The one-page report as Markdown: tables, differences from the paper, and plots and samples as files beside it."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,22 +20,23 @@ _KEPT = ("At a glance", "Test figure against", "Layers")  # the captions of the 
 
 def as_markdown(material: Material, target: Path) -> str:
     """The report that is to be written to `target`: its pictures are written to `TARGET_STEM-files` beside it."""
-    parts = [_markdown_block(block) for block in blocks(material.table)]
+    cards = Path(os.path.relpath(material.folder, target.parent))
+    parts = [_markdown_block(block, cards) for block in blocks(material.table)]
     return "\n".join(["# Report\n", *parts, *_differences(material), *_pictures(material, target)])
 
 
-def _markdown_block(block: Block) -> str:
+def _markdown_block(block: Block, cards: Path) -> str:
     name = "error %" if "error" in str(block.rows["metric"].iloc[0]) else "accuracy %"
     head = ["method", name, "n", "origin", "difference", "verdict", "date", "hardware", "source"]
     align = ["---", "---:", "---:", "---", "---:", "---", "---", "---", "---"]
     lines = [f"### {_plain(block.title)}", "", _cells(head), _cells(align)]
-    lines += [_cells(_markdown_row(row, block)) for _, row in block.rows.iterrows()]
+    lines += [_cells(_markdown_row(row, block, cards)) for _, row in block.rows.iterrows()]
     return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in footnotes(block)), ""])
 
 
-def _markdown_row(row: pd.Series, block: Block) -> list[str]:
+def _markdown_row(row: pd.Series, block: Block, cards: Path) -> list[str]:
     source = row["source"]
-    linked = f"[run card]({source})" if source.startswith("cards/") else source
+    linked = f"[run card]({(cards / source).as_posix()})" if source.startswith("cards/") else source
     difference = f"{decimals(row['difference'], signed=True)}" if row["versus"] else ""
     method = f"**{_plain(row['method'])}**" if row["origin"] == MEASURED else _plain(row["method"])
     cells = [value_text(row, block), row["n"], row["origin"], difference, row["verdict"], row["date"], row["hardware"]]

@@ -63,6 +63,7 @@ class Material:
         samples: run, or weights handed on -> its grids of samples, fewest updates first.
         probes: likewise -> its probe.csv (accuracy while training).
         gallery: pictures of the experiments in the workspace's `latent`.
+        folder: that of results.csv; run cards' names in `table` begin there.
         missing: why a card or its predictions are not in the report, one line each.
     """
 
@@ -71,6 +72,7 @@ class Material:
     samples: dict[str, list[Path]]
     probes: dict[str, pd.DataFrame]
     gallery: list[GalleryPicture]
+    folder: Path
     missing: list[str]
 
 
@@ -92,6 +94,7 @@ def gather(results: Path, workspace: Workspace) -> Material:
         samples={name: found for name, found in samples.items() if found},
         probes=probes,
         gallery=gallery(workspace.home / "latent"),
+        folder=results.parent,
         missing=missing,
     )
 
