@@ -203,9 +203,10 @@ def test_explore_prints_its_address_and_ends_on_an_interrupt(home):
     try:
         address = process.stdout.readline().strip()
         open_ = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-        assert json.loads(open_(address + "about.json", timeout=20).read()) == {"gan": "tiny@2", "count": 2}
+        assert json.loads(open_(address + "about.json", timeout=120).read()) == {"gan": "tiny@2", "count": 2}
         process.send_signal(2)
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=120)[1]
         assert process.returncode == 0 and "Traceback" not in errors
     finally:
         process.kill()
+        process.communicate()
