@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -199,12 +200,15 @@ def test_a_folder_of_something_else_is_not_replaced(latent, tmp_path):
 
 def test_explore_prints_its_address_and_ends_on_an_interrupt(home):
     command = [sys.executable, "-m", "evalkit", "--home", str(home), "latent", "explore", "--port", "0", "--count", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heeding = {
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    }  # not so in background jobs
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heeding)
     try:
         address = process.stdout.readline().strip()
         open_ = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         assert json.loads(open_(address + "about.json", timeout=120).read()) == {"gan": "tiny@2", "count": 2}
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=120)[1]
         assert process.returncode == 0 and "Traceback" not in errors
     finally:
