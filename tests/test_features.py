@@ -16,6 +16,7 @@ from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.batchnorm import set_statistics, statistics
 from evalkit.features.encoders import find_encoder
 from evalkit.features.encoders.discriminators import discriminator_encoder, preprocessing_of
+from evalkit.features.encoders.hooked import HookedNetwork
 from evalkit.features.encoders.pixels import pixels_encoder
 from evalkit.features.extract import _BATCH as BATCH
 from evalkit.features.extract import extract
@@ -117,6 +118,24 @@ def test_reference_features_with_target_statistics(striped, tmp_path):
 
 def random_encoder_like(encoder):
     return encoder.network.discriminator.cpu()
+
+
+def test_a_norm_used_twice_averages_both_uses(striped):
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(x) + self.norm(3 * x)
+
+    network, pictures = HookedNetwork(Twice()), striped.images[:130]  # two batches, so four uses
+    where = {"precision": "float32", "device": torch.device("cpu"), "progress": False}
+    set_statistics(network, pictures, preprocessing=preprocessing_of(TINY), **where)
+    batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (pictures[:128], pictures[128:])]
+    expected = sum((1 + 3) * batch.mean((0, 2, 3)) for batch in batches) / 4
+    found = {name: value for name, value in statistics(network).items() if name.endswith("mean")}
+    torch.testing.assert_close(next(iter(found.values())), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_features_stay_near_float32(striped, tmp_path):
