@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The CIFAR-10 rows of benchmarks/results/cifar10.csv: trains imagenet32 on one picture source, then measures it, the
-# same network with random weights, and raw pixels, with all labels and with 400 a class.
+# From pictures to the rows that this project publishes: trains imagenet32 on one picture source, then benchmarks/publish.sh.
 #
 #   benchmarks/cifar10.sh TRAINING_PICTURES CIFAR10_PICTURES [D_UPDATES] [HOME]
 #
@@ -8,9 +7,6 @@
 set -euo pipefail
 training=$1 cifar=$2 updates=${3:-150000} home=${4:-evalkit-home}
 
-run() { evalkit --home "$home" "$@"; }
-
-run prepare "$training" --name tiny-imagenet
-run train-gan --recipe imagenet32 --images tiny-imagenet --updates "$updates"
-run reproduce cifar10 --data "$cifar" --encoder imagenet32  # measures what is missing
-run report
+evalkit --home "$home" prepare "$training" --name tiny-imagenet
+checkpoint=$(evalkit --home "$home" train-gan --recipe imagenet32 --images tiny-imagenet --updates "$updates")
+"$(dirname "$0")/publish.sh" "$checkpoint" "$cifar" "$home"

@@ -2,7 +2,7 @@
 # From a trained run to what this project publishes: the weights in pretrained/, the figures measured with them, each
 # layer alone, run cards, and benchmarks/REPORT.md (and .html, .tex).
 #
-#   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME]
+#   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME]        (in the folder of a clone)
 #
 # CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_PICTURES is whatever `evalkit
 # prepare` takes; HOME may hold other figures (benchmarks/baselines.sh), which are published too. Killed, it goes on.
@@ -19,6 +19,7 @@ run pretrained import "$checkpoint" --name $name --out pretrained/$name --dtype 
 run reproduce cifar10 --data "$cifar" --encoder pretrained:$name
 features=$(basename "$home"/features/cifar10*--pretrained-$name)
 run ablate --features "$features" --protocol "${features%%--*}:400" --repeats 3
+run svm --features "$features" --protocol "${features%%--*}:400" --scaling standardise
 cp "$home/results.csv" $results/cifar10.csv
 mkdir -p $results/cards && cp "$home"/cards/* $results/cards/
 run pretrained card $name --results $results/cifar10.csv
