@@ -387,6 +387,7 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         "- seed: 0",
         "- precision: float32",
         "- run: tiny",
+        "- d_updates: 2",
         f"- command: evalkit train-gan --recipe digits --images {striped.name} --seed 0 --set width=4 --set ",
         "bytes, float16",
     ):

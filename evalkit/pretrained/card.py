@@ -25,7 +25,8 @@ def card_text(name: str, manifest: Manifest, folder: Path, figures: pd.DataFrame
     if figures is not None and len(figures):
         lines += ["## Figures", "", *(_figure_line(row) for _, row in figures.iterrows()), ""]
     if settings["training_known"]:
-        facts = {key: recipe[key] for key in _TRAINING if key != "d_updates"} | settings.get("run", {})
+        trained = {"d_updates": manifest["made_from"].get("d_updates", recipe["d_updates"])}
+        facts = {key: recipe[key] for key in _TRAINING} | trained | settings.get("run", {})
         lines += ["## Training", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
     described = {key: value for key, value in recipe.items() if key not in _TRAINING and value not in ("", [], 0)}
     lines += ["## Networks", "", *(f"- {key}: {value}" for key, value in described.items())]
