@@ -19,6 +19,7 @@ from evalkit.features.grids import Layer, Taps
 from evalkit.features.job import variant
 from evalkit.gan import trainer
 from evalkit.gan.checkpoint import RUN_KIND
+from evalkit.gan.layout import find_checkpoint
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.images import ImageSet, dataset_names, find_images, images_with_hash, load_images, prepare_from
@@ -55,6 +56,7 @@ def train_gan(
     images: str | None = None,
     name: str | None = None,
     options: TrainOptions = TrainOptions(),
+    start: str | None = None,
     probe: str | None = None,
     probe_updates: int | None = None,
     download: bool = True,
@@ -63,6 +65,7 @@ def train_gan(
     """Trains (or goes on training) the run `name`, by default the recipe's, and returns its last checkpoint.
 
     Args:
+        start: the checkpoint a new run goes on from: a path, RUN or RUN@UPDATES.
         probe: DATASET:K, a benchmark whose training pictures measure the features while they are trained.
         probe_updates: D updates between probes, by default a fiftieth of the training.
     """
@@ -73,7 +76,8 @@ def train_gan(
     say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
     every = probe_updates or max(1, recipe.d_updates // 50)
     watcher = _training_probe(workspace, run, probe, every, options, download, say) if probe else None
-    return trainer.train(pictures, run, recipe, options=options, watcher=watcher)
+    begin = find_checkpoint(start, workspace) if start else None
+    return trainer.train(pictures, run, recipe, options=options, start=begin, watcher=watcher)
 
 
 def _training_probe(

@@ -15,22 +15,24 @@ from safetensors.torch import load_file
 from test_training import OPTIONS, SMALL, assert_equal_weights, weights
 from torch import nn
 
-from evalkit.artifacts import read_manifest
+from evalkit.artifacts import read_manifest, sha256_file
 from evalkit.device import arithmetic
 from evalkit.distributed import ALONE, Ranks
-from evalkit.errors import EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.encoders import find_encoder
 from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, restore, save_checkpoint
 from evalkit.gan.history import Stretch, continued
 from evalkit.gan.layout import latest_checkpoint
-from evalkit.gan.minibatches import Minibatches
+from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import Discriminator, build_networks
 from evalkit.gan.recipes import override
 from evalkit.gan.spectral import SpectralNorm
 from evalkit.gan.state import new_state
-from evalkit.gan.steps import average_step, discriminator_loss, discriminator_step, generator_loss
+from evalkit.gan.steps import average_step, discriminator_loss, discriminator_step, generator_loss, generator_step
 from evalkit.gan.syncnorm import SyncedNorm
 from evalkit.gan.trainer import TrainOptions, train
+from evalkit.pretrained.store import save_pretrained
+from evalkit.pretrained.trained import read_trained
 from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -204,6 +206,8 @@ from pathlib import Path
 from test_training import SMALL
 from evalkit.gan.recipes import override
 from evalkit.gan.trainer import TrainOptions, train
+from evalkit.pretrained.store import save_pretrained
+from evalkit.pretrained.trained import read_trained
 from evalkit.images.imageset import load_images
 options = TrainOptions(device="cpu", precision="float32", checkpoint_updates=2, log_updates=1, sync_batch_norm=True)
 train(load_images(Path({images!r})), Path({run!r}), override(SMALL, {{"d_updates": {d_updates}}}), options=options)
@@ -291,3 +295,52 @@ def test_variants_are_options_of_training_not_of_the_run(striped, tmp_path):
         train(striped, tmp_path / "run", override(SMALL, {"loss": "hinge"}), options=OPTIONS)
     with pytest.raises(EvalkitError, match="on_collapse = 'go on', expected stop or rewind"):
         TrainOptions(on_collapse="go on")
+
+
+# -- starting from another run's checkpoint
+
+
+def test_started_run_goes_on_from_weights_and_moments(striped, tmp_path):
+    first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
+    recipe = override(SMALL, {"batch_size": 16, "lr": 1e-4, "d_updates": 1, "g_ema": 0.5})
+    started = train(striped, tmp_path / "second", recipe, options=OPTIONS, start=first)
+    state = new_state(override(recipe, {"g_ema": 0.0}), seed=9, device=CPU)
+    restore(state, first)
+    before = {name: tensor.clone() for name, tensor in state.generator.state_dict().items()}
+    feed = Minibatches(striped, recipe, seed=OPTIONS.seed, device=CPU)  # order and z as of a new run
+    with arithmetic("float32", CPU):
+        generator_step(state.generator, state.discriminator, state.g_optimiser, feed.z(0, GENERATOR))
+        real, z = feed.real(1), feed.z(1, DISCRIMINATOR)
+        discriminator_step(state.generator, state.discriminator, state.d_optimiser, real, z)
+    state.minibatches, state.history = 2, ()
+    assert_equal_weights(save_checkpoint(tmp_path / "expected", state, made_from={}), started)
+    average = load_file(started / "generator_average.safetensors")
+    for name, now in state.generator.named_parameters():
+        torch.testing.assert_close(average[name], (before[name] + now.detach()) / 2)
+
+
+def test_checkpoints_say_what_their_run_started_from(striped, tmp_path):
+    first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
+    recipe = override(SMALL, {"batch_size": 16, "d_updates": 1})
+    second = train(striped, tmp_path / "second", recipe, options=OPTIONS, start=first)
+    third = train(striped, tmp_path / "third", recipe, options=OPTIONS, start=second)
+    said = read_checkpoint(third)["made_from"]["start"]
+    assert (said["run"], said["d_updates"], said["recipe"]["batch_size"]) == ("second", 1, 16)
+    assert said["sha256"]["discriminator.safetensors"] == sha256_file(second / "discriminator.safetensors")
+    assert (said["start"]["run"], said["start"]["d_updates"]) == ("first", 6)
+    longer = train(striped, tmp_path / "third", override(recipe, {"d_updates": 2}), options=OPTIONS)
+    assert read_checkpoint(longer)["made_from"]["start"] == said
+    weights = read_trained(third, Workspace(tmp_path), source="", licence="")
+    card = (save_pretrained(weights, tmp_path / "mine") / "card.md").read_text()
+    assert "started_from: second after 1 D updates with batch_size 16, lr 0.0002, itself from first after 6" in card
+    assert "--start second@1" in card
+
+
+def test_start_that_does_not_fit_is_refused(striped, tmp_path):
+    first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
+    run = tmp_path / "second"
+    with pytest.raises(ArtifactError, match="generator.safetensors: these are not the weights of this network"):
+        train(striped, run, override(SMALL, {"width": 8}), options=OPTIONS, start=first)
+    train(striped, run, SMALL, options=OPTIONS)
+    with pytest.raises(EvalkitError, match=r"second: started from fresh weights \(no --start\), asked for first@6"):
+        train(striped, run, SMALL, options=OPTIONS, start=first)

@@ -28,6 +28,12 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
     "--seed", type=click.IntRange(min=0), default=TrainOptions.seed, show_default=True, help="Of weights, order and z."
 )
 @click.option(
+    "--start",
+    metavar="CHECKPOINT",
+    help="Begin with these weights instead of fresh ones: RUN, RUN@UPDATES or a path; the recipe may differ in all but "
+    "shapes.",
+)
+@click.option(
     "--checkpoint-minutes",
     type=click.FloatRange(min=0),
     default=TrainOptions.checkpoint_minutes,
@@ -92,6 +98,7 @@ def train_command(
     name: str | None,
     updates: int | None,
     seed: int,
+    start: str | None,
     checkpoint_minutes: float,
     checkpoint_updates: int,
     keep: int,
@@ -116,6 +123,7 @@ def train_command(
     Example:
       evalkit train-gan
       evalkit train-gan --recipe svhn --updates 20000 --set lr=0.0002 --name svhn-slow
+      evalkit train-gan --start imagenet32@2000 --set batch_size=32 --name small-batches
       torchrun --nproc-per-node 8 -m evalkit train-gan --probe cifar10:400
     """
     from evalkit.pipeline import train_gan
@@ -141,6 +149,7 @@ def train_command(
         images=images,
         name=name,
         options=options,
+        start=start,
         probe=probe,
         probe_updates=probe_updates,
         download=download,

@@ -60,12 +60,17 @@ def restore(state: TrainingState, checkpoint: Path) -> None:
     manifest = read_checkpoint(checkpoint)
     for name, network in state.networks().items():
         load_weights(network, checkpoint / f"{name}.safetensors")
-    tensors = load_tensors(checkpoint / "optimisers.safetensors")
-    for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
-        _restore_optimiser(optimiser, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
+    restore_optimisers(state, checkpoint)
     state.minibatches = manifest["settings"]["minibatches"]
     state.rewinds = manifest["settings"].get("rewinds", 0)
     state.history = tuple(Stretch(**stretch) for stretch in manifest["settings"].get("history", ()))
+
+
+def restore_optimisers(state: TrainingState, checkpoint: Path) -> None:
+    """Puts the checkpoint's moments and step counts into both optimisers."""
+    tensors = load_tensors(checkpoint / "optimisers.safetensors")
+    for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
+        _restore_optimiser(optimiser, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
 
 
 def _restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:

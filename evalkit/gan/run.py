@@ -5,26 +5,36 @@ from pathlib import Path
 
 import torch
 
-from evalkit.artifacts import finish, new_manifest, read_manifest
+from evalkit.artifacts import Manifest, finish, new_manifest, read_manifest
 from evalkit.device import describe_device, resolve_precision
 from evalkit.distributed import Ranks
 from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import RUN_KIND, stored_recipe
+from evalkit.gan.layout import checkpoints
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipe import Recipe
+from evalkit.gan.start import check_origin, origin
 from evalkit.images.imageset import ImageSet
 
 _MAY_CHANGE = ("d_updates",)  # a run can be made longer
 
 
 def open_run(
-    images: ImageSet, run: Path, recipe: Recipe, options: TrainOptions, *, device: torch.device, ranks: Ranks
-) -> str:
-    """Writes the manifest of a new run, or checks an existing one against what is asked; returns the precision.
+    images: ImageSet,
+    run: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    *,
+    start: Path | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> Manifest:
+    """The manifest of a run: written if it is a new one, else checked against what is asked.
 
     Raises:
-        EvalkitError: the run was made with another recipe, seed, precision or other pictures.
+        EvalkitError: the run was made with another recipe, seed, precision, start or other pictures.
     """
+    started = origin(start) if start else None
     if ranks.writes and not (run / "manifest.json").exists():
         settings = {
             "recipe": recipe.as_dict(),
@@ -35,9 +45,15 @@ def open_run(
             "processes": ranks.count,
             "sync_batch_norm": options.sync_batch_norm and ranks.count > 1,
         }
-        _write(run, settings, {"images_sha256": images.sha256})
+        _write(run, settings, {"images_sha256": images.sha256} | ({"start": started} if started else {}))
     ranks.wait()
     manifest = read_manifest(run, RUN_KIND)
+    _check(run, manifest, images, recipe, options)
+    check_origin(run, manifest, started, begun=bool(checkpoints(run)))
+    return manifest
+
+
+def _check(run: Path, manifest: Manifest, images: ImageSet, recipe: Recipe, options: TrainOptions) -> None:
     there = manifest["settings"]
     found = {**stored_recipe(manifest).as_dict(), **{key: there[key] for key in ("seed", "images", "precision")}}
     asked = {**recipe.as_dict(), "seed": options.seed, "images": images.name}
@@ -48,7 +64,6 @@ def open_run(
             raise EvalkitError(f"{run}: made with {key} = {found[key]}, asked for {value}; give another --name")
     if manifest["made_from"]["images_sha256"] != images.sha256:
         raise EvalkitError(f"{run}: was trained on other pictures of the name {images.name}; give another --name")
-    return there["precision"]
 
 
 def _write(run: Path, settings: dict, made_from: dict) -> None:

@@ -18,6 +18,7 @@ from evalkit.gan.minibatches import Minibatches
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.recipe import Recipe
 from evalkit.gan.run import open_run
+from evalkit.gan.start import begin
 from evalkit.gan.state import new_state
 from evalkit.gan.syncnorm import sync_norms
 from evalkit.images.imageset import ImageSet
@@ -29,6 +30,7 @@ def train(
     recipe: Recipe,
     *,
     options: TrainOptions = TrainOptions(),
+    start: Path | None = None,
     watcher: Watcher | None = None,
 ) -> Path:
     """Trains a DCGAN on the `train` split of `images` (all, if it has none) and returns the last checkpoint.
@@ -38,6 +40,7 @@ def train(
     minibatch; the number of processes may change from one resumption to the next, and checkpoints say which it was.
 
     Args:
+        start: a checkpoint whose weights and moments a new run begins with; the recipe may differ in all but shapes.
         watcher: called with a checkpoint every `watcher.every` D updates, in one process.
 
     Raises:
@@ -47,8 +50,11 @@ def train(
     device = local_device(resolve_device(options.device))
     with joined(device) as ranks, locked(run) if ranks.writes else nullcontext():
         minibatches = Minibatches(images, recipe, seed=options.seed, device=device, ranks=ranks)
-        precision = open_run(images, run, recipe, options, device=device, ranks=ranks)
         state = new_state(recipe, seed=options.seed, device=device)
+        if start and not checkpoints(run):
+            begin(state, start)
+        manifest = open_run(images, run, recipe, options, start=start, device=device, ranks=ranks)
+        precision = manifest["settings"]["precision"]
         if checkpoints(run):
             restore(state, latest_checkpoint(run))
         synced = options.sync_batch_norm and ranks.count > 1
@@ -58,5 +64,5 @@ def train(
                 sync_norms(network, ranks)
             if options.compile:
                 network.compile()
-        made_from = {"images_sha256": images.sha256}
-        return Loop(run, state, minibatches, options, precision, made_from, ranks=ranks, watcher=watcher).run()
+        loop = Loop(run, state, minibatches, options, precision, manifest["made_from"], ranks=ranks, watcher=watcher)
+        return loop.run()

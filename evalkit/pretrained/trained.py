@@ -67,9 +67,11 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
     kept = {key: begun["settings"][key] for key in ("images", "seed", "precision", "device")}
     metrics = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").is_file() else pd.DataFrame()
     past = metrics[metrics["d_updates"] <= manifest["settings"]["d_updates"]] if len(metrics) else metrics
+    start = manifest["made_from"].get("start")
     return {
-        "command": _command(stored_recipe(manifest), kept),
+        "command": _command(stored_recipe(manifest), kept, start),
         "run": run.name,
+        **({"started_from": _start_line(start)} if start else {}),
         **kept,
         **size,
         "hours": round(float(past["seconds"].max()) / 3600, 1) if len(past) else "not logged",
@@ -79,11 +81,21 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
     }
 
 
-def _command(recipe: Recipe, settings: dict[str, Any]) -> str:
+def _start_line(start: dict[str, Any]) -> str:
+    """One line on the checkpoint that a run started from, and on what that one started from."""
+    recipe = start["recipe"]
+    how = f"batch_size {recipe['batch_size']}, lr {recipe['lr']}"
+    before = f", itself from {_start_line(start['start'])}" if "start" in start else ""
+    return f"{start['run']} after {start['d_updates']:,} D updates with {how}{before}"
+
+
+def _command(recipe: Recipe, settings: dict[str, Any], start: dict[str, Any] | None) -> str:
     """The command that trains the like again, but for its length."""
     usual = RECIPES[recipe.name].as_dict() if recipe.name in RECIPES else {}
     changed = {key: value for key, value in recipe.as_dict().items() if usual.get(key, value) != value}
     options = "".join(f" --set {key}={value}" for key, value in changed.items() if key not in ("images", "d_updates"))
+    if start:
+        options += f" --start {start['run']}@{start['d_updates']}"
     return f"evalkit train-gan --recipe {recipe.name} --images {settings['images']} --seed {settings['seed']}{options}"
 
 
