@@ -12,6 +12,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from beside import peer
+from matplotlib.ticker import NullFormatter
 from rows import Given, chosen_rows, given, parser
 from table import Table, timed
 
@@ -103,6 +104,7 @@ def plot(lines: list[tuple], path: str, title: str) -> None:
         axes[row, 0].set_ylabel(label)
     for column, label in enumerate(("wall seconds", "passes over the rows")):
         axes[1, column].set_xlabel(label)
+        axes[1, column].xaxis.set_minor_formatter(NullFormatter())  # labels of 2, 3, 4 times 10^n overlap
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
