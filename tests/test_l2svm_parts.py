@@ -7,9 +7,10 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from evalkit.distributed import Ranks
-from evalkit.probes.l2svm import filerows, l2svm_path, memory, path, products, rows
-from evalkit.probes.l2svm.convergence import remaining
+from evalkit.probes.l2svm import filerows, l2svm_path, memory, path, preconditioner, products, rows
+from evalkit.probes.l2svm.convergence import Goal, judge, remaining
 from evalkit.probes.l2svm.factors import Factors
+from evalkit.probes.l2svm.history import History
 from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
 from evalkit.probes.l2svm.linesearch import exact_steps
 from evalkit.probes.l2svm.memory import parse_memory
@@ -18,6 +19,7 @@ from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
 from evalkit.probes.l2svm.problem import Columns, dual_variables, losses
 from evalkit.probes.l2svm.rows import Rows
+from evalkit.probes.l2svm.state import State
 from evalkit.probes.l2svm.subspace import minimise_in_spans
 
 
@@ -78,6 +80,21 @@ def test_float32_factors_serve_where_the_ridge_is_large(C, dtype):
     assert (kernel_gap(columns, quick.beta, gram @ quick.beta, gram) <= 1e-9 * losses(columns, exact.scores)).all()
 
 
+def test_kernel_gap_is_primal_minus_dual():
+    generator = torch.Generator().manual_seed(7)
+    features, columns = random_columns(30, generator)
+    costs = columns.costs.clone()
+    costs[::5] = 0
+    columns, gram = Columns(columns.signs, costs), features @ features.T
+    beta = columns.signs * (torch.rand(30, 3, generator=generator).double() - 0.2)
+    weights, alpha = features.T @ beta, (columns.signs * beta).clamp(min=0) * (costs > 0)
+    primal = 0.5 * weights.square().sum(0) + losses(columns, gram @ beta)
+    spent = torch.where(costs > 0, alpha * alpha / (4 * costs), 0)
+    dual = (alpha - spent).sum(0) - 0.5 * (features.T @ (columns.signs * alpha)).square().sum(0)
+    assert ((1 - columns.signs * (gram @ beta) < 0) & (alpha > 0)).any(0).all()
+    np.testing.assert_allclose(kernel_gap(columns, beta, gram @ beta, gram), primal - dual, rtol=1e-9)  # float64
+
+
 def test_sampled_gap_is_a_bound_and_tighter_than_the_plain_one():
     generator = torch.Generator().manual_seed(2)
     features, columns = random_columns(400, generator)
@@ -100,6 +117,8 @@ def test_sampled_gap_is_a_bound_and_tighter_than_the_plain_one():
         gap, plain = hessian.gap(columns, scores, gradient), 0.5 * gradient.square().sum(1)
         assert (gap >= error * (1 - 1e-6)).all()  # best is known to 1e-9 of error
         assert (gap < 0.1 * plain).all() or size > 1e-2
+    whole = SampledHessian(passes, size=400).gap(columns, scores, gradient)
+    np.testing.assert_allclose(whole, error, rtol=1e-3)  # the best dual point, where no row is about to change sides
 
 
 def test_sampled_gap_is_a_bound_where_many_rows_are_to_lose_their_loss():
@@ -109,42 +128,91 @@ def test_sampled_gap_is_a_bound_where_many_rows_are_to_lose_their_loss():
     best = 0.5 * (optimum.beta * optimum.scores).sum(0) + losses(columns, optimum.scores)
     nowhere = torch.zeros(100, 1).double()
     gradient = -dual_variables(columns, nowhere).mul(columns.signs).T @ features
-    gap = SampledHessian(Passes(Rows(features), constant=None), size=100).gap(columns, nowhere, gradient)
-    assert gap >= losses(columns, nowhere) - best
+    for size in (100, 20):
+        gap = SampledHessian(Passes(Rows(features), constant=None), size=size).gap(columns, nowhere, gradient)
+        assert losses(columns, nowhere) - best <= gap <= 0.5 * gradient.square().sum(1)
 
 
-@pytest.mark.parametrize("size, width", [(40, 8), (40, 60)])
-def test_sampled_hessian_is_inverted(size, width):
+@pytest.mark.parametrize("width", [8, 60])
+def test_sampled_hessian_is_inverted(width):
     generator = torch.Generator().manual_seed(4)
-    features = torch.randn(80, width, generator=generator).double()
-    signs = torch.randn(80, 2, generator=generator).sign().double()
-    columns = Columns(signs, torch.rand(80, 2, generator=generator).double() + 0.1)
-    hessian = SampledHessian(Passes(Rows(features), constant=None), size=size)
-    scores, vectors = (
-        torch.randn(80, 2, generator=generator).double(),
-        torch.randn(2, width, generator=generator).double(),
-    )
-    hessian.start(columns, scores)
-    found = hessian.inverse(vectors)
+    features, vectors = (torch.randn(rows, width, generator=generator).double() for rows in (80, 5))
+    signs, scores = torch.randn(2, 80, 1, generator=generator).double().expand(2, 80, 5)
+    costs = torch.rand(80, 5, generator=generator).double() + 0.1
+    costs[::7] = 0
+    costs[:, 3:] = torch.tensor([0.5, 0.6])  # all equal, as without weights: these may share factors, but not here
+    columns = Columns(signs.sign(), costs)
+    hessian = SampledHessian(Passes(Rows(features), constant=None), size=40)
     sample = features[hessian.index]
     tail = torch.linalg.eigvalsh(sample @ sample.T).clamp(min=0).median()  # 0 where rows are more than features
-    for column in range(2):
-        active = (1 - signs * scores > 0)[hessian.index, column]
-        weights = 2 * (80 / size) * columns.costs[hessian.index, column][active]
-        tau = (weights.mean() * tail).clamp(min=1)
-        exact = tau * torch.eye(width) + sample[active].T @ (weights[:, None] * sample[active])
-        np.testing.assert_allclose(
-            found[column], torch.linalg.solve(exact, vectors[column]), rtol=1e-6
-        )  # ridge and tail
+
+    def check(scores):
+        for column, found in enumerate(hessian.inverse(vectors)):
+            active = ((1 - columns.signs * scores > 0) & (costs > 0))[hessian.index, column]
+            weights = 2 * (80 / 40) * costs[hessian.index, column][active]
+            tau = (weights.mean() * tail).clamp(min=1)
+            exact = tau * torch.eye(width) + sample[active].T @ (weights[:, None] * sample[active])
+            want = torch.linalg.solve(exact, vectors[column])
+            np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-9)  # condition of exact
+
+    hessian.start(columns, scores)
+    check(scores)
+    before, moved = hessian.inverse(vectors), scores.clone()
+    moved[hessian.index[0]] *= -100
+    hessian.follow(moved)
+    np.testing.assert_array_equal(hessian.inverse(vectors), before)  # one active row more or less needs no factor
+    hessian.follow(-scores)
+    check(-scores)
+
+
+def test_tail_is_the_median_of_the_whole_sample(monkeypatch):
+    monkeypatch.setattr(preconditioner, "_SPECTRUM_ROWS", 50)
+    hessian = SampledHessian(Passes(Rows(torch.arange(1.0, 101).diag()), constant=None), size=100)
+    assert 49**2 <= hessian.tail <= 52**2  # eigenvalues 1, 4, 9, ... 10,000
+
+
+def test_history_is_bfgs_with_the_last_ten_pairs():
+    generator = torch.Generator().manual_seed(6)
+    history, dense = History(), [0.5 * torch.eye(6).double() for _ in range(3)]
+    for number in range(12):
+        step, noise = torch.randn(2, 3, 6, generator=generator).double()
+        change = 2 * step + 0.3 * noise
+        change[1] *= -1 if number == 5 else 1  # curvature that is negative by rounding: no pair
+        history.add(step, change)
+        for column in range(3) if number >= 2 else ():
+            s, y = step[column], change[column]
+            if s @ y > 0:
+                left = torch.eye(6) - torch.outer(s, y) / (s @ y)
+                dense[column] = left @ dense[column] @ left.T + torch.outer(s, s) / (s @ y)
+    history.keep(torch.tensor([0, 1]))
+    history.join(1)
+    vectors = torch.randn(3, 6, generator=generator).double()
+    found = history.inverse(vectors, lambda vector: 0.5 * vector)
+    want = torch.stack([dense[0] @ vectors[0], dense[1] @ vectors[1], 0.5 * vectors[2]])  # the last one is new
+    np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-12)
 
 
 def test_what_a_geometric_series_has_still_to_fall():
     steps = torch.arange(12).double()
-    trend = [torch.tensor([1 + 0.5**step, 1 + 0.8**step, torch.nan if step < 6 else 1 + 0.5**step]) for step in steps]
+    kinds = [1 + 0.5**steps, 1 + 0.8**steps, torch.where(steps < 6, torch.nan, 1 + 0.5**steps), 12 - steps]
+    trend = list(torch.stack([*kinds, 1 + 1e-9 * 0.5**steps], 1))
     left = remaining(trend, torch.float64)
     np.testing.assert_allclose(left[:2], trend[-1][:2] - 1, rtol=1e-6)
     assert left[2] == 0  # fewer than eight steps since the column entered
+    assert left[3] == pytest.approx(9 * 4)  # no series: at most nine times the last four steps
+    assert left[4] > 0 and remaining(trend, torch.float32)[4] == 0  # float32's rounding
     assert (remaining(trend, torch.float64)[:2] > 0).all() and (remaining(trend[:8], torch.float64) == 0).all()
+
+
+def test_estimate_sees_the_trend_where_the_next_step_is_small():
+    columns = Columns(torch.ones(4, 2), torch.ones(4, 2))
+    trend = [torch.tensor([1 + 0.9**step, 1.0]).double() for step in range(12)]
+    nothing, gradient = torch.zeros(2), torch.tensor([[1e-3], [1e-3]])
+    state = State(columns, nothing, gradient, nothing, gradient, trend[-1], torch.full((2,), 1e-2), nothing, trend[:-1])
+    goal = Goal(1e-2)
+    estimate, gap, far = judge(state, -gradient, hessian=None, goal=goal)
+    assert estimate[0] >= 0.9**11 / trend[-1][0] and 0.5e-6 <= estimate[1] < 1e-5
+    assert far.tolist() == [True, False] and gap.isinf().all()
 
 
 def test_matrix_path_is_chosen_by_speed_among_accurate_ways(monkeypatch):

@@ -80,6 +80,7 @@ def test_duality_gap_is_a_bound(tol, block_solver, monkeypatch):
     ):
         error = (loose.objective - exact.objective) / loose.objective
         assert (loose.duality_gap >= error).all() and (error > 0).any()
+        assert (loose.error_estimate >= error).all() or loose.C > 1e-3  # no bound: at large C this sample is too small
 
 
 def test_polish_reaches_a_small_rigorous_gap(block_solver, monkeypatch):

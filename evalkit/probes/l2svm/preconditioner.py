@@ -97,14 +97,14 @@ class SampledHessian:
         chosen = weights[mask]
         tau = (chosen.mean() * self.tail).clamp(min=1) if len(chosen) else weights.new_ones(())
         even = len(chosen) > 0 and bool((chosen == chosen[0]).all())
-        ridge = float(tau / chosen[0]) if even else 0.0
+        ridge = float(tau / chosen[0]) if even else float("nan")
         for factor in made:
-            if even and factor.even and abs(factor.ridge - ridge) <= _SAME * ridge and factor.serves(mask):
-                return _Factor(factor.mask, tau, factor.lower, True, factor.ridge)
+            if abs(factor.ridge - ridge) <= _SAME * ridge and factor.serves(mask):
+                return _Factor(factor.mask, tau, factor.lower, ridge)
         index = mask.nonzero()[:, 0]
         matrix = self.gram[index][:, index]
         matrix.diagonal().add_(tau / chosen)
-        made.append(_Factor(mask, tau, torch.linalg.cholesky(matrix), even, ridge))
+        made.append(_Factor(mask, tau, torch.linalg.cholesky(matrix), ridge))
         return made[-1]
 
     def gap(self, columns: Columns, scores: Tensor, gradient: Tensor) -> Tensor:
@@ -145,11 +145,9 @@ class SampledHessian:
         for column, factor in enumerate(factors):
             groups.setdefault(id(factor.lower), []).append(column)
         for members in groups.values():
-            index = factors[members[0]].mask.nonzero()[:, 0]
-            right = sampled[index][:, members]
-            solved[index[:, None], torch.tensor(members, device=index.device)] = torch.cholesky_solve(
-                right, factors[members[0]].lower
-            )
+            factor = factors[members[0]]
+            where = factor.mask.nonzero(), torch.tensor(members, device=solved.device)
+            solved[where] = torch.cholesky_solve(sampled[where], factor.lower)
         taus = torch.stack([factor.tau for factor in factors])
         return (vectors - self.passes.weighted_rows(solved)) / taus[:, None]
 
@@ -161,8 +159,7 @@ class _Factor:
     mask: Tensor
     tau: Tensor
     lower: Tensor
-    even: bool  # whether all weights are equal, so that the ridge is one number
-    ridge: float
+    ridge: float  # tau / weights where all weights are equal, else NaN
 
     def serves(self, mask: Tensor) -> bool:
         """Whether the factor's active rows are close enough to these."""
