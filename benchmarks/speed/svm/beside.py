@@ -1,12 +1,18 @@
 """LinearSVC on one binary problem, timed, and the objective that both solvers minimise."""
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.svm import LinearSVC
 from table import timed
+
+_PROCESS_BYTES = 7e8  # Python, torch and scikit-learn, as measured
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,39 @@ def tight_peer(features: np.ndarray, signs: np.ndarray, C: float, *, weight: np.
     return peer(features, signs, C, dual=dual, tol=1e-6 if dual else 1e-9, weight=weight)
 
 
-def two_peers(features: np.ndarray, signs: np.ndarray, Cs: list[float]) -> float:
-    """Wall seconds of LinearSVC at two C at a time, a process each (joblib's memory-mapped workers)."""
-    run = Parallel(n_jobs=2, max_nbytes="1M")
+@contextmanager
+def in_a_file(features: np.ndarray) -> Iterator[np.ndarray]:
+    """The features as float64 in a temporary file, memory-mapped, so that processes share their pages."""
+    with TemporaryDirectory() as folder:
+        np.save(f"{folder}/features.npy", features.astype(np.float64))
+        yield np.load(f"{folder}/features.npy", mmap_mode="r")
+
+
+def two_peers(features: np.ndarray, signs: np.ndarray, Cs: Sequence[float]) -> float:
+    """Wall seconds of LinearSVC at two C at a time, a process each, on features from `in_a_file`."""
+    run = Parallel(n_jobs=2)
     run(delayed(peer)(features[:64], signs[:64], C) for C in Cs)  # starts the workers
     with timed() as spent:
         run(delayed(peer)(features, signs, C) for C in Cs)
     return spent()[0]
+
+
+def check_room(rows: int, dimensions: int) -> None:
+    """Ends the program unless two LinearSVC processes fit in memory: 8 bytes a shared value, 16 in each one's copy."""
+    needed = 8 * rows * dimensions + 2 * (16 * rows * (dimensions + 2) + _PROCESS_BYTES)
+    free = available_bytes()
+    if needed > free:
+        raise SystemExit(
+            f"two LinearSVC processes on {rows:,} x {dimensions:,} need {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free; use fewer rows"
+        )
+
+
+def available_bytes() -> float:
+    """Memory that the system can give without swapping; infinite where it does not say."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), float("inf"))
 
 
 def objective(

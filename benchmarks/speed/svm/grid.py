@@ -2,14 +2,14 @@
 
     python benchmarks/speed/svm/grid.py --features features.npy --rows 10000 [--beside] [--memory 4GB] [--polish]
 
---beside adds LinearSVC on one class at both ends of the grid; the whole grid follows by interpolation, in a line that
-says so. For a budget beside RAM run it twice: peak_rss_gb is of the process.
+--beside adds LinearSVC on one class at both ends of the grid, with one process and with two; the whole grid follows by
+interpolation, in lines that say so. For a budget beside RAM run it twice: peak_rss_gb is of the process.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from beside import peer
+from beside import check_room, in_a_file, peer, two_peers
 from rates import rates
 from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
@@ -45,19 +45,33 @@ def proof(table: Table, these: Given, fits: Sequence[LinearFit], shape: tuple[in
 
 
 def theirs(table: Table, these: Given, rows: np.ndarray, seconds: float) -> None:
-    """LinearSVC, one process, on class 3 at the ends of the grid."""
-    features = these.features[rows].astype(np.float64)
+    """LinearSVC on class 3 at the ends of the grid: by itself, then in two processes that fit it at the same time."""
     signs = np.where(these.labels[rows] == 3, 1.0, -1.0)
-    walls = []
-    for C in (GRID[0], GRID[-1]):
-        fit = peer(features, signs, C)
-        walls.append(fit.wall)
-        table.add(these.name, "LinearSVC", f"class 3, C={C:g}", *features.shape, fit.wall, fit.cpu, "", "")
+    ends, shape = (GRID[0], GRID[-1]), (len(rows), these.features.shape[1])
+    with in_a_file(these.features[rows]) as features:
+        walls = []
+        for C in ends:
+            fit = peer(features, signs, C)
+            walls.append(fit.wall)
+            table.add(these.name, "LinearSVC", f"class 3, C={C:g}", *shape, fit.wall, fit.cpu, "", "")
+        _whole(table, these, "LinearSVC", shape, walls, seconds)
+        halves = []
+        for C in ends:
+            both = two_peers(features, signs, [C, C])
+            halves.append(both / 2)
+            table.add(these.name, "LinearSVC, 2 processes", f"class 3 twice, C={C:g}", *shape, both, "", "", "")
+        _whole(table, these, "LinearSVC, 2 processes", shape, halves, seconds)
+
+
+def _whole(
+    table: Table, these: Given, method: str, shape: tuple[int, int], walls: Sequence[float], seconds: float
+) -> None:
+    """What a fit's time at both ends of the grid comes to for all classes and C."""
     between = np.interp(np.log(GRID), np.log([GRID[0], GRID[-1]]), np.log(walls))
-    whole = 10 * float(np.exp(between).sum())
-    text = "EXTRAPOLATED: 10 classes x 7 C, seconds geometric in C between the two above"
-    unit = "x the wall time of L2SVM"
-    table.add(these.name, "LinearSVC", text, *features.shape, whole, "", whole / seconds, unit)
+    classes = len(np.unique(these.labels))
+    whole = classes * float(np.exp(between).sum())
+    text = f"EXTRAPOLATED: {classes} classes x 7 C, seconds geometric in C between the two above"
+    table.add(these.name, method, text, *shape, whole, "", whole / seconds, "x the wall time of L2SVM")
 
 
 def main() -> None:
@@ -66,10 +80,12 @@ def main() -> None:
     options.add_argument("--memory", help="budget, such as 4GB")
     options.add_argument("--storage", default="auto", help="auto, float16 or float32")
     options.add_argument("--polish", action="store_true", help="drive the rigorous gap to 1e-4, too")
-    options.add_argument("--beside", action="store_true", help="LinearSVC on two problems, too")
+    options.add_argument("--beside", action="store_true", help="LinearSVC with one and with two processes, too")
     arguments = options.parse_args()
     these, table = given(arguments), Table(arguments.out, COLUMNS)
     rows = chosen_rows(these.pool, arguments.rows)
+    if arguments.beside:
+        check_room(len(rows), these.features.shape[1])  # before ours takes its minutes
     how = {"memory": arguments.memory, "polish": arguments.polish, "storage": arguments.storage}
     seconds = ours(table, these, rows, **how)
     for unit, rate in rates(these.features.shape[1]).items():

@@ -7,7 +7,7 @@ that to all fits is a line that says so.
 """
 
 import numpy as np
-from beside import peer, two_peers
+from beside import in_a_file, peer, two_peers
 from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
 
@@ -55,7 +55,8 @@ def theirs(table: Table, these: Given, draws: list[np.ndarray], *, selection: in
     unit = "x the wall time of L2SVM"
     table.add(these.name, "LinearSVC", f"{text} the 7 fits above", *shape, whole, "", whole / seconds, unit)
     ends = [GRID[0], GRID[-1]]
-    share = two_peers(features, signs, ends) / sum(walls[C] for C in ends)
+    with in_a_file(features) as shared:
+        share = two_peers(shared, signs, ends) / sum(walls[C] for C in ends)
     text = f"{text} two at a time: {share:.3f} of the time of one process"
     table.add(these.name, "LinearSVC, 2 processes", text, *shape, whole * share, "", whole * share / seconds, unit)
 
