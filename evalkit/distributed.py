@@ -95,6 +95,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield Ranks(distributed=dist.is_initialized())
         return
     try:
+        if device.type == "cuda":
+            torch.cuda.set_device(local_device(device))  # NCCL sends Python values by the current GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -205,6 +205,16 @@ def test_a_bad_value_is_named_by_its_own_row():
             l2svm_path(features, given, [0.1], rows=np.array([5, 20, 47, 50]))
 
 
+def test_draws_that_cannot_be_fitted_or_judged_are_refused():
+    features, labels = make_data(60, 10)
+    for draws, evaluate in (([np.arange(30)], []), ([np.arange(30)], [60]), ([np.arange(30), [60]], [0])):
+        with pytest.raises(EvalkitError, match="expected row numbers from 0 to 59"):
+            l2svm_draws(features, labels, draws, CS, evaluate_rows=np.array(evaluate))
+    same = np.flatnonzero(labels != labels[0])
+    with pytest.raises(EvalkitError, match="draw 1 has classes .*, the first draw has .0, 1, 2."):
+        l2svm_draws(features, labels, [np.arange(30), same], CS, evaluate_rows=np.arange(9))
+
+
 def test_a_file_cut_short_is_refused(tmp_path):
     features, labels = make_data(500, 100)
     np.save(tmp_path / "features.npy", features)

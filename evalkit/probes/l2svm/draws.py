@@ -81,6 +81,7 @@ def l2svm_draws(
     start = time.perf_counter()
     features = as_matrix(features)
     labels, classes = _checked(labels, draws, len(features))
+    evaluate_rows = check_rows(evaluate_rows, len(features))
     fit = partial(
         l2svm_path,
         Cs=Cs,

@@ -65,7 +65,8 @@ def l2svm_path(
         Cs: weights of the losses, the larger the less regularised; positive.
         rows: numbers of the training rows; all when None.
         tol: largest relative error of each objective, by rigorous gap or by the solver's own estimate.
-        memory: bytes (or "4GB") the whole fit may take; features beyond it stream from their file.
+        memory: bytes (or "4GB") the whole fit may take, on a GPU what is free there when None; features beyond it
+            stream from their file.
         device: where to compute.
         storage: type rows are held in: "auto", "float16" or "float32".
         polish: go on until the rigorous gap, too, is small: 1e-4, or `tol` if that is larger.
@@ -119,13 +120,15 @@ def _opened(
     memory: int | None,
 ) -> tuple[Rows, Plan]:
     """The rows, as far in memory as the budget allows, and the plan that says so; `count` is the number of C values."""
-    total, width = len(labels.index), features.shape[1]
-    small = total <= FEW_ROWS or (memory is None and 4 * total * width <= _CONVERTED_BYTES)
+    total, width, device = len(labels.index), features.shape[1], torch.device(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    converted = _CONVERTED_BYTES if free is None else free / 3
+    small = total <= FEW_ROWS or (memory is None and 4 * total * width <= converted)
     if storage == "auto" and small and storage_type(features, storage) == torch.float16:
         storage = "float32"
     dtype = storage_type(features, storage)
-    plan = plan_memory(total, width, count * labels.columns, labels.columns, stored=dtype, memory=memory)
-    return open_rows(features, rows, device=torch.device(device), storage=storage, resident=plan.resident), plan
+    plan = plan_memory(total, width, count * labels.columns, labels.columns, stored=dtype, memory=memory or free)
+    return open_rows(features, rows, device=device, storage=storage, resident=plan.resident), plan
 
 
 def _chosen(

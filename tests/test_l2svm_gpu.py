@@ -1,0 +1,55 @@
+"""The solver on a GPU, a pretended one where there is none: the CPU's optimum, and all tensors on the device."""
+
+import numpy as np
+import pytest
+import torch
+from pretended import gpu
+from test_l2svm_path import CS, make_data
+
+from evalkit.probes.l2svm import filerows, l2svm_draws, l2svm_path, memory, path
+
+
+@pytest.mark.parametrize("few_rows", [4000, 1])
+def test_optimum_is_the_cpus(few_rows, monkeypatch):
+    monkeypatch.setattr(path, "FEW_ROWS", few_rows)
+    features, labels = make_data(150, 20, dtype=np.float16)
+    settings = {"sample_weight": np.linspace(0, 2, 150), "class_weight": "balanced", "polish": True, "tol": 1e-7}
+    want = l2svm_path(features, labels, CS, storage="float16", **settings)
+    with gpu(monkeypatch, free_bytes=10**10) as device:
+        found = l2svm_path(features, labels, CS, storage="float16", device=device, **settings)
+    for one, two in zip(found, want, strict=True):
+        np.testing.assert_allclose(one.objective, two.objective, rtol=1e-6)  # 10 x the estimate asked for
+
+
+def test_rows_stream_through_a_gpu_that_is_too_small(tmp_path, monkeypatch):
+    features, labels = make_data(600, 100)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    monkeypatch.setattr(path, "FEW_ROWS", 1)
+    monkeypatch.setattr(memory, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(memory, "_LIBRARY_BYTES", 0)
+    for module in (memory, filerows):
+        monkeypatch.setattr(module, "SLAB_BYTES", 20_000)
+    want, read = l2svm_path(mapped, labels, [1e-3], tol=1e-7)[0], []
+    original = filerows.FileRows.slabs
+    monkeypatch.setattr(filerows.FileRows, "slabs", lambda self: (read.append(len(self.rows)), original(self))[1])
+    with gpu(monkeypatch, free_bytes=300_000) as device:
+        found = l2svm_path(mapped, labels, [1e-3], tol=1e-7, device=device)[0]
+    np.testing.assert_allclose(found.objective, want.objective, rtol=1e-6)  # 10 x the estimate asked for
+    assert 0 < read[0] < 600 and read[1:] == [600 - read[0]] * (len(read) - 1) and len(read) > 10
+
+
+def test_draws_are_predicted_as_on_the_cpu(monkeypatch):
+    features, labels = make_data(400, 60)
+    draws, evaluate = [np.arange(80), np.arange(50, 120)], np.arange(200, 400)
+    want = l2svm_draws(features, labels, draws, CS, evaluate_rows=evaluate)
+    with gpu(monkeypatch, free_bytes=10**10) as device:
+        for given in (features, torch.from_numpy(features).to(device)):
+            found = l2svm_draws(given, labels, draws, CS, evaluate_rows=evaluate, device=device)
+            np.testing.assert_allclose(found.objective, want.objective, rtol=1e-6)  # float32 sums
+            assert (found.predictions == want.predictions).mean() > 0.99  # ties of near-equal scores
+
+
+def test_a_tensor_left_on_the_cpu_is_noticed(monkeypatch):
+    with gpu(monkeypatch, free_bytes=10**10) as device, pytest.raises(RuntimeError, match="one device|same device"):
+        torch.ones(3, device=device) + torch.ones(3)
