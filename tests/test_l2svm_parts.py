@@ -7,17 +7,19 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from evalkit.distributed import Ranks
-from evalkit.probes.l2svm import filerows, l2svm_path, memory, path, preconditioner, products, rows
+from evalkit.errors import EvalkitError
+from evalkit.probes.l2svm import descent, filerows, l2svm_path, memory, path, preconditioner, products, rows
 from evalkit.probes.l2svm.convergence import Goal, judge, remaining
 from evalkit.probes.l2svm.factors import Factors
 from evalkit.probes.l2svm.history import History
 from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
 from evalkit.probes.l2svm.linesearch import exact_steps
-from evalkit.probes.l2svm.memory import parse_memory
+from evalkit.probes.l2svm.memory import Plan, parse_memory, plan_memory
 from evalkit.probes.l2svm.opening import open_rows
 from evalkit.probes.l2svm.passes import Passes
 from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.problem import Columns, dual_variables, losses
+from evalkit.probes.l2svm.primal import _verify
+from evalkit.probes.l2svm.problem import Columns, Solution, dual_variables, losses
 from evalkit.probes.l2svm.rows import Rows
 from evalkit.probes.l2svm.state import State
 from evalkit.probes.l2svm.subspace import minimise_in_spans
@@ -207,12 +209,54 @@ def test_what_a_geometric_series_has_still_to_fall():
 def test_estimate_sees_the_trend_where_the_next_step_is_small():
     columns = Columns(torch.ones(4, 2), torch.ones(4, 2))
     trend = [torch.tensor([1 + 0.9**step, 1.0]).double() for step in range(12)]
-    nothing, gradient = torch.zeros(2), torch.tensor([[1e-3], [1e-3]])
-    state = State(columns, nothing, gradient, nothing, gradient, trend[-1], torch.full((2,), 1e-2), nothing, trend[:-1])
+    number, gradient, wanted = torch.arange(2), torch.tensor([[1e-3], [1e-3]]), torch.full((2,), 1e-2)
+    state = State(columns, number, gradient, torch.zeros(4, 2), gradient, trend[-1], wanted, number, trend[:-1])
     goal = Goal(1e-2)
     estimate, gap, far = judge(state, -gradient, hessian=None, goal=goal)
     assert estimate[0] >= 0.9**11 / trend[-1][0] and 0.5e-6 <= estimate[1] < 1e-5
     assert far.tolist() == [True, False] and gap.isinf().all()
+    both = state.join(state.keep(torch.tensor([0])))
+    assert torch.equal(remaining(both.trend, torch.float32)[:2], remaining(trend, torch.float32))
+    assert remaining(both.trend, torch.float32)[2] == 0  # it enters anew
+
+
+def test_fresh_scores_judge_what_a_descent_left():
+    generator = torch.Generator().manual_seed(8)
+    features, columns = random_columns(40, generator)
+    passes = Passes(Rows(features), constant=None)
+    weights = 0.1 * torch.randn(3, 8, generator=generator).double()
+    true = 0.5 * weights.square().sum(1) + losses(columns, features @ weights.T)
+    claimed, small = true * torch.tensor([1.0, 0.99, 1.0]).double(), torch.full((3,), 1e-9).double()
+    done = Solution(weights, claimed, small.clone(), small.clone(), torch.zeros(3))
+    number = torch.arange(3)
+    missed = _verify(passes, columns, SampledHessian(passes, size=40), done, number, Goal(1e-6))
+    np.testing.assert_allclose(done.objective, true, rtol=1e-12)  # float64
+    np.testing.assert_allclose(done.error_estimate, [1e-9, 0.01, 1e-9], rtol=1e-6)  # its claim was 1 % too low
+    assert missed.tolist() == [1] and (done.duality_gap > 1e-2).all()
+    everything = _verify(passes, columns, SampledHessian(passes, size=40), done, number, Goal(1e-6, gap=1e-2))
+    assert everything.tolist() == [0, 1, 2]
+
+
+def test_rounding_of_recurred_scores_is_mended(monkeypatch):
+    features, labels = make_data()
+
+    def rounded(*given, **settings):
+        weights, scores = minimise_in_spans(*given, **settings)
+        return weights, scores + 0.01 * scores.roll(1, 0)
+
+    monkeypatch.setattr(path, "FEW_ROWS", 1)
+    monkeypatch.setattr(descent, "minimise_in_spans", rounded)
+    monkeypatch.setattr(descent, "_REFRESH", 1)
+    assert l2svm_path(features, labels, [1e-2])[0].error_estimate.max() <= 1e-6
+
+
+def test_steps_are_counted_from_where_a_C_enters(monkeypatch):
+    monkeypatch.setattr(path, "FEW_ROWS", 1)
+    lines = []
+    fits = l2svm_path(*make_data(), [1e-3, 1e-2, 1.0], progress=lines.append)
+    last = len(lines) - 1
+    assert lines[-1].startswith(f"step {last}: 0 problems left")
+    assert 0 < fits[-1].n_iterations < last and fits[0].n_iterations < last and fits[0].n_passes >= 2 * last
 
 
 def test_matrix_path_is_chosen_by_speed_among_accurate_ways(monkeypatch):
@@ -271,6 +315,30 @@ def test_draws_of_the_same_rows_share_a_group(monkeypatch):
     room = 4 * 80 * 60 + 8 * 5 * 80 * 80 + 80 * 120 + 2 * 8 * 9 * 60  # a thread's, 80 rows, the weights of two draws
     groups = memory.group_draws(draws, 60, 9, row_bytes=120, threads=1, memory=room)
     assert [[rows[0] for rows in group] for group in groups] == [[0, 0], [100, 100]]
+
+
+def test_plan_of_a_hand_worked_problem():
+    def plan(memory):
+        return plan_memory(100_000, 10_000, 70, 10, stored=torch.float16, memory=memory)
+
+    # vectors 280 x (360,000 + 1,000,000) bytes, library 600 MB, three slabs of 64 MiB: 1,182.1 MB whatever the sample;
+    # a sample of 4,579 rows: Gram matrix 83.9 MB, 70 factors of 2,060 rows 1,188.2 MB, its rows 91.6 MB
+    assert plan(2_600_000_000) == Plan(pytest.approx(2_710, abs=5), 4579, 70)  # the rest of 54.2 MB in rows of 20 kB
+    assert plan(1_300_000_000).sample == 4579 // 4
+    with pytest.raises(EvalkitError, match="need at least 1.28 GB"):  # 5.2 + 74.0 + 22.9 MB with 1,144 sampled rows
+        plan(1_200_000_000)
+    assert plan(None) == Plan(None, 4579, 100)
+
+
+def test_groups_hold_whole_sets_of_classes():
+    for classes, columns in ((7, 98), (150, 150)):
+        assert plan_memory(1000, 10, 50 * classes, classes, stored=torch.float32, memory=None).group == columns
+
+
+def test_least_memory_for_draws_is_hand_worked():
+    # 600 MB + 4 slabs 268.4 + two threads' 114.7 and 40 + rows 57.3 + weights 16.1
+    with pytest.raises(EvalkitError, match="draws of 1000 x 28672 features need at least 1.25 GB"):
+        memory.group_draws([np.arange(1000)], 28_672, 70, row_bytes=57_344, threads=2, memory=10**9)
 
 
 def make_data():
