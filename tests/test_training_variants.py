@@ -33,6 +33,7 @@ from evalkit.gan.syncnorm import SyncedNorm
 from evalkit.gan.trainer import TrainOptions, train
 from evalkit.pretrained.store import save_pretrained
 from evalkit.pretrained.trained import read_trained
+from evalkit.protocols.provenance import facts_of
 from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -333,7 +334,8 @@ def test_checkpoints_say_what_their_run_started_from(striped, tmp_path):
     weights = read_trained(third, Workspace(tmp_path), source="", licence="")
     card = (save_pretrained(weights, tmp_path / "mine") / "card.md").read_text()
     assert "started_from: second after 1 D updates with batch_size 16, lr 0.0002, itself from first after 6" in card
-    assert "--start second@1" in card
+    assert "--start second@1" in card and weights.settings["about"] == "recipe digits after 8 D updates"
+    assert facts_of(read_checkpoint(third), Workspace(tmp_path))["d_updates_before"] == 7
 
 
 def test_start_that_does_not_fit_is_refused(striped, tmp_path):

@@ -31,6 +31,12 @@ def origin(checkpoint: Path) -> dict[str, Any]:
     }
 
 
+def updates_before(manifest: Manifest) -> int:
+    """D updates that went into the weights before the run of this manifest (or of these weights) began."""
+    start = manifest["made_from"].get("start", {})
+    return start.get("d_updates", 0) + (updates_before({"made_from": start}) if start else 0)
+
+
 def check_origin(run: Path, manifest: Manifest, asked: dict[str, Any] | None, *, begun: bool) -> None:
     """Raises EvalkitError if a run was started otherwise than asked; one that has begun need not be told again."""
     found = manifest["made_from"].get("start")

@@ -10,6 +10,7 @@ from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
 from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import RECIPES, Recipe
+from evalkit.gan.start import updates_before
 from evalkit.gan.weights import load_weights
 from evalkit.images import images_with_hash
 from evalkit.pretrained.store import Pretrained
@@ -36,7 +37,7 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
     load_weights(discriminator, checkpoint / "discriminator.safetensors")
     updates, folder = manifest["settings"]["d_updates"], _run_of(checkpoint)
     settings = {
-        "about": f"recipe {recipe.name} after {updates:,} D updates",
+        "about": f"recipe {recipe.name} after {updates + updates_before(manifest):,} D updates",
         "source": source,
         "licence": licence,
         "notes": ["the generator is the moving average over training"] if averaged else [],

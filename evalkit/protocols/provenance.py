@@ -14,6 +14,7 @@ from typing import Any
 from evalkit.artifacts import MANIFEST, Manifest, commit
 from evalkit.cards import Card, write_card
 from evalkit.features.featureset import FeatureSet
+from evalkit.gan.start import updates_before
 from evalkit.images import images_with_hash
 from evalkit.protocols.draws import make_draws
 from evalkit.protocols.evaluation import Evaluation
@@ -90,4 +91,6 @@ def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
     arithmetic = {"precision": history[-1]["precision"]} if history else {}
     if "run" in manifest["settings"]:  # weights that were handed on
         arithmetic = manifest["settings"]["run"] | {"d_updates": manifest["made_from"]["d_updates"]}
+    if before := updates_before(manifest):
+        arithmetic |= {"d_updates_before": before}
     return {**manifest["settings"], **arithmetic, "commit": manifest["commit"], "images_sha256": sha256, **about}

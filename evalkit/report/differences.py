@@ -61,7 +61,7 @@ def _of_training(each: Measured) -> list[Difference]:
     papers = _of_the_paper(each)
     if not recipe or papers is None:
         return []
-    updates = training.get("d_updates", 0)
+    updates = training.get("d_updates", 0) + training.get("d_updates_before", 0)
     lines = [
         Difference("updates of D", f"{papers.d_updates:,}", f"{updates:,} ({100 * updates / papers.d_updates:.1f} %)"),
         Difference("arithmetic", "float32", training.get("precision", "not stamped")),

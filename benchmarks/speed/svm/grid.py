@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from beside import check_room, in_a_file, peer, two_peers
+from counting import counted
 from rates import rates
 from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
@@ -22,11 +23,15 @@ COLUMNS = ("features", "method", "problem", "rows", "dimensions", "wall_seconds"
 def ours(table: Table, these: Given, rows: np.ndarray, *, memory: str | None, polish: bool, storage: str) -> float:
     """Fits the grid, writes what came out; wall seconds."""
     shape = (len(rows), these.features.shape[1])
-    with timed() as spent:
+    with timed() as spent, counted() as work:
         fits = l2svm_path(these.features, these.labels, GRID, rows=rows, memory=memory, polish=polish, storage=storage)
         used = spent()
     how = f"7 C, memory {memory or 'as needed'}, storage {storage}" + (", polished" if polish else "")
     table.add(these.name, "L2SVM", how, *shape, *used, fits[0].n_passes, "passes")
+    mean = work.columns / work.products
+    table.add(these.name, "L2SVM", "products, the sample's too", *shape, "", "", mean, "columns on average")
+    table.add(these.name, "L2SVM", "", *shape, "", "", 1e-9 * work.operations / used[0], "GFLOP/s of their operations")
+    table.add(these.name, "L2SVM", "", *shape, "", "", 1e-9 * work.row_bytes / used[0], "GB/s of their rows")
     proof(table, these, fits, shape)
     return used[0]
 
