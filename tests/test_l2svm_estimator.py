@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -57,11 +58,13 @@ def test_check_estimator():
         assert result["status"] in ("passed", "skipped"), (result["check_name"], result["exception"])
 
 
-def test_integer_sample_weights_equal_repeated_rows():
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_integer_sample_weights_equal_repeated_rows(class_weight):
     features, labels = make_data()
     weights = np.random.default_rng(1).integers(0, 4, len(labels))
-    weighted = L2SVM(C=0.1).fit(features, labels, sample_weight=weights)
-    repeated = L2SVM(C=0.1).fit(np.repeat(features, weights, axis=0), np.repeat(labels, weights))
+    model = L2SVM(C=0.1, class_weight=class_weight)
+    weighted = clone(model).fit(features, labels, sample_weight=weights)
+    repeated = model.fit(np.repeat(features, weights, axis=0), np.repeat(labels, weights))
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-7, atol=1e-9)  # float64, exact Newton
 
 

@@ -286,12 +286,12 @@ def threads(request):
 @pytest.mark.parametrize("resident", [None, 0, 37])
 def test_passes_are_products_whatever_the_chunks_and_threads(resident, threads, tmp_path, monkeypatch):
     features = np.random.default_rng(0).normal(size=(101, 12)).astype(np.float16)
-    np.save(tmp_path / "features.npy", features)
+    np.save(tmp_path / "features.npy", np.concatenate([features[:2], features]))
     monkeypatch.setattr(rows, "_CONVERTED_BYTES", 4 * 12 * 5)  # five rows
     monkeypatch.setattr(filerows, "SLAB_BYTES", 2 * 12 * 17)  # 17 rows
     numbers = np.arange(1, 101)
     source = open_rows(
-        np.load(tmp_path / "features.npy", mmap_mode="r"), numbers, device=torch.device("cpu"), resident=resident
+        np.load(tmp_path / "features.npy", mmap_mode="r")[2:], numbers, device=torch.device("cpu"), resident=resident
     )
     weights, coefficients = torch.randn(2, 13), torch.randn(100, 2)
     whole = np.concatenate([features[1:].astype(np.float64), np.full((100, 1), 0.5)], 1)

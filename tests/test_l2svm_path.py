@@ -6,7 +6,7 @@ import torch
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.probes.l2svm import L2SVM, filerows, gram, l2svm_draws, l2svm_path, memory, path
+from evalkit.probes.l2svm import L2SVM, filerows, gram, l2svm_draws, l2svm_path, memory, opening, path
 
 CS = [1e-3, 1e-1, 1e-2]  # not sorted: fits come in the order given
 
@@ -103,14 +103,29 @@ def test_rows_of_a_file_equal_a_copy(few, tmp_path, monkeypatch):
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     rows = np.random.default_rng(0).choice(600, 400, replace=False)
     monkeypatch.setattr(path, "FEW_ROWS", 4000 if few else 1)
+    monkeypatch.setattr(opening, "SLAB_BYTES", 2 * 100 * 70)  # 70 rows
     want = l2svm_path(features[np.sort(rows)].astype(np.float32), labels[np.sort(rows)], CS)
-    for given in (mapped, torch.from_numpy(features), features, mapped[:]):
-        for chosen in (labels, labels[rows]):
-            got = l2svm_path(given, chosen, CS, rows=rows)
-            for one, two in zip(got, want, strict=True):
-                np.testing.assert_allclose(one.coef, two.coef, atol=1e-4)  # another sample and order of sums: tol
-                np.testing.assert_allclose(one.objective, two.objective, rtol=1e-6)  # tol
+    np.save(tmp_path / "columns.npy", np.asfortranarray(features))
+    np.save(tmp_path / "swapped.npy", features.astype(">f2"))
+    others = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("columns", "swapped"))  # not streamed
+    for number, given in enumerate((mapped, torch.from_numpy(features), features, *others)):
+        got = l2svm_path(given, labels if number % 2 else labels[rows], CS, rows=rows)
+        for one, two in zip(got, want, strict=True):
+            np.testing.assert_allclose(one.coef, two.coef, atol=1e-4)  # another sample and order of sums: tol
+            np.testing.assert_allclose(one.objective, two.objective, rtol=1e-6)  # tol
+    swapped = l2svm_path(features.astype(">f4"), labels, CS)[0]
+    np.testing.assert_allclose(swapped.objective, l2svm_path(features, labels, CS)[0].objective, rtol=1e-6)  # tol
     np.testing.assert_array_equal(got[0].predict(mapped, rows=np.arange(90)), got[0].predict(features[:90]))
+
+
+def test_weights_go_with_their_rows():
+    features, labels = make_data(100, 20, dtype=np.float64)
+    random = np.random.default_rng(0)
+    rows, weights = random.choice(100, 60, replace=False), random.uniform(size=100)
+    want = l2svm_path(features[rows], labels[rows], CS, sample_weight=weights[rows])
+    for given, of_given in ((labels, weights), (labels[rows], weights[rows])):
+        for one, two in zip(l2svm_path(features, given, CS, rows=rows, sample_weight=of_given), want, strict=True):
+            np.testing.assert_allclose(one.objective, two.objective, rtol=1e-9)  # float64, exact Newton
 
 
 def test_streaming_within_a_budget_changes_nothing(tmp_path, block_solver, monkeypatch):
@@ -203,6 +218,8 @@ def test_a_bad_value_is_named_by_its_own_row():
     for given in (labels, labels[[5, 20, 47, 50]]):
         with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
             l2svm_path(features, given, [0.1], rows=np.array([5, 20, 47, 50]))
+    with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
+        l2svm_draws(features, labels, [np.arange(30), np.arange(20, 60)], [0.1], evaluate_rows=np.arange(9))
 
 
 def test_draws_that_cannot_be_fitted_or_judged_are_refused():

@@ -78,14 +78,15 @@ def _copied(array: np.ndarray, index: np.ndarray, dtype: torch.dtype) -> Tensor:
     chosen = torch.empty(len(index), array.shape[1], dtype=dtype)
     step = max(1, SLAB_BYTES // (array.itemsize * array.shape[1]))
     for start in range(0, len(index), step):
-        part = torch.from_numpy(np.ascontiguousarray(array[index[start : start + step]]))
-        chosen[start : start + step] = part
+        part = np.ascontiguousarray(array[index[start : start + step]], dtype=array.dtype.newbyteorder("="))
+        chosen[start : start + step] = torch.from_numpy(part)
     return chosen
 
 
 def _torch_reads(array: np.ndarray) -> bool:
     """Whether torch can use the array's memory as it is, without a warning that it is read-only."""
-    return array.flags.writeable and array.flags.c_contiguous and not isinstance(array, np.memmap)
+    plain = array.flags.c_contiguous and array.dtype.isnative and not isinstance(array, np.memmap)
+    return array.flags.writeable and plain
 
 
 def _is_streamable(array: np.ndarray) -> bool:
