@@ -2,12 +2,13 @@
 # From a trained run to what this project publishes: the weights in pretrained/, the figures measured with them, each
 # layer alone, run cards, and benchmarks/REPORT.md (and .html, .tex).
 #
-#   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME]        (in the folder of a clone)
+#   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME [NOTE]]        (in the folder of a clone)
 #
 # CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_PICTURES is whatever `evalkit
-# prepare` takes; HOME may hold other figures (benchmarks/baselines.sh), which are published too. Killed, it goes on.
+# prepare` takes; HOME may hold other figures (benchmarks/baselines.sh), which are published too; NOTE is one more line on
+# the weights' card. Killed, it goes on.
 set -euo pipefail
-checkpoint=$1 cifar=$2 home=${3:-evalkit-home}
+checkpoint=$1 cifar=$2 home=${3:-evalkit-home} note=${4:-}
 name=imagenet32-tiny results=benchmarks/results
 
 run() { evalkit --home "$home" "$@"; }
@@ -15,13 +16,14 @@ run() { evalkit --home "$home" "$@"; }
 run pretrained import "$checkpoint" --name $name --out pretrained/$name --dtype float16 --replace --licence MIT \
   --source "trained by this project, without labels, on Tiny ImageNet's 100,000 training pictures at 32x32" \
   --note "trained on pictures of ImageNet, whose terms allow research that is not commercial" \
-  --note "far fewer D updates than the paper's 150,000, a thirteenth of its pictures: features to start from, not the paper's"
+  --note "far fewer D updates than the paper's 150,000, a thirteenth of its pictures: features to start from, not the paper's" \
+  ${note:+--note "$note"}
 run reproduce cifar10 --data "$cifar" --encoder pretrained:$name
 features=$(basename "$home"/features/cifar10*--pretrained-$name)
 run ablate --features "$features" --protocol "${features%%--*}:400" --repeats 3
 run svm --features "$features" --protocol "${features%%--*}:400" --scaling standardise
 cp "$home/results.csv" $results/cifar10.csv
-mkdir -p $results/cards && cp "$home"/cards/* $results/cards/
+rm -rf $results/cards && mkdir $results/cards && cp "$home"/cards/* $results/cards/
 run pretrained card $name --results $results/cifar10.csv
 run report --results $results/cifar10.csv --out benchmarks/REPORT.md --out benchmarks/report.html --out benchmarks/report.tex
 run verify $results/cifar10.csv
