@@ -66,6 +66,9 @@ def test_gram_matrix_has_an_exact_diagonal(monkeypatch):
     found = gram.gram_matrix(torch.from_numpy(features), constant=2.0).numpy()
     np.testing.assert_allclose(found.diagonal(), exact.diagonal(), rtol=1e-9)  # sums of 6,000 terms in float64
     np.testing.assert_allclose(found, exact, rtol=1e-6)  # sums of 1,024 terms in float32
+    far = features + np.float32(30)  # of one sign: 5 million each product, from which float32 would leave 2
+    found = gram.gram_matrix(torch.from_numpy(far), constant=None).numpy()
+    np.testing.assert_allclose(found, far.astype(np.float64) @ far.T.astype(np.float64), atol=2e-3, rtol=0)
     fit = l2svm_path(features, labels, [1e-2])[0]
     best = l2svm_path(features.astype(np.float64), labels, [1e-2])[0]
     np.testing.assert_allclose(fit.objective, best.objective, rtol=1e-6)  # what the benchmark asks for
@@ -180,8 +183,8 @@ def test_draws_read_each_row_once_or_keep_to_a_budget(tmp_path, monkeypatch):
 
 def broken(kind):
     features, labels = make_data(50, 10)
-    if kind in ("nan", "inf", "big"):
-        features[7, 3] = {"nan": np.nan, "inf": -np.inf, "big": 1e30}[kind]
+    if kind in ("nan", "inf", "big", "huge"):
+        features[7, 3] = {"nan": np.nan, "inf": -np.inf, "big": 1e19, "huge": 1e30}[kind]
     if kind == "constant":
         labels[:] = 4
     return features, labels[:-1] if kind == "length" else labels
@@ -192,7 +195,8 @@ def broken(kind):
     [
         ("nan", {}, "row 7, column 3 is NaN"),
         ("inf", {}, "row 7, column 3 is infinity"),
-        ("big", {}, "row 7, column 3 is 1e\\+30: float32 overflows"),
+        ("big", {}, "row 7, column 3 is 1e\\+19: float32 overflows"),
+        ("huge", {}, "row 7, column 3 is 1e\\+30: float32 overflows"),
         ("constant", {}, r"every label is \[4\]"),
         ("length", {}, "labels have shape .49,., the features have 50 rows"),
         ("", {"Cs": [0.1, 0.0]}, "C = 0: C weighs the losses"),
@@ -219,7 +223,7 @@ def test_a_bad_value_is_named_by_its_own_row():
         with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
             l2svm_path(features, given, [0.1], rows=np.array([5, 20, 47, 50]))
     with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
-        l2svm_draws(features, labels, [np.arange(30), np.arange(20, 60)], [0.1], evaluate_rows=np.arange(9))
+        l2svm_draws(features, labels, [np.arange(10, 40), np.arange(20, 60)], [0.1], evaluate_rows=np.arange(9))
 
 
 def test_draws_that_cannot_be_fitted_or_judged_are_refused():

@@ -8,7 +8,7 @@ from evalkit.errors import EvalkitError
 from evalkit.features.featureset import FeatureSet
 from evalkit.features.grids import Layer
 from evalkit.probes.svm import RELEASE_GRID
-from evalkit.protocols.draws import draw_labels, split_validation
+from evalkit.protocols.draws import draw_labels, make_draws, split_validation
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.selection import choose
 from evalkit.protocols.settings import Protocol
@@ -68,6 +68,11 @@ def test_value_of_a_grid_that_goes_on_beyond_its_end(peak, grid):
     assert chosen.value in (1e-4, 1e-2) and chosen.grid == "release 0.0001..0.01"
 
 
+def test_value_of_the_smallest_of_equals_beyond_an_end():
+    chosen = choose(lambda Cs: [0.6 if C in (5e-5, 1e-4) else 0.5 for C in Cs], RELEASE_GRID)
+    assert chosen.value == 5e-5 and list(chosen.scores) == [2e-5, 5e-5, *RELEASE_GRID]
+
+
 def test_reference_all_labels_figure_equals_scikit_learn():
     features = feature_set()
     figure = evaluate(features, Protocol(), device="cpu").figure
@@ -87,6 +92,16 @@ def test_reference_all_labels_figure_equals_scikit_learn():
     assert figure.spread == pytest.approx(196 * np.sqrt(accuracy * (1 - accuracy) / 100))
     assert (figure.n, figure.n_train, figure.n_validation, figure.n_test) == (1, 200, 40, 100)
     assert figure.duality_gap <= 1e-6
+
+
+def test_reference_each_fold_is_judged_on_its_own_rows():
+    features, protocol = feature_set(), Protocol(folds=3)
+    figure, draws, shares = evaluate(features, protocol, device="cpu").figure, make_draws(feature_set(), protocol), []
+    for fit, judged in zip(draws.select, draws.validation, strict=True):
+        svm = LinearSVC(C=figure.C, tol=1e-8, max_iter=100_000, random_state=0)
+        svm.fit(features.features[fit], features.labels[fit])
+        shares.append(svm.score(features.features[judged], features.labels[judged]))
+    assert figure.validation_percent == pytest.approx(100 * np.mean(shares))
 
 
 def test_reference_few_labels_figure_equals_scikit_learn():

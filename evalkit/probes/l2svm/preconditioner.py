@@ -34,7 +34,7 @@ class SampledHessian:
         ranks, rows = passes.ranks, passes.rows
         total = sum(ranks.objects(rows.count))
         own = round(size * rows.count / total)
-        generator = torch.Generator().manual_seed(seed + ranks.number)
+        generator = torch.Generator().manual_seed(seed)
         self.index = torch.randperm(rows.count, generator=generator)[:own].sort().values.to(rows.device)
         self.ranks = ranks
         sample = Rows(ranks.concatenate(rows.take(self.index)))
