@@ -67,6 +67,7 @@ def test_every_classifier_under_both_protocols(name):
         assert found.figure.value == pytest.approx(100 * correct.mean()) and 50 < found.figure.value <= 100
         assert found.figure.classifier == classifier_named(name).label
         assert found.figure.chosen.startswith(classifier_named(name).letter + " = ")
+        assert found.figure.grid.startswith("extended " if classifier_named(name).extends else "fixed ")
         values, scores = zip(*found.C_curve, strict=True)
         assert found.figure.validation_percent == max(scores) and list(values) == sorted(values)
 
