@@ -28,6 +28,7 @@ from evalkit.pretrained.find import find_pretrained, shipped
 from evalkit.protocols.probe import TrainingProbe
 from evalkit.protocols.settings import Protocol
 from evalkit.reproductions import REPRODUCTIONS
+from evalkit.results import Figure
 from evalkit.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -156,6 +157,7 @@ def reproduce(
     download: bool = True,
     say: Say = quiet,
     show: Say = quiet,
+    tell: Callable[[Figure], None] = lambda figure: None,
 ) -> None:
     """Runs what is missing of a reproduction: pictures, training, features and figures of encoder and baselines.
 
@@ -168,6 +170,7 @@ def reproduce(
         encoder: a trained encoder, instead of the shipped weights or of training one.
         train: train even if there are shipped weights.
         baselines: measure random weights and pixels too.
+        tell: called with each figure as soon as it is measured.
 
     Raises:
         EvalkitError: an unknown name (the message lists the names), or what the steps raise.
@@ -189,4 +192,4 @@ def reproduce(
             protocol = Protocol(labels_per_class=labels_per_class)
             if not is_measured(workspace, features, protocol):
                 say(f"protocol: {protocol.name}")
-                measure(workspace, protocol, features=str(path), device=device, say=say, show=show)
+                tell(measure(workspace, protocol, features=str(path), device=device, say=say, show=show).figure)

@@ -91,6 +91,7 @@ def test_reproduce_runs_what_is_missing_and_no_more(run, monkeypatch):
     assert first.exit_code == 0, first.output
     for encoder in ("digits@2", "random:digits"):
         assert first.stdout.count(f"{encoder} + L2-SVM") == 1
+        assert first.stderr.count(f"{encoder}, L2-SVM, labels a class: 1: test accuracy") == 1  # as soon as it is known
     again = run("reproduce", "digits", "--device", "cpu")
     assert again.stdout == first.stdout and "protocol: " not in again.stderr
 

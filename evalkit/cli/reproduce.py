@@ -3,6 +3,7 @@
 import click
 
 from evalkit.cli.options import device_option, download_option, say, status_line
+from evalkit.cli.protocol import figure_line
 from evalkit.reproductions import REPRODUCTIONS
 from evalkit.workspace import Workspace
 
@@ -53,6 +54,7 @@ def reproduce_command(
             download=download,
             say=say,
             show=show,
+            tell=lambda figure: say(figure_line(figure)),
         )
     table = compare(read_results(workspace.results))
     click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))
