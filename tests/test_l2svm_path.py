@@ -204,6 +204,7 @@ def broken(kind):
         ("", {"Cs": []}, "no C value given"),
         ("", {"memory": "4 apples"}, "memory '4 apples' is no size"),
         ("", {"memory": "1KB"}, "memory budget .* need at least"),
+        ("", {"memory": 0}, "memory budget 0.00 GB: .* need at least"),
         ("", {"storage": "int8"}, "storage is 'int8'"),
         ("", {"rows": np.array([0, 50])}, "expected row numbers from 0 to 49"),
         ("", {"sample_weight": -np.ones(50)}, "sample_weight: expected"),

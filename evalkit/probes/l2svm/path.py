@@ -127,7 +127,8 @@ def _opened(
     if storage == "auto" and small and storage_type(features, storage) == torch.float16:
         storage = "float32"
     dtype = storage_type(features, storage)
-    plan = plan_memory(total, width, count * labels.columns, labels.columns, stored=dtype, memory=memory or free)
+    budget = free if memory is None else memory
+    plan = plan_memory(total, width, count * labels.columns, labels.columns, stored=dtype, memory=budget)
     return open_rows(features, rows, device=device, storage=storage, resident=plan.resident), plan
 
 
