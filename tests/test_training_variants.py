@@ -207,8 +207,6 @@ from pathlib import Path
 from test_training import SMALL
 from evalkit.gan.recipes import override
 from evalkit.gan.trainer import TrainOptions, train
-from evalkit.pretrained.store import save_pretrained
-from evalkit.pretrained.trained import read_trained
 from evalkit.images.imageset import load_images
 options = TrainOptions(device="cpu", precision="float32", checkpoint_updates=2, log_updates=1, sync_batch_norm=True)
 train(load_images(Path({images!r})), Path({run!r}), override(SMALL, {{"d_updates": {d_updates}}}), options=options)
