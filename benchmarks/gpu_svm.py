@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from evalkit.probes.l2svm import l2svm_draws, l2svm_path, path
+from evalkit.probes.svm import RELEASE_GRID
 
-GRID = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]  # the release's grid
+GRID = list(RELEASE_GRID)
 WIDTH, FACTORS = 28_672, 300
 
 

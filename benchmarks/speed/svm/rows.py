@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-GRID = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]  # the release's grid
+from evalkit.probes.svm import RELEASE_GRID
+
+GRID = list(RELEASE_GRID)
 _MADE = (20_000, 2_000)  # rows and dimensions of Gaussian features
 
 
