@@ -336,6 +336,26 @@ def test_checkpoints_say_what_their_run_started_from(striped, tmp_path):
     assert facts_of(read_checkpoint(third), Workspace(tmp_path))["d_updates_before"] == 7
 
 
+def test_weights_hand_on_the_curve_and_hours_of_all_runs_they_came_from(striped, tmp_path):
+    first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
+    second = train(striped, tmp_path / "second", override(SMALL, {"d_updates": 3}), options=OPTIONS, start=first)
+    names = "d_updates,dataset,labels_per_class,validation_percent"
+    for run, probes, seconds in (("first", ((2, 50), (6, 51), (9, 99)), 3600), ("second", ((0, 51), (3, 52)), 1800)):
+        rows = [f"{updates},digits,10,{percent}" for updates, percent in probes]
+        (tmp_path / run / "probe.csv").write_text("\n".join([names, *rows]) + "\n")
+        (tmp_path / run / "metrics.csv").write_text(f"d_updates,seconds\n1,1\n2,{seconds}\n10,99999\n")
+    weights = read_trained(second, Workspace(tmp_path), source="", licence="")
+    # both probed at 6: one row is left; the first run went on to 9, which is not on the way
+    expected = [names, "2,digits,10,50", "6,digits,10,51", "9,digits,10,52"]
+    assert weights.evidence["probe.csv"].decode().split() == expected
+    assert weights.settings["run"]["hours"] == "1.5"
+    assert f"samples-{9:08d}.png" in weights.evidence
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    weights = read_trained(second, Workspace(tmp_path), source="", licence="")
+    assert weights.settings["run"]["hours"] == "0.5, without first"
+    assert weights.evidence["probe.csv"].decode().split() == [names, "6,digits,10,51", "9,digits,10,52"]
+
+
 def test_start_that_does_not_fit_is_refused(striped, tmp_path):
     first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
     run = tmp_path / "second"

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from evalkit.artifacts import MANIFEST, Manifest, read_manifest
 from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
 from evalkit.gan.layout import latest_checkpoint
@@ -13,6 +11,7 @@ from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.gan.start import updates_before
 from evalkit.gan.weights import load_weights
 from evalkit.images import images_with_hash
+from evalkit.pretrained.evidence import evidence, hours, stages
 from evalkit.pretrained.store import Pretrained
 from evalkit.workspace import Workspace
 
@@ -49,8 +48,8 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
         "d_updates": updates,
         "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
     }
-    evidence = _evidence(folder, updates) if folder else {}
-    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, evidence)
+    files = evidence(stages(folder, manifest)) if folder else {}
+    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, files)
 
 
 def _run_of(checkpoint: Path) -> Path | None:
@@ -66,8 +65,6 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
     images = images_with_hash(workspace, sha256)
     size = {} if images is None else {"pictures": len(images), "classes": len(images.class_names)}
     kept = {key: begun["settings"][key] for key in ("images", "seed", "precision", "device")}
-    metrics = pd.read_csv(run / "metrics.csv") if (run / "metrics.csv").is_file() else pd.DataFrame()
-    past = metrics[metrics["d_updates"] <= manifest["settings"]["d_updates"]] if len(metrics) else metrics
     start = manifest["made_from"].get("start")
     return {
         "command": _command(stored_recipe(manifest), kept, start),
@@ -75,7 +72,7 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
         **({"started_from": _start_line(start)} if start else {}),
         **kept,
         **size,
-        "hours": round(float(past["seconds"].max()) / 3600, 1) if len(past) else "not logged",
+        "hours": hours(stages(run, manifest)),
         "began": begun["created"],
         "commits": f"{begun['commit'] or 'unknown'} when it began, {manifest['commit'] or 'unknown'} at the end",
         "versions": " ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
@@ -98,18 +95,6 @@ def _command(recipe: Recipe, settings: dict[str, Any], start: dict[str, Any] | N
     if start:
         options += f" --start {start['run']}@{start['d_updates']}"
     return f"evalkit train-gan --recipe {recipe.name} --images {settings['images']} --seed {settings['seed']}{options}"
-
-
-def _evidence(run: Path, updates: int) -> dict[str, bytes]:
-    """Files to hand on with the weights: the samples of the checkpoint's day, and the probe's curve up to it."""
-    found = {}
-    grid = run / "samples" / f"d-{updates:08d}.png"
-    if grid.is_file():
-        found[f"samples-{updates:08d}.png"] = grid.read_bytes()
-    if (run / "probe.csv").is_file():
-        probe = pd.read_csv(run / "probe.csv")
-        found["probe.csv"] = probe[probe["d_updates"] <= updates].to_csv(index=False, lineterminator="\n").encode()
-    return found
 
 
 def is_trained(path: Path) -> bool:
