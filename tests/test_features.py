@@ -138,6 +138,26 @@ def test_a_norm_used_twice_averages_both_uses(striped):
     torch.testing.assert_close(next(iter(found.values())), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_norm_the_network_does_not_use_keeps_its_buffers(striped):
+    class Spare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(3, track_running_stats=False)
+            self.spare = torch.nn.BatchNorm2d(3, momentum=0.3)
+
+        def forward(self, x):
+            return self.norm(x)
+
+    network = HookedNetwork(Spare())
+    network.module.spare.running_mean.fill_(7)
+    where = {"precision": "float32", "device": torch.device("cpu"), "progress": False}
+    set_statistics(network, striped.images[:128], preprocessing=preprocessing_of(TINY), **where)
+    batch = to_network_range(torch.from_numpy(np.array(striped.images[:128])), TINY)
+    torch.testing.assert_close(network.module.norm.running_mean, batch.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    assert network.module.spare.running_mean.tolist() == [7, 7, 7] and network.module.spare.momentum == 0.3
+    assert not network.module.norm.track_running_stats
+
+
 def test_bfloat16_features_stay_near_float32(striped, tmp_path):
     whole = extract(striped, random_encoder(), tmp_path / "a", **CPU).features.astype(np.float32)
     half = extract(striped, random_encoder(), tmp_path / "b", device="cpu", precision="bfloat16").features

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from evalkit.device import arithmetic
 from evalkit.distributed import Ranks
-from evalkit.features.encoders.encoder import Network, Preprocessing
+from evalkit.features.encoders.encoder import BatchNorm, Network, Preprocessing
 
 BatchNormMode = Literal["target", "source", "running", "batch"]
 MODES: tuple[BatchNormMode, ...] = ("target", "source", "running", "batch")
@@ -25,23 +25,37 @@ STATISTICS_BATCH = 128  # [release]
 
 
 class _Moments:
-    """Mean and biased variance of one batch norm's input in each batch, float32 on the CPU.
+    """Mean and biased variance of one batch norm's input in each batch, float32 on the CPU; the norm is set to train.
 
-    One tensor holds them all: small ones, made between the maps of each batch, would stay in the gaps that the maps
-    leave in the heap, and the memory would grow by gigabytes.
+    The norm computes them itself: with a momentum of 1 its running statistics are the last batch's. One tensor holds
+    them all: small ones, made between the maps of each batch, would stay in the gaps that the maps leave in the heap,
+    and the memory would grow by gigabytes.
     """
 
-    def __init__(self, batches: int) -> None:
-        self.batches, self.count = batches, 0
+    def __init__(self, norm: BatchNorm, batches: int, like: Tensor) -> None:
+        self.norm, self.batches, self.count = norm, batches, 0
         self.kept = torch.empty(0)
+        self.before = norm.momentum, norm.track_running_stats, norm.running_mean, norm.running_var
+        norm.momentum, norm.track_running_stats = 1.0, True
+        norm.running_mean = torch.zeros(norm.num_features).to(like)
+        norm.running_var = torch.ones(norm.num_features).to(like)
+        norm.train()  # the rest of the network, dropout say, stays in eval mode
+        self.hook = norm.register_forward_hook(self._keep)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        maps = inputs[0].float()
-        variance, mean = torch.var_mean(maps, [axis for axis in range(maps.ndim) if axis != 1], correction=0)
+    def _keep(self, norm: BatchNorm, inputs: tuple[Tensor], output: Tensor) -> None:
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None
         if self.count == len(self.kept):  # at first, and where the network uses the norm several times
             self.kept = torch.cat([self.kept.view(-1, 2, len(mean)), torch.empty(self.batches, 2, len(mean))])
-        self.kept[self.count, 0], self.kept[self.count, 1] = mean, variance
+        values = inputs[0].numel() // len(mean)  # of each map
+        self.kept[self.count, 0], self.kept[self.count, 1] = mean, variance.float() * ((values - 1) / values)
         self.count += 1
+
+    def end(self) -> None:
+        """Leaves the norm as it was, but for its mode."""
+        self.hook.remove()
+        norm = self.norm
+        norm.momentum, norm.track_running_stats, norm.running_mean, norm.running_var = self.before
 
     @property
     def found(self) -> list[tuple[Tensor, Tensor]]:
@@ -64,17 +78,15 @@ def set_statistics(
     Processes share the batches; the sums run in the order of batches, so that their number changes no bit.
     """
     starts = range(0, len(pictures), STATISTICS_BATCH)[ranks.number :: ranks.count]
-    moments = {name: _Moments(len(starts)) for name in network.norms()}
-    hooks = [norm.register_forward_pre_hook(moments[name]) for name, norm in network.norms().items()]
-    for norm in network.norms().values():
-        norm.train()  # the rest of the network, dropout say, stays in eval mode
+    like = next(network.parameters(), torch.empty(0))  # a norm may have no weights
+    moments = {name: _Moments(norm, len(starts), like) for name, norm in network.norms().items()}
     quiet = None if progress and ranks.writes else True
     with torch.inference_mode(), arithmetic(precision, device):
         for first in tqdm(starts, desc="batch-norm statistics", unit="batch", disable=quiet):
             batch = torch.from_numpy(np.array(pictures[first : first + STATISTICS_BATCH])).to(device)
             network(preprocessing(batch), reduce=_nothing)
-    for hook in hooks:
-        hook.remove()
+    for each in moments.values():
+        each.end()
     load_statistics(network, _averages(ranks.objects({name: each.found for name, each in moments.items()})))
 
 
