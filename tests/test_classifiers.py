@@ -1,5 +1,7 @@
 """Classifiers under a protocol: each against scikit-learn on the same rows, and what they refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -13,6 +15,7 @@ from evalkit.probes import logistic as logistic_module
 from evalkit.probes.classifier import FitOptions
 from evalkit.probes.knn import NEIGHBOURS, predict_knn
 from evalkit.probes.logistic import predict_logistic
+from evalkit.probes.svm import SVM
 from evalkit.protocols.evaluate import evaluate
 from evalkit.protocols.settings import Protocol
 
@@ -70,6 +73,25 @@ def test_every_classifier_under_both_protocols(name):
         assert found.figure.grid.startswith("extended " if classifier_named(name).extends else "fixed ")
         values, scores = zip(*found.C_curve, strict=True)
         assert found.figure.validation_percent == max(scores) and list(values) == sorted(values)
+
+
+def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
+    asked = []
+
+    def recorded(features, labels, draws, values, rows, options):
+        asked.append((len(draws), len(values), options.tol))
+        return SVM.predict(features, labels, draws, values, rows, options)
+
+    protocol = Protocol(labels_per_class=5, select_draws=2, repeats=3)
+    figure = evaluate(feature_set(count=150), protocol, classifier=replace(SVM, predict=recorded, extends=False)).figure
+    assert asked == [(2, 7, 1e-5), (3, 1, 1e-6)] and figure.error_estimate <= 1e-6
+
+
+def test_the_svm_is_fitted_to_the_tolerance_asked_for():
+    features = feature_set()
+    rows, test = features.rows("train"), features.rows("test")
+    with pytest.raises(ConvergenceError, match="expected at most 1.0e-30"):
+        SVM.predict(features.features, features.labels, [rows], (1.0,), test, FitOptions(tol=1e-30))
 
 
 def test_an_unknown_classifier_lists_the_known():

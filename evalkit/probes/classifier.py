@@ -18,10 +18,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How fits run: device by name, memory budget ("4GB"; None takes what the rows need), a display of steps."""
+    """How fits run: device by name, memory budget ("4GB"; None takes what the rows need), a display of steps.
+
+    `tol` is the largest relative error of a fit's objective, where a classifier has one.
+    """
 
     device: str = "cpu"
     memory: str | None = None
+    tol: float = 1e-6
     progress: Callable[[str], None] | None = None
 
 

@@ -29,6 +29,7 @@ def predict_svm(
         draws,
         values,
         evaluate_rows=evaluate_rows,
+        tol=options.tol,
         device=options.device,
         memory=options.memory,
         progress=options.progress,
