@@ -15,7 +15,7 @@ from evalkit.artifacts import commit, new_manifest
 from evalkit.cards import write_card
 from evalkit.device import describe_device, resolve_device
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.layout import find_checkpoint, run_of
 from evalkit.gan.networks import Generator, to_network_range
 from evalkit.gan.recipes import Recipe
@@ -62,8 +62,7 @@ def nn_error(
     _check_fitting(recipe, images, name)
     say(f"generator: {checkpoint}; test pictures: {images.name}")
     generator = Generator(recipe)
-    averaged = "generator_average.safetensors" in manifest["files"]
-    weights = f"generator{'_average' if averaged else ''}.safetensors"
+    weights = weights_file(manifest, "generator")
     load_weights(generator, checkpoint / weights)
     sha256 = manifest["files"][weights]["sha256"]
     settings = {"encoder": name, "dataset": images.name, "samples": samples, "seed": seed}

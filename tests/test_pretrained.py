@@ -397,15 +397,17 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         import_weights([trained], workspace, name="half")
 
 
-def test_a_moving_average_is_the_generator_handed_on(striped, workspace):
-    recipe = override(RECIPES["digits"], {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2, "g_ema": 0.5})
+def test_moving_averages_are_the_networks_handed_on(striped, workspace):
+    small = {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2, "g_ema": 0.5, "d_ema": 0.5}
+    recipe = override(RECIPES["digits"], small)
     run = workspace.place("run", "averaged")
     checkpoint = train(striped, run, recipe, options=TrainOptions(device="cpu", precision="float32"))
     path = import_weights([run], workspace)
     assert path.name == "digits-2"
-    expected = load_file(checkpoint / "generator_average.safetensors")
-    assert all(torch.equal(value, expected[name]) for name, value in load_generator(path).state_dict().items())
-    assert "- the generator is the moving average over training" in (path / "card.md").read_text()
+    for network, load in (("generator", load_generator), ("discriminator", load_discriminator)):
+        expected = load_file(checkpoint / f"{network}_average.safetensors")
+        assert all(torch.equal(value, expected[name]) for name, value in load(path).state_dict().items())
+        assert f"- the {network} is the moving average over training" in (path / "card.md").read_text()
 
 
 def test_changed_weights_are_refused(trained, workspace):

@@ -1,5 +1,6 @@
 """Beyond the paper's recipe and one process: losses, spectral norm, moving average, flips, shared minibatches."""
 
+import copy
 import json
 import os
 import socket
@@ -37,6 +38,7 @@ from evalkit.protocols.provenance import facts_of
 from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
+EMA = {"g_ema": 0.9, "d_ema": 0.8}
 SPECTRAL = override(SMALL, {"d_norm": "spectral", "loss": "hinge"})
 
 
@@ -96,28 +98,44 @@ def test_value_of_the_moving_average():
     torch.testing.assert_close(list(average.parameters()), expected)
 
 
-@pytest.mark.parametrize("values", [{"g_ema": 0.9}, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True}])
+def test_moving_average_of_the_discriminator_has_its_buffers_and_is_the_encoder(striped, tmp_path):
+    recipe = override(SMALL, {"d_ema": 0.75, "d_updates": 1})
+    before = build_networks(recipe, seed=OPTIONS.seed)[1]
+    checkpoint = train(striped, tmp_path / "run", recipe, options=OPTIONS)
+    average, now = (load_file(checkpoint / f"discriminator{end}.safetensors") for end in ("_average", ""))
+    for name, value in before.named_parameters():
+        torch.testing.assert_close(average[name], 0.75 * value.detach() + 0.25 * now[name])
+    buffers = [name for name, _ in before.named_buffers()]
+    assert buffers and all(torch.equal(average[name], now[name]) for name in buffers)
+    encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
+    found = encoder.network.discriminator.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in average.items())
+    assert encoder.sha256 == sha256_file(checkpoint / "discriminator_average.safetensors")
+
+
+@pytest.mark.parametrize("values", [EMA, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True}])
 def test_variants_resume_as_an_undisturbed_run(striped, tmp_path, values):
     recipe = override(SMALL, values)
     whole = train(striped, tmp_path / "whole", recipe, options=OPTIONS)
     train(striped, tmp_path / "parts", override(recipe, {"d_updates": 2}), options=OPTIONS)
     assert_equal_weights(whole, train(striped, tmp_path / "parts", recipe, options=OPTIONS))
-    if recipe.g_ema:
+    for network in ("generator", "discriminator") if recipe.g_ema else ():
         ends = [
-            load_file(tmp_path / run / "checkpoints/d-00000006/generator_average.safetensors")
+            load_file(tmp_path / run / f"checkpoints/d-00000006/{network}_average.safetensors")
             for run in ("whole", "parts")
         ]
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_moving_average_leaves_the_training_as_it_is(striped, tmp_path):
+def test_moving_averages_leave_the_training_as_it_is(striped, tmp_path):
     plain = train(striped, tmp_path / "plain", SMALL, options=OPTIONS)
-    assert_equal_weights(plain, train(striped, tmp_path / "ema", override(SMALL, {"g_ema": 0.9}), options=OPTIONS))
+    assert_equal_weights(plain, train(striped, tmp_path / "ema", override(SMALL, EMA), options=OPTIONS))
 
 
-def test_decay_of_one_is_refused():
-    with pytest.raises(EvalkitError, match="g_ema = 1.0, expected a decay below 1, like 0.999"):
-        override(SMALL, {"g_ema": 1.0})
+@pytest.mark.parametrize("key", EMA)
+def test_decay_of_one_is_refused(key):
+    with pytest.raises(EvalkitError, match=f"{key} = 1.0, expected a decay below 1, like 0.999"):
+        override(SMALL, {key: 1.0})
 
 
 def test_flips_mirror_half_of_the_pictures(striped):
@@ -301,11 +319,12 @@ def test_variants_are_options_of_training_not_of_the_run(striped, tmp_path):
 
 def test_started_run_goes_on_from_weights_and_moments(striped, tmp_path):
     first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
-    recipe = override(SMALL, {"batch_size": 16, "lr": 1e-4, "d_updates": 1, "g_ema": 0.5})
+    recipe = override(SMALL, {"batch_size": 16, "lr": 1e-4, "d_updates": 1, "g_ema": 0.5, "d_ema": 0.5})
     started = train(striped, tmp_path / "second", recipe, options=OPTIONS, start=first)
-    state = new_state(override(recipe, {"g_ema": 0.0}), seed=9, device=CPU)
+    state = new_state(override(recipe, {"g_ema": 0.0, "d_ema": 0.0}), seed=9, device=CPU)
     restore(state, first)
-    before = {name: tensor.clone() for name, tensor in state.generator.state_dict().items()}
+    networks = {"generator": state.generator, "discriminator": state.discriminator}
+    before = {name: copy.deepcopy(network) for name, network in networks.items()}
     feed = Minibatches(striped, recipe, seed=OPTIONS.seed, device=CPU)  # order and z as of a new run
     with arithmetic("float32", CPU):
         generator_step(state.generator, state.discriminator, state.g_optimiser, feed.z(0, GENERATOR))
@@ -313,9 +332,10 @@ def test_started_run_goes_on_from_weights_and_moments(striped, tmp_path):
         discriminator_step(state.generator, state.discriminator, state.d_optimiser, real, z)
     state.minibatches, state.history = 2, ()
     assert_equal_weights(save_checkpoint(tmp_path / "expected", state, made_from={}), started)
-    average = load_file(started / "generator_average.safetensors")
-    for name, now in state.generator.named_parameters():
-        torch.testing.assert_close(average[name], (before[name] + now.detach()) / 2)
+    for which, network in networks.items():
+        average, start = load_file(started / f"{which}_average.safetensors"), dict(before[which].named_parameters())
+        for name, now in network.named_parameters():
+            torch.testing.assert_close(average[name], ((start[name] + now) / 2).detach())
 
 
 def test_checkpoints_say_what_their_run_started_from(striped, tmp_path):

@@ -96,6 +96,12 @@ def read_checkpoint(checkpoint: Path) -> Manifest:
         raise ArtifactError(f"{error}, or delete {checkpoint} to go on from the one before") from None
 
 
+def weights_file(manifest: Manifest, network: str) -> str:
+    """The file of a checkpoint's "generator" or "discriminator": its moving average's, where training kept one."""
+    average = f"{network}_average.safetensors"
+    return average if average in manifest["files"] else f"{network}.safetensors"
+
+
 def rewind(state: TrainingState, checkpoint: Path) -> None:
     """Restores the checkpoint and counts the step back: order and z are drawn anew from here on."""
     rewinds, history = state.rewinds, state.history

@@ -113,12 +113,14 @@ class Loop:
             if not alternate or t % 2 == 0:  # G first [release]
                 z = self.minibatches.z(t, GENERATOR)
                 self.metrics.add_generator(generator_step(g, d, state.g_optimiser, z, classes=classes, ranks=ranks))
-                if state.average:
-                    average_step(state.average, g, recipe.g_ema)
+                if state.g_average:
+                    average_step(state.g_average, g, recipe.g_ema)
             if not alternate or t % 2 == 1:
                 real, z = self.minibatches.real(t), self.minibatches.z(t, DISCRIMINATOR)
                 losses = discriminator_step(g, d, state.d_optimiser, real, z, classes=classes, ranks=ranks)
                 self.metrics.add_discriminator(*losses)
+                if state.d_average:
+                    average_step(state.d_average, d, recipe.d_ema)
 
     def _log(self, bar: tqdm) -> bool:
         """Writes a line of metrics and heeds the alarms; True if the run stepped back."""

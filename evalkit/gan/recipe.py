@@ -52,6 +52,7 @@ class Recipe:
     l2: float = 0.0  # added to the gradient of every parameter before Adam, gains and biases too [release]
     loss: Literal["bce", "hinge"] = "bce"
     g_ema: float = 0.0  # > 0: samples come from an exponential moving average of G's weights with this decay
+    d_ema: float = 0.0  # > 0: features come from an exponential moving average of D's weights with this decay
     flips: bool = False  # real pictures are mirrored at random
     schedule: Literal["alternate", "both"] = "alternate"  # one network a minibatch, or both [release: alternate]
     d_updates: int = 150_000  # length of the training, in updates of the discriminator
@@ -74,8 +75,11 @@ class Recipe:
                 f"recipe {self.name}: kernel = {self.kernel} is even, which needs strides of 2 throughout and a size "
                 "that they divide"
             )
-        if self.g_ema >= 1:
-            raise EvalkitError(f"recipe {self.name}: g_ema = {self.g_ema}, expected a decay below 1, like 0.999")
+        for key in ("g_ema", "d_ema"):
+            if getattr(self, key) >= 1:
+                raise EvalkitError(
+                    f"recipe {self.name}: {key} = {getattr(self, key)}, expected a decay below 1, like 0.999"
+                )
         if self.size % self.g_total_stride:
             raise EvalkitError(
                 f"recipe {self.name}: size {self.size} is no multiple of {self.g_total_stride} (g_strides)"
@@ -102,6 +106,7 @@ class Recipe:
 _SMALLEST = {
     "size": 8, "channels": 1, "classes": 0, "width": 1, "kernel": 1, "z_length": 1, "batch_size": 2, "lr": 0.0,
     "l2": 0.0, "d_updates": 1, "beta1": 0.0, "beta2": 0.0, "decay_from": 0.0, "g_ema": 0.0,
+    "d_ema": 0.0,
 }  # fmt: skip
 _CHOICES = {
     "output": ("tanh", "sigmoid"), "z_law": ("uniform", "normal"), "schedule": ("alternate", "both"),

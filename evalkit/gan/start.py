@@ -52,12 +52,12 @@ def _named(start: dict[str, Any] | None) -> str:
 def begin(state: TrainingState, checkpoint: Path) -> None:
     """Puts the weights and moments of `checkpoint` into a new state; its counts stay zero.
 
-    A moving average that the checkpoint lacks begins at the generator's weights.
+    A moving average that the checkpoint lacks begins at its network's weights.
 
     Raises:
         ArtifactError: names or shapes are not those of the new recipe's networks.
     """
     for name, network in state.networks().items():
         path = checkpoint / f"{name}.safetensors"
-        load_weights(network, path if path.is_file() else checkpoint / "generator.safetensors")
+        load_weights(network, path if path.is_file() else checkpoint / f"{name.removesuffix('_average')}.safetensors")
     restore_optimisers(state, checkpoint)

@@ -18,7 +18,7 @@ class TrainingState:
     """All that changes while training.
 
     Attributes:
-        average: the moving average of the generator, where the recipe has one.
+        g_average, d_average: the networks' moving averages, where the recipe has them.
         minibatches: gone through, of either network.
         rewinds: how often the run stepped back to an earlier checkpoint.
         history: by how many processes it was trained so far; empty for a checkpoint from before that was stamped.
@@ -29,7 +29,8 @@ class TrainingState:
     discriminator: Discriminator
     g_optimiser: Optimizer
     d_optimiser: Optimizer
-    average: Generator | None = None
+    g_average: Generator | None = None
+    d_average: Discriminator | None = None
     minibatches: int = 0
     rewinds: int = 0
     history: tuple[Stretch, ...] = ()
@@ -42,12 +43,13 @@ class TrainingState:
     @property
     def sampler(self) -> Generator:
         """The generator whose samples are shown."""
-        return self.average or self.generator
+        return self.g_average or self.generator
 
     def networks(self) -> dict[str, nn.Module]:
         """By the names of their files."""
-        average = {"generator_average": self.average} if self.average else {}
-        return {"generator": self.generator, "discriminator": self.discriminator, **average}
+        averages = {"generator_average": self.g_average, "discriminator_average": self.d_average}
+        kept = {name: network for name, network in averages.items() if network}
+        return {"generator": self.generator, "discriminator": self.discriminator, **kept}
 
     @property
     def g_updates(self) -> int:
@@ -62,5 +64,6 @@ def new_state(recipe: Recipe, *, seed: int, device: torch.device) -> TrainingSta
         # safetensors wants one order in the file; in memory channels_last is the fast one
         network.to(device).to(memory_format=torch.channels_last)
     optimisers = make_optimiser(generator, recipe), make_optimiser(discriminator, recipe)
-    average = copy.deepcopy(generator) if recipe.g_ema else None
-    return TrainingState(recipe, generator, discriminator, *optimisers, average)
+    g_average = copy.deepcopy(generator) if recipe.g_ema else None
+    d_average = copy.deepcopy(discriminator) if recipe.d_ema else None
+    return TrainingState(recipe, generator, discriminator, *optimisers, g_average, d_average)

@@ -6,7 +6,7 @@ each takes its share of the batch, and the gradients are averaged before the upd
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
@@ -90,6 +90,8 @@ def _update(optimiser: Optimizer, loss: Tensor, ranks: Ranks) -> None:
 
 
 @torch.no_grad()
-def average_step(average: Generator, generator: Generator, decay: float) -> None:
-    """Moves the averaged generator's weights towards the generator's: a <- decay a + (1 - decay) g."""
-    torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - decay)
+def average_step(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Moves the averaged network's weights towards the network's: a <- decay a + (1 - decay) w; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for kept, now in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(now)

@@ -5,7 +5,7 @@ from typing import Any
 
 from evalkit.artifacts import Manifest
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.layout import find_checkpoint, run_of
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.weights import load_weights
@@ -21,7 +21,7 @@ _PRETRAINED = "pretrained:"
 def open_gan(name: str, workspace: Workspace, *, label: int | None = None, device: str = "auto") -> FrozenGAN:
     """The GAN of a run or checkpoint (name, NAME@UPDATES or path; "latest": the latest run) or pretrained:NAME, frozen.
 
-    Where training kept a moving average of the generator, that one draws.
+    Where training kept a moving average of a network, that one is taken.
 
     Args:
         label: the class to draw where the recipe has classes [0 if None].
@@ -35,11 +35,10 @@ def open_gan(name: str, workspace: Workspace, *, label: int | None = None, devic
     manifest = read_checkpoint(checkpoint)
     recipe = stored_recipe(manifest)
     generator, discriminator = Generator(recipe), Discriminator(recipe)
-    drawing = "generator_average" if "generator_average.safetensors" in manifest["files"] else "generator"
-    load_weights(generator, checkpoint / f"{drawing}.safetensors")
-    load_weights(discriminator, checkpoint / "discriminator.safetensors")
+    load_weights(generator, checkpoint / weights_file(manifest, "generator"))
+    load_weights(discriminator, checkpoint / weights_file(manifest, "discriminator"))
     run = f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
-    made_from = _made_from(checkpoint, manifest, drawing)
+    made_from = _made_from(checkpoint, manifest)
     return frozen(run, generator, discriminator, label=label, device=device, made_from=made_from)
 
 
@@ -49,11 +48,12 @@ def _open_pretrained(name: str, workspace: Workspace, label: int | None, device:
     if not manifest["settings"]["complete"]:
         raise EvalkitError(f"{path}: holds the discriminator's first layers alone, expected a whole GAN")
     networks = load_generator(path), load_discriminator(path)
-    return frozen(name, *networks, label=label, device=device, made_from=_made_from(path, manifest, "generator"))
+    return frozen(name, *networks, label=label, device=device, made_from=_made_from(path, manifest))
 
 
-def _made_from(path: Path, manifest: Manifest, drawing: str) -> dict[str, Any]:
-    hashes = {name: manifest["files"][f"{name}.safetensors"]["sha256"] for name in (drawing, "discriminator")}
+def _made_from(path: Path, manifest: Manifest) -> dict[str, Any]:
+    files = [weights_file(manifest, network) for network in ("generator", "discriminator")]
+    hashes = {file.removesuffix(".safetensors"): manifest["files"][file]["sha256"] for file in files}
     about = {"weights": str(path.resolve()), "images_sha256": manifest["made_from"].get("images_sha256", "")}
     return about | {f"{name}_sha256": found for name, found in hashes.items()}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.artifacts import MANIFEST, Manifest, read_manifest
-from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.layout import latest_checkpoint
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import RECIPES, Recipe
@@ -17,7 +17,7 @@ from evalkit.workspace import Workspace
 
 
 def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str) -> Pretrained:
-    """The weights of a checkpoint, or of a run's latest; of the generator its moving average, where there is one.
+    """The weights of a checkpoint, or of a run's latest; of each network its moving average, where there is one.
 
     The workspace tells how many pictures they were trained on, if it has them.
 
@@ -31,15 +31,15 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
     manifest = read_checkpoint(checkpoint)
     recipe = stored_recipe(manifest)
     generator, discriminator = Generator(recipe), Discriminator(recipe)
-    averaged = "generator_average.safetensors" in manifest["files"]
-    load_weights(generator, checkpoint / f"generator{'_average' if averaged else ''}.safetensors")
-    load_weights(discriminator, checkpoint / "discriminator.safetensors")
+    files = {name: weights_file(manifest, name) for name in ("generator", "discriminator")}
+    load_weights(generator, checkpoint / files["generator"])
+    load_weights(discriminator, checkpoint / files["discriminator"])
     updates, folder = manifest["settings"]["d_updates"], _run_of(checkpoint)
     settings = {
         "about": f"recipe {recipe.name} after {updates + updates_before(manifest):,} D updates",
         "source": source,
         "licence": licence,
-        "notes": ["the generator is the moving average over training"] if averaged else [],
+        "notes": [f"the {name} is the moving average over training" for name in files if "_average" in files[name]],
         "complete": True,
         "training_known": True,
         "run": _facts(folder, manifest, workspace) if folder else {},
@@ -48,8 +48,8 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
         "d_updates": updates,
         "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
     }
-    files = evidence(stages(folder, manifest)) if folder else {}
-    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, files)
+    logged = evidence(stages(folder, manifest)) if folder else {}
+    return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, logged)
 
 
 def _run_of(checkpoint: Path) -> Path | None:

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
 from evalkit.features.encoders.hooked import Autocast
-from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.layout import find_checkpoint, run_of
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
 from evalkit.gan.recipes import Recipe, recipe_named
@@ -25,11 +25,14 @@ _RANDOM_SEED = 0
 
 
 def run_encoder(name: str, workspace: Workspace) -> Encoder:
-    """The discriminator of a run's last checkpoint, or of RUN@UPDATES or a path; "latest" is the latest run."""
+    """The discriminator of a run's last checkpoint, or of RUN@UPDATES or a path; "latest" is the latest run.
+
+    Where training kept a moving average of it, that one.
+    """
     checkpoint = find_checkpoint(name, workspace)
     manifest = read_checkpoint(checkpoint)
     discriminator = Discriminator(stored_recipe(manifest))
-    weights = checkpoint / "discriminator.safetensors"
+    weights = checkpoint / weights_file(manifest, "discriminator")
     load_weights(discriminator, weights)
     return discriminator_encoder(
         f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}",
