@@ -1,0 +1,54 @@
+"""What a moving average of D's weights does for its features: the same checkpoints with it and without it.
+
+    python benchmarks/moving_average.py IMAGES CHECKPOINT... > moving-average.csv
+
+IMAGES is a prepared image set (evalkit-home/images/cifar10), CHECKPOINT a folder of a run with d_ema, whose D trains
+as if there were no average. Validation accuracy of the training probe, 400 labels a class, the same pictures each time.
+"""
+
+import csv
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from evalkit.gan.checkpoint import read_checkpoint, weights_file
+from evalkit.images import load_images
+from evalkit.protocols.probe import TrainingProbe
+
+LABELS_PER_CLASS = 400
+
+
+def without_average(checkpoint: Path, target: Path) -> Path:
+    """A copy of a checkpoint that lacks the average of D."""
+    shutil.copytree(checkpoint, target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    del manifest["files"]["discriminator_average.safetensors"]
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def probed(images: Path, checkpoint: Path, run: Path) -> dict[str, str]:
+    """The probe's row of one checkpoint."""
+    TrainingProbe(load_images(images), run, labels_per_class=LABELS_PER_CLASS, every=1)(checkpoint)
+    return next(csv.DictReader((run / "probe.csv").open()))
+
+
+def main(images: Path, checkpoints: list[Path]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["run", "d_updates", "d_ema", "weights", "validation_pictures", "C", "validation_percent"])
+    for checkpoint in checkpoints:
+        recipe = read_checkpoint(checkpoint)["settings"]["recipe"]
+        with tempfile.TemporaryDirectory() as folder:
+            plain = without_average(checkpoint, Path(folder) / "plain" / checkpoint.name)
+            for each in (plain, checkpoint):
+                weights = weights_file(read_checkpoint(each), "discriminator").removesuffix(".safetensors")
+                row = probed(images, each, Path(folder) / weights)
+                found = (row[key] for key in ("validation_pictures", "C", "validation_percent"))
+                writer.writerow([checkpoint.parents[1].name, row["d_updates"], recipe["d_ema"], weights, *found])
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])
