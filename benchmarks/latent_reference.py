@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
+from evalkit.gan.checkpoint import read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.networks import Generator, draw_z, to_pictures
 from evalkit.gan.weights import load_weights
 from evalkit.latent.gan import freeze_batch_norm
@@ -29,8 +29,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latent-reference.csv"))
     arguments = parser.parse_args()
-    generator = Generator(stored_recipe(read_checkpoint(arguments.checkpoint)))
-    load_weights(generator, arguments.checkpoint / "generator.safetensors")
+    manifest = read_checkpoint(arguments.checkpoint)
+    generator = Generator(stored_recipe(manifest))
+    load_weights(generator, arguments.checkpoint / weights_file(manifest, "generator"))
     z = drawn(64, 0, generator)
     with open(arguments.out, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

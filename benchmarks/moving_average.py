@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from evalkit.gan.checkpoint import read_checkpoint, weights_file
+from evalkit.gan.layout import run_of
 from evalkit.images import load_images
 from evalkit.protocols.probe import TrainingProbe
 
@@ -22,6 +23,8 @@ LABELS_PER_CLASS = 400
 
 def without_average(checkpoint: Path, target: Path) -> Path:
     """A copy of a checkpoint that lacks the average of D."""
+    if weights_file(read_checkpoint(checkpoint), "discriminator") == "discriminator.safetensors":
+        sys.exit(f"{checkpoint}: has no average of D; expected a checkpoint of a run with --set d_ema=…")
     shutil.copytree(checkpoint, target)
     manifest = json.loads((target / "manifest.json").read_text())
     del manifest["files"]["discriminator_average.safetensors"]
@@ -29,9 +32,14 @@ def without_average(checkpoint: Path, target: Path) -> Path:
     return target
 
 
+def say(line: str) -> None:
+    """Progress, and why a probe failed."""
+    print(line, file=sys.stderr)
+
+
 def probed(images: Path, checkpoint: Path, run: Path) -> dict[str, str]:
     """The probe's row of one checkpoint."""
-    TrainingProbe(load_images(images), run, labels_per_class=LABELS_PER_CLASS, every=1)(checkpoint)
+    TrainingProbe(load_images(images), run, labels_per_class=LABELS_PER_CLASS, every=1, say=say)(checkpoint)
     return next(csv.DictReader((run / "probe.csv").open()))
 
 
@@ -46,7 +54,7 @@ def main(images: Path, checkpoints: list[Path]) -> None:
                 weights = weights_file(read_checkpoint(each), "discriminator").removesuffix(".safetensors")
                 row = probed(images, each, Path(folder) / weights)
                 found = (row[key] for key in ("validation_pictures", "C", "validation_percent"))
-                writer.writerow([checkpoint.parents[1].name, row["d_updates"], recipe["d_ema"], weights, *found])
+                writer.writerow([run_of(checkpoint).name, row["d_updates"], recipe["d_ema"], weights, *found])
                 sys.stdout.flush()
 
 

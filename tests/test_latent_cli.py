@@ -16,7 +16,7 @@ from conftest import write_image_set
 from PIL import Image
 from safetensors.torch import load_file
 
-from evalkit.artifacts import read_manifest
+from evalkit.artifacts import read_manifest, sha256_file
 from evalkit.cli import main
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.trainer import TrainOptions, train
@@ -142,12 +142,16 @@ def test_pretrained_weights_draw_as_the_run_they_come_from(latent, home, tmp_pat
 
 def test_the_moving_average_draws_where_there_is_one(home):
     images = load_images(home / "images/noise")
-    recipe = override(TINY, {"g_ema": 0.9})
+    recipe = override(TINY, {"g_ema": 0.9, "d_ema": 0.9})
     checkpoint = train(images, home / "runs/averaged", recipe, options=TrainOptions(device="cpu", precision="float32"))
     gan = open_gan(str(checkpoint), Workspace(home))
     drawing, trained = (load_file(checkpoint / f"{name}.safetensors") for name in ("generator_average", "generator"))
     assert torch.equal(gan.generator.deconvs[0].weight, drawing["deconvs.0.weight"])
     assert not torch.equal(drawing["deconvs.0.weight"], trained["deconvs.0.weight"])
+    average = load_file(checkpoint / "discriminator_average.safetensors")
+    assert torch.equal(gan.discriminator.blocks[0].conv.weight, average["blocks.0.conv.weight"])
+    expected = sha256_file(checkpoint / "discriminator_average.safetensors")
+    assert gan.made_from["discriminator_average_sha256"] == expected
     shutil.rmtree(home / "runs/averaged")  # the latest run is `tiny` again
 
 

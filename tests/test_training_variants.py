@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
 EMA = {"g_ema": 0.9, "d_ema": 0.8}
+SPECTRAL_EMA = {"d_norm": "spectral", "d_ema": 0.8}
 SPECTRAL = override(SMALL, {"d_norm": "spectral", "loss": "hinge"})
 
 
@@ -98,28 +100,39 @@ def test_value_of_the_moving_average():
     torch.testing.assert_close(list(average.parameters()), expected)
 
 
-def test_moving_average_of_the_discriminator_has_its_buffers_and_is_the_encoder(striped, tmp_path):
-    recipe = override(SMALL, {"d_ema": 0.75, "d_updates": 1})
+@pytest.mark.parametrize("d_norm", ["batch", "spectral"])
+def test_moving_average_of_the_discriminator_is_the_encoder(striped, tmp_path, d_norm):
+    recipe = override(SMALL, {"d_ema": 0.75, "d_updates": 1, "d_norm": d_norm})
     before = build_networks(recipe, seed=OPTIONS.seed)[1]
     checkpoint = train(striped, tmp_path / "run", recipe, options=OPTIONS)
     average, now = (load_file(checkpoint / f"discriminator{end}.safetensors") for end in ("_average", ""))
     for name, value in before.named_parameters():
         torch.testing.assert_close(average[name], 0.75 * value.detach() + 0.25 * now[name])
     buffers = [name for name, _ in before.named_buffers()]
-    assert buffers and all(torch.equal(average[name], now[name]) for name in buffers)
+    assert buffers and (d_norm == "spectral" or all(torch.equal(average[name], now[name]) for name in buffers))
     encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
     found = encoder.network.discriminator.state_dict()
     assert all(torch.equal(found[name], value) for name, value in average.items())
     assert encoder.sha256 == sha256_file(checkpoint / "discriminator_average.safetensors")
 
 
-@pytest.mark.parametrize("values", [EMA, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True}])
+def test_singular_vectors_of_the_moving_average_are_its_own():
+    recipe = override(SPECTRAL, {"d_ema": 0.5})
+    average, network = (build_networks(recipe, seed=seed)[1] for seed in (1, 2))
+    for decay in [0.5, *[1.0] * 300]:  # with 1 the average stays; its power iterations go on
+        average_step(average, network, decay)
+    average.eval()
+    conv = average.blocks[1].conv
+    assert torch.linalg.matrix_norm(conv.weight.detach().flatten(1), ord=2) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("values", [EMA, SPECTRAL_EMA, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True}])
 def test_variants_resume_as_an_undisturbed_run(striped, tmp_path, values):
     recipe = override(SMALL, values)
     whole = train(striped, tmp_path / "whole", recipe, options=OPTIONS)
     train(striped, tmp_path / "parts", override(recipe, {"d_updates": 2}), options=OPTIONS)
     assert_equal_weights(whole, train(striped, tmp_path / "parts", recipe, options=OPTIONS))
-    for network in ("generator", "discriminator") if recipe.g_ema else ():
+    for network in [name for name, decay in (("generator", recipe.g_ema), ("discriminator", recipe.d_ema)) if decay]:
         ends = [
             load_file(tmp_path / run / f"checkpoints/d-00000006/{network}_average.safetensors")
             for run in ("whole", "parts")
@@ -354,6 +367,31 @@ def test_checkpoints_say_what_their_run_started_from(striped, tmp_path):
     assert "started_from: second after 1 D updates with batch_size 16, lr 0.0002, itself from first after 6" in card
     assert "--start second@1" in card and weights.settings["about"] == "recipe digits after 8 D updates"
     assert facts_of(read_checkpoint(third), Workspace(tmp_path))["d_updates_before"] == 7
+
+
+def test_started_run_takes_over_a_moving_average(striped, tmp_path):
+    first = train(striped, tmp_path / "first", override(SMALL, EMA), options=OPTIONS)
+    recipe = override(SMALL, EMA | {"d_updates": 1})
+    started = train(striped, tmp_path / "second", recipe, options=OPTIONS, start=first)
+    for network, decay in (("generator", EMA["g_ema"]), ("discriminator", EMA["d_ema"])):
+        before, after, now = (
+            load_file(path / f"{network}{end}.safetensors")
+            for path, end in ((first, "_average"), (started, "_average"), (started, ""))
+        )
+        name = next(name for name in before if name.endswith("weight"))
+        torch.testing.assert_close(after[name], decay * before[name] + (1 - decay) * now[name])
+
+
+def test_another_run_of_the_same_name_is_no_stage(striped, tmp_path):
+    first = train(striped, tmp_path / "a" / "run", SMALL, options=OPTIONS)
+    second = train(striped, tmp_path / "b" / "run", SMALL, options=OPTIONS, start=first)
+    weights = read_trained(second, Workspace(tmp_path), source="", licence="")
+    assert weights.settings["run"]["hours"].endswith(", without run")
+    third = train(striped, tmp_path / "b" / "third", SMALL, options=OPTIONS, start=second)
+    shutil.rmtree(tmp_path / "b" / "run")
+    train(striped, tmp_path / "b" / "run", override(SMALL, {"lr": 1e-3}), options=OPTIONS)
+    weights = read_trained(third, Workspace(tmp_path), source="", licence="")
+    assert weights.settings["run"]["hours"].endswith(", without run, run")
 
 
 def test_weights_hand_on_the_curve_and_hours_of_all_runs_they_came_from(striped, tmp_path):

@@ -32,11 +32,12 @@ class _Moments:
     and the memory would grow by gigabytes.
     """
 
-    def __init__(self, norm: BatchNorm, batches: int, like: Tensor) -> None:
+    def __init__(self, norm: BatchNorm, batches: int, device: torch.device) -> None:
         self.norm, self.batches, self.count = norm, batches, 0
         self.kept = torch.empty(0)
         self.before = norm.momentum, norm.track_running_stats, norm.running_mean, norm.running_var
         norm.momentum, norm.track_running_stats = 1.0, True
+        like = torch.empty(0, device=device) if norm.weight is None else norm.weight
         norm.running_mean = torch.zeros(norm.num_features).to(like)
         norm.running_var = torch.ones(norm.num_features).to(like)
         norm.train()  # the rest of the network, dropout say, stays in eval mode
@@ -52,7 +53,7 @@ class _Moments:
         self.count += 1
 
     def end(self) -> None:
-        """Leaves the norm as it was, but for its mode."""
+        """Gives the norm back what it had; it stays set to train."""
         self.hook.remove()
         norm = self.norm
         norm.momentum, norm.track_running_stats, norm.running_mean, norm.running_var = self.before
@@ -78,8 +79,7 @@ def set_statistics(
     Processes share the batches; the sums run in the order of batches, so that their number changes no bit.
     """
     starts = range(0, len(pictures), STATISTICS_BATCH)[ranks.number :: ranks.count]
-    like = next(network.parameters(), torch.empty(0))  # a norm may have no weights
-    moments = {name: _Moments(norm, len(starts), like) for name, norm in network.norms().items()}
+    moments = {name: _Moments(norm, len(starts), device) for name, norm in network.norms().items()}
     quiet = None if progress and ranks.writes else True
     with torch.inference_mode(), arithmetic(precision, device):
         for first in tqdm(starts, desc="batch-norm statistics", unit="batch", disable=quiet):

@@ -45,6 +45,14 @@ class SpectralNorm(nn.Module):
             return weight / torch.dot(self.left, rows @ self.right)
 
 
+def keep_up(network: nn.Module) -> None:
+    """One power iteration of every spectral norm in a network, as a training pass does."""
+    for module in network.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            held = getattr(module.parametrizations, "weight")  # noqa: B009 - as in `draw_weight`
+            held[0]._iterate(held.original.flatten(1), 1)
+
+
 def add_spectral_norm(module: nn.Conv2d | nn.Linear) -> None:
     """Makes `module.weight` spectrally normalised."""
     # unsafe skips a trial pass, which says nothing before the weights are drawn

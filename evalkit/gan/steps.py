@@ -13,6 +13,7 @@ from torch.optim import Adam, Optimizer
 from evalkit.distributed import ALONE, Ranks
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipe import Recipe
+from evalkit.gan.spectral import SpectralNorm, keep_up
 
 
 def make_optimiser(network: Generator | Discriminator, recipe: Recipe) -> Adam:
@@ -91,7 +92,13 @@ def _update(optimiser: Optimizer, loss: Tensor, ranks: Ranks) -> None:
 
 @torch.no_grad()
 def average_step(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Moves the averaged network's weights towards the network's: a <- decay a + (1 - decay) w; buffers are copied."""
+    """Moves the averaged network's weights towards the network's: a <- decay a + (1 - decay) w.
+
+    Running statistics are copied, so they are the network's own; singular vectors are the average's.
+    """
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for kept, now in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(now)
+    for kept, now in zip(average.modules(), network.modules(), strict=True):
+        if not isinstance(kept, SpectralNorm):
+            for buffer, value in zip(kept.buffers(recurse=False), now.buffers(recurse=False), strict=True):
+                buffer.copy_(value)
+    keep_up(average)

@@ -28,7 +28,7 @@ CHUNK = 64  # pictures a pass
 
 @dataclass(frozen=True)
 class FrozenGAN:
-    """A generator with frozen batch norm, and the discriminator as it was trained.
+    """A generator with frozen batch norm, and the discriminator.
 
     Attributes:
         name: as figures carry it, e.g. "imagenet32@800".

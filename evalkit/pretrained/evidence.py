@@ -6,46 +6,64 @@ from typing import Any
 
 import pandas as pd
 
-from evalkit.artifacts import Manifest
+from evalkit.artifacts import Manifest, read_manifest
+from evalkit.errors import ArtifactError
+from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.start import updates_before
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A run on the way to some weights: its folder (there or not), and its D updates by its own count and before it."""
+    """A run on the way to some weights: its folder (None: not here), its D updates by its own count and before it."""
 
-    run: Path
+    name: str
+    run: Path | None
     d_updates: int
     before: int
 
 
 def stages(run: Path, checkpoint: Manifest) -> list[Stage]:
     """The run of a checkpoint, last, after those that it started from, which lie beside it if they are here."""
-    made_from = {"d_updates": checkpoint["settings"]["d_updates"], **checkpoint["made_from"]}
-    return _stages(run, made_from)
+    last = Stage(run.name, run, checkpoint["settings"]["d_updates"], updates_before(checkpoint))
+    return [*_earlier(run, checkpoint["made_from"]), last]
 
 
-def _stages(run: Path, made_from: dict[str, Any]) -> list[Stage]:
+def _earlier(last: Path, made_from: dict[str, Any]) -> list[Stage]:
     start = made_from.get("start")
-    earlier = _stages(run.parent / start["run"], start) if start else []
-    return [*earlier, Stage(run, made_from["d_updates"], updates_before({"made_from": made_from}))]
+    if not start:
+        return []
+    run = last.parent / start["run"]
+    found = run if run != last and _is_of(run, start) else None
+    stage = Stage(start["run"], found, start["d_updates"], updates_before({"made_from": start}))
+    return [*_earlier(last, start), stage]
+
+
+def _is_of(run: Path, start: dict[str, Any]) -> bool:
+    """Whether a folder holds the run started from, not another of its name: recipe, pictures and own start agree."""
+    try:
+        manifest = read_manifest(run, RUN_KIND)
+    except ArtifactError:
+        return False
+    recipes = [each["recipe"] | {"d_updates": 0} for each in (manifest["settings"], start)]
+    same = all(manifest["made_from"].get(key) == start.get(key) for key in ("images_sha256", "start"))
+    return same and recipes[0] == recipes[1]
 
 
 def hours(way: list[Stage]) -> str:
     """Hours of training in all; runs that are not here are named."""
-    logs = {stage.run.name: _logged(stage, "metrics.csv") for stage in way}
-    missing = [name for name, log in logs.items() if log.empty]
+    logs = [_logged(stage, "metrics.csv") for stage in way]
+    missing = [stage.name for stage, log in zip(way, logs, strict=True) if log.empty]
     if len(missing) == len(way):
         return "not logged"
-    total = sum(float(log["seconds"].max()) for log in logs.values() if not log.empty) / 3600
+    total = sum(float(log["seconds"].max()) for log in logs if not log.empty) / 3600
     return f"{total:.1f}" + (f", without {', '.join(missing)}" if missing else "")
 
 
 def evidence(way: list[Stage]) -> dict[str, bytes]:
     """Files to hand on with the weights: the last samples and the probe's curve, both by D updates in all."""
     found, last = {}, way[-1]
-    grid = last.run / "samples" / f"d-{last.d_updates:08d}.png"
-    if grid.is_file():
+    grid = last.run / "samples" / f"d-{last.d_updates:08d}.png" if last.run else None
+    if grid and grid.is_file():
         found[f"samples-{last.before + last.d_updates:08d}.png"] = grid.read_bytes()
     curves = [(stage, _logged(stage, "probe.csv")) for stage in way]
     probes = [log.assign(d_updates=log["d_updates"] + stage.before) for stage, log in curves if not log.empty]
@@ -57,8 +75,7 @@ def evidence(way: list[Stage]) -> dict[str, bytes]:
 
 def _logged(stage: Stage, file: str) -> pd.DataFrame:
     """A run's log up to the checkpoint that it gave; empty if it is not here."""
-    path = stage.run / file
-    if not path.is_file():
+    if not stage.run or not (stage.run / file).is_file():
         return pd.DataFrame()
-    log = pd.read_csv(path)
+    log = pd.read_csv(stage.run / file)
     return log[log["d_updates"] <= stage.d_updates]

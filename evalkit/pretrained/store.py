@@ -3,7 +3,7 @@
 NAME/manifest.json              recipe, layers, source, licence, hashes
 NAME/discriminator.safetensors  NAME/generator.safetensors (where there is one)
 NAME/card.md                    the manifest for people, with figures measured
-NAME/samples-UPDATES.png  NAME/probe.csv    of the run that trained them
+NAME/samples-UPDATES.png  NAME/probe.csv    of the training, by D updates in all
 """
 
 import shutil
@@ -70,7 +70,7 @@ def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False,
     with locked(target):
         if target.exists() and not replace:
             found = read_manifest(target, KIND)
-            same = found["made_from"] == weights.made_from and found["settings"]["recipe"] == settings["recipe"]
+            same = found["made_from"] == weights.made_from and stored_recipe(found) == weights.recipe
             if same and found["settings"].get("dtype", "float32") == dtype:
                 return target
             raise EvalkitError(f"{target}: holds other weights; choose another --name, or --replace them")

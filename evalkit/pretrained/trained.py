@@ -69,7 +69,7 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
     return {
         "command": _command(stored_recipe(manifest), kept, start),
         "run": run.name,
-        **({"started_from": _start_line(start)} if start else {}),
+        **({"started_from": _start_line(start), "d_updates_before": updates_before(manifest)} if start else {}),
         **kept,
         **size,
         "hours": hours(stages(run, manifest)),

@@ -20,12 +20,12 @@ class Predictions:
 class FitOptions:
     """How fits run: device by name, memory budget ("4GB"; None takes what the rows need), a display of steps.
 
-    `tol` is the largest relative error of a fit's objective, where a classifier has one.
+    `tol` is the largest relative error of a fit's objective, where a classifier has one; None: its own.
     """
 
     device: str = "cpu"
     memory: str | None = None
-    tol: float = 1e-6
+    tol: float | None = None
     progress: Callable[[str], None] | None = None
 
 

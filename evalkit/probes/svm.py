@@ -6,6 +6,7 @@ import numpy as np
 
 from evalkit.probes.classifier import Classifier, FitOptions, Predictions
 from evalkit.probes.l2svm import l2svm_draws
+from evalkit.probes.l2svm.path import TOL
 
 RELEASE_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
 
@@ -29,7 +30,7 @@ def predict_svm(
         draws,
         values,
         evaluate_rows=evaluate_rows,
-        tol=options.tol,
+        tol=options.tol or TOL,
         device=options.device,
         memory=options.memory,
         progress=options.progress,

@@ -44,7 +44,7 @@ class Measured:
     def trained(self) -> tuple[str, int]:
         """The run (or the weights handed on) and its D updates; ("", 0) for encoders that are neither."""
         if self.row["encoder"].startswith(_WEIGHTS) and self.training.get("d_updates"):
-            return self.row["encoder"], int(self.training["d_updates"])
+            return self.row["encoder"], self.training["d_updates"] + self.training.get("d_updates_before", 0)
         return _trained(self.row["encoder"])
 
 
