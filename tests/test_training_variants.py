@@ -402,6 +402,9 @@ def test_weights_hand_on_the_curve_and_hours_of_all_runs_they_came_from(striped,
         rows = [f"{updates},digits,10,{percent}" for updates, percent in probes]
         (tmp_path / run / "probe.csv").write_text("\n".join([names, *rows]) + "\n")
         (tmp_path / run / "metrics.csv").write_text(f"d_updates,seconds\n1,1\n2,{seconds}\n10,99999\n")
+    manifest = json.loads((tmp_path / "first" / "manifest.json").read_text())
+    del manifest["settings"]["recipe"]["d_ema"]  # as of an evalkit that did not have it
+    (tmp_path / "first" / "manifest.json").write_text(json.dumps(manifest))
     weights = read_trained(second, Workspace(tmp_path), source="", licence="")
     # both probed at 6: one row is left; the first run went on to 9, which is not on the way
     expected = [names, "2,digits,10,50", "6,digits,10,51", "9,digits,10,52"]

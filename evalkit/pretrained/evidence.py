@@ -1,6 +1,6 @@
 """What runs logged on the way to a checkpoint: hours, samples, the probe's curve; over all runs that it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from evalkit.artifacts import Manifest, read_manifest
 from evalkit.errors import ArtifactError
-from evalkit.gan.checkpoint import RUN_KIND
+from evalkit.gan.checkpoint import RUN_KIND, stored_recipe
 from evalkit.gan.start import updates_before
 
 
@@ -44,7 +44,7 @@ def _is_of(run: Path, start: dict[str, Any]) -> bool:
         manifest = read_manifest(run, RUN_KIND)
     except ArtifactError:
         return False
-    recipes = [each["recipe"] | {"d_updates": 0} for each in (manifest["settings"], start)]
+    recipes = [replace(stored_recipe(each), d_updates=1) for each in (manifest, {"settings": start})]
     same = all(manifest["made_from"].get(key) == start.get(key) for key in ("images_sha256", "start"))
     return same and recipes[0] == recipes[1]
 
