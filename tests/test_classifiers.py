@@ -87,11 +87,12 @@ def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
     assert asked == [(2, 7, 1e-5), (3, 1, None)] and figure.error_estimate <= 1e-6
 
 
-def test_the_svm_is_fitted_to_the_tolerance_asked_for():
+@pytest.mark.parametrize(("tol", "named"), [(1e-30, "1.0e-30"), (0.0, "0.0e")])
+def test_the_svm_is_fitted_to_the_tolerance_asked_for(tol, named):
     features = feature_set()
     rows, test = features.rows("train"), features.rows("test")
-    with pytest.raises(ConvergenceError, match="expected at most 1.0e-30"):
-        SVM.predict(features.features, features.labels, [rows], (1.0,), test, FitOptions(tol=1e-30))
+    with pytest.raises(ConvergenceError, match=f"expected at most {named}"):
+        SVM.predict(features.features, features.labels, [rows], (1.0,), test, FitOptions(tol=tol))
 
 
 def test_an_unknown_classifier_lists_the_known():

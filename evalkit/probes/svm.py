@@ -30,7 +30,7 @@ def predict_svm(
         draws,
         values,
         evaluate_rows=evaluate_rows,
-        tol=options.tol or TOL,
+        tol=TOL if options.tol is None else options.tol,
         device=options.device,
         memory=options.memory,
         progress=options.progress,
