@@ -11,7 +11,7 @@ from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.gan.start import updates_before
 from evalkit.gan.weights import load_weights
 from evalkit.images import images_with_hash
-from evalkit.pretrained.evidence import evidence, hours, stages
+from evalkit.pretrained.evidence import Stage, evidence, hours, stages
 from evalkit.pretrained.store import Pretrained
 from evalkit.workspace import Workspace
 
@@ -35,6 +35,7 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
     load_weights(generator, checkpoint / files["generator"])
     load_weights(discriminator, checkpoint / files["discriminator"])
     updates, folder = manifest["settings"]["d_updates"], _run_of(checkpoint)
+    way = stages(folder, manifest) if folder else []
     settings = {
         "about": f"recipe {recipe.name} after {updates + updates_before(manifest):,} D updates",
         "source": source,
@@ -42,13 +43,13 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
         "notes": [f"the {name} is the moving average over training" for name in files if "_average" in files[name]],
         "complete": True,
         "training_known": True,
-        "run": _facts(folder, manifest, workspace) if folder else {},
+        "run": _facts(folder, manifest, way, workspace) if folder else {},
     }
     made_from = manifest["made_from"] | {
         "d_updates": updates,
         "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
     }
-    logged = evidence(stages(folder, manifest)) if folder else {}
+    logged = evidence(way) if way else {}
     return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, logged)
 
 
@@ -58,7 +59,7 @@ def _run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.parent.name == "checkpoints" and (run / MANIFEST).is_file() else None
 
 
-def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
+def _facts(run: Path, manifest: Manifest, way: list[Stage], workspace: Workspace) -> dict[str, Any]:
     """How the run came to this checkpoint: lines of the card, and what reports say of the training."""
     begun = read_manifest(run, RUN_KIND)
     sha256 = begun["made_from"]["images_sha256"]
@@ -72,7 +73,7 @@ def _facts(run: Path, manifest: Manifest, workspace: Workspace) -> dict[str, Any
         **({"started_from": _start_line(start), "d_updates_before": updates_before(manifest)} if start else {}),
         **kept,
         **size,
-        "hours": hours(stages(run, manifest)),
+        "hours": hours(way),
         "began": begun["created"],
         "commits": f"{begun['commit'] or 'unknown'} when it began, {manifest['commit'] or 'unknown'} at the end",
         "versions": " ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
