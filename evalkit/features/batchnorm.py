@@ -3,7 +3,8 @@
 `target` (the paper's release): one pass over the training pictures of the data set that is evaluated, in batches of
 128, each normalised by itself; per-batch means and biased variances averaged over the batches, then frozen.
 `source`: the same over the pictures that the network was trained on.
-`running`: the buffers filled during training; in a GAN's they mix in generated pictures.
+`running`: the buffers filled during training; in a GAN's they mix in generated pictures, and where features come from
+a moving average of D they are still D's own.
 `batch`: each batch of 128 pictures by its own statistics, so that features depend on their neighbours in the data set.
 """
 

@@ -24,7 +24,7 @@ from evalkit.results import Figure
 from evalkit.version import stamps
 
 _ERROR_DATASETS = ("svhn",)  # figures published as error rates
-_CHOICE_TOL = 1e-5  # accuracies are settled from here on, for two thirds of the time (benchmarks/NOTES.md)
+_CHOICE_TOL = 1e-5  # accuracies are settled from here on (benchmarks/NOTES.md); the figure's own fits go further
 
 
 def evaluate(
