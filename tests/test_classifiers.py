@@ -12,7 +12,7 @@ from evalkit.errors import ConvergenceError, EvalkitError
 from evalkit.probes import CLASSIFIERS, classifier_named
 from evalkit.probes import knn as knn_module
 from evalkit.probes import logistic as logistic_module
-from evalkit.probes.classifier import FitOptions
+from evalkit.probes.classifier import FitOptions, Predictions
 from evalkit.probes.knn import NEIGHBOURS, predict_knn
 from evalkit.probes.logistic import predict_logistic
 from evalkit.probes.svm import SVM
@@ -85,6 +85,22 @@ def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
     protocol = Protocol(labels_per_class=5, select_draws=2, repeats=3)
     figure = evaluate(feature_set(count=150), protocol, classifier=replace(SVM, predict=recorded, extends=False)).figure
     assert asked == [(2, 7, 1e-5), (3, 1, None)] and figure.error_estimate <= 1e-6
+
+
+@pytest.mark.parametrize(("few", "calls"), [(200, [7, 1]), (100, [3, 1])])
+def test_many_rows_are_not_fitted_at_every_value(few, calls, monkeypatch):
+    monkeypatch.setattr("evalkit.protocols.evaluate.FEW_ROWS", few)
+    asked = []
+
+    def best_at_the_second(features, labels, draws, values, rows, options):
+        asked.append(len(values))
+        right = labels[rows][None, None].repeat(len(values), 1)
+        for place, value in enumerate(values):
+            right[0, place, : 0 if value == 2e-4 else 10] = -1
+        return Predictions(right)
+
+    found = evaluate(feature_set(), Protocol(), classifier=replace(SVM, predict=best_at_the_second))
+    assert asked == calls and found.figure.C == 2e-4 and len(found.C_curve) == calls[0]
 
 
 @pytest.mark.parametrize(("tol", "named"), [(1e-30, "1.0e-30"), (0.0, "0.0e")])

@@ -73,6 +73,33 @@ def test_value_of_the_smallest_of_equals_beyond_an_end():
     assert chosen.value == 5e-5 and list(chosen.scores) == [2e-5, 5e-5, *RELEASE_GRID]
 
 
+@pytest.mark.parametrize(
+    ("peak", "tried"),
+    [
+        (2e-4, [RELEASE_GRID[:3]]),
+        (5e-4, [RELEASE_GRID[:3], RELEASE_GRID[3:6]]),
+        (2e-5, [RELEASE_GRID[:3], (5e-5,), (2e-5,), (1e-5,)]),
+        (1e-2, [RELEASE_GRID[:3], RELEASE_GRID[3:6], RELEASE_GRID[6:], (2e-2,)]),
+    ],
+)
+def test_values_beyond_a_clear_fall_are_left_out_where_a_few_are_tried_at_once(peak, tried):
+    calls = []
+
+    def score(Cs):
+        calls.append(tuple(Cs))
+        return [1 - abs(np.log(C / peak)) / 100 for C in Cs]
+
+    assert choose(score, RELEASE_GRID, at_once=3).value == pytest.approx(peak) and calls == tried
+    calls.clear()
+    choose(score, RELEASE_GRID, grid="release", at_once=3)
+    assert calls == [RELEASE_GRID]
+
+
+def test_values_go_on_where_the_fall_may_be_chance():
+    scores = dict(zip(RELEASE_GRID, (0.5, 0.603, 0.6, 0.605, 0.61, 0.609, 0.6), strict=True))
+    assert choose(lambda Cs: [scores[C] for C in Cs], RELEASE_GRID, at_once=3).scores == scores
+
+
 def test_reference_all_labels_figure_equals_scikit_learn():
     features = feature_set()
     figure = evaluate(features, Protocol(), device="cpu").figure

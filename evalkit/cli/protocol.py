@@ -34,7 +34,8 @@ _OPTIONS = (
     click.option(
         "--grid",
         type=click.Choice(GRIDS),
-        help="C values: the release's, or those and on beyond an end that is best [default: the protocol's; extended].",
+        help="C values: all of the release's; or on beyond an end that is best, and on many rows not beyond a clear "
+        "fall [default: the protocol's; extended].",
     ),
     click.option(
         "--select-on-test", is_flag=True, help="Choose C by test accuracy. The row and every table then say so."
