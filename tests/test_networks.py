@@ -57,6 +57,15 @@ def test_every_recipe_draws_pictures_of_its_size_and_range(name):
     assert discriminator(pictures, classes).shape == (3,)
 
 
+@pytest.mark.parametrize("name", ["imagenet32", "svhn", "faces64"])
+def test_a_discriminator_that_trains_cannot_see_the_contrast_of_a_batch(name):
+    discriminator = build_networks(override(RECIPES[name], {"width": 8, "norm_eps": 1e-12}), seed=1)[1].train()
+    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    if name == "faces64":
+        pictures = pictures.repeat(1, 1, 2, 2)
+    torch.testing.assert_close(discriminator(pictures / 4), discriminator(pictures), rtol=1e-4, atol=1e-6)
+
+
 def test_value_of_initial_weights():
     generator, discriminator = build_networks(RECIPES["imagenet32"], seed=0)
     weight, gain = discriminator.blocks[5].conv.weight, generator.linear_norms[0].weight

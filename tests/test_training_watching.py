@@ -14,7 +14,7 @@ from evalkit.gan.alarms import alarm
 from evalkit.gan.checkpoint import read_checkpoint
 from evalkit.gan.layout import checkpoints
 from evalkit.gan.metrics import COLUMNS, Metrics
-from evalkit.gan.monitor import sample, spread
+from evalkit.gan.monitor import diversity, sample
 from evalkit.gan.nearest import nearest_sample_distance
 from evalkit.gan.networks import build_networks
 from evalkit.gan.options import TrainOptions
@@ -35,10 +35,16 @@ def lines(path):
 # -- numbers
 
 
-def test_value_of_spread():
-    pictures = np.zeros((2, 1, 1, 2), np.uint8)
-    pictures[1] = [[[10, 0]]]  # pixel variances 25 and 0
-    assert spread(pictures) == pytest.approx(np.sqrt(12.5))
+def test_value_of_diversity():
+    pictures = np.zeros((2, 1, 2, 1), np.uint8)
+    pictures[:, 0, :, 0] = [[0, 10], [0, 30]]  # variances over pictures 0 and 100, of all pixels 150
+    assert diversity(pictures) == pytest.approx(np.sqrt(50 / 150))
+
+
+def test_diversity_does_not_depend_on_contrast():
+    pictures = np.random.default_rng(0).integers(0, 128, (40, 8, 8, 3)).astype(np.uint8) * 2
+    assert diversity(pictures) == pytest.approx(diversity(pictures // 2 + 60)) == pytest.approx(1, abs=0.02)
+    assert diversity(pictures[:1].repeat(5, axis=0)) == diversity(np.full((5, 8, 8, 3), 7, np.uint8)) == 0
 
 
 def test_reference_nearest_sample_distance():
@@ -70,7 +76,7 @@ def test_every_line_has_the_nnd_once_an_epoch_only(striped, tmp_path):
     train(striped, tmp_path / "run", override(SMALL, {"schedule": "both", "d_updates": 9}), options=options)
     rows = lines(tmp_path / "run" / "metrics.csv")
     assert [row["d_updates"] for row in rows if row["nnd"]] == ["7"]  # an epoch is 240 // 32 = 7 minibatches
-    assert all(0 < float(row["diversity"]) < 3 for row in rows)
+    assert all(0 < float(row["diversity"]) <= 1 for row in rows)
 
 
 # -- alarms

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from evalkit.device import arithmetic
@@ -17,7 +16,7 @@ from evalkit.gan.events import Events
 from evalkit.gan.layout import checkpoint_before, checkpoints, latest_checkpoint, remove_after, remove_old
 from evalkit.gan.metrics import Metrics
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
-from evalkit.gan.monitor import sample, spread, write_sample_grid, write_sorted_grid
+from evalkit.gan.monitor import diversity, sample, write_sample_grid, write_sorted_grid
 from evalkit.gan.nearest import nearest_sample_distance
 from evalkit.gan.options import TrainOptions
 from evalkit.gan.signals import stop_signals
@@ -55,7 +54,6 @@ class Loop:
         self.path, self.state, self.minibatches, self.options = run, state, minibatches, options
         self.precision, self.made_from, self.ranks, self.watcher = precision, made_from, ranks, watcher
         minibatches.rewinds = state.rewinds
-        self._real_spread = spread(np.asarray(minibatches.pictures[:1_000])[..., : state.recipe.channels])
         self._saved_at, self._saved = time.monotonic(), state.minibatches if checkpoints(run) else -1
         self._open_logs()
 
@@ -137,7 +135,7 @@ class Loop:
         """What the samples say: their diversity; once an epoch also a grid of them and, where asked for, the nnd."""
         state, recipe = self.state, self.state.recipe
         samples = sample(state.sampler, recipe, _DIVERSITY_SAMPLES, seed=_DIVERSITY_SEED)
-        found = {"diversity": spread(samples) / max(self._real_spread, 1e-6)}
+        found = {"diversity": diversity(samples)}
         a_line = self.options.log_updates * (2 if recipe.schedule == "alternate" else 1)
         now, before = (t // self.minibatches.an_epoch for t in (state.minibatches, state.minibatches - a_line))
         if now > before:

@@ -23,7 +23,8 @@ class Metrics:
     """A line every so many D updates, means since the line before. Losses stay on the device between.
 
     `seconds` counts the time spent training, over all resumptions; `pictures` the real ones D has seen; `diversity` is
-    the spread of samples over that of real pictures; `nnd` the mean distance of real pictures to the nearest sample.
+    0 where samples are equal and 1 where they have nothing in common; `nnd` the mean distance of real pictures to the
+    nearest sample.
     """
 
     def __init__(self, path: Path, state: TrainingState, *, device: torch.device, ranks: Ranks = ALONE):

@@ -69,10 +69,15 @@ def picture_grid(images: np.ndarray, rows: int) -> np.ndarray:
     return np.repeat(grid, 3, axis=2) if channels == 1 else grid
 
 
-def spread(pictures: np.ndarray) -> float:
-    """How much pictures differ from each other: the root mean square distance of their pixels from the mean picture.
+def diversity(pictures: np.ndarray) -> float:
+    """How far pictures differ from their mean picture: 0 for equal ones, 1 where they have nothing in common.
+
+    The root of the share of all pixels' variance that is left when the mean picture is taken off. Contrast has no part
+    in it: that of G's pictures drifts, as D cannot see it (its first batch norm takes it out of each batch).
 
     Args:
         pictures: uint8 (n, H, W, C).
     """
-    return float(np.sqrt(pictures.astype(np.float32).var(axis=0).mean()))
+    values = pictures.astype(np.float32)
+    everything = values.var(axis=(0, 1, 2)).mean()
+    return float(np.sqrt(values.var(axis=0).mean() / everything)) if everything else 0.0
