@@ -126,7 +126,9 @@ def test_singular_vectors_of_the_moving_average_are_its_own():
     assert torch.linalg.matrix_norm(conv.weight.detach().flatten(1), ord=2) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("values", [EMA, SPECTRAL_EMA, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True}])
+@pytest.mark.parametrize(
+    "values", [EMA, SPECTRAL_EMA, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True, "picture_noise": 0.1}]
+)
 def test_variants_resume_as_an_undisturbed_run(striped, tmp_path, values):
     recipe = override(SMALL, values)
     whole = train(striped, tmp_path / "whole", recipe, options=OPTIONS)
@@ -158,6 +160,32 @@ def test_flips_mirror_half_of_the_pictures(striped):
     same = [torch.equal(a, b) for a, b in zip(plain, flipped, strict=True)]
     mirrored = [torch.equal(a.flip(2), b) for a, b in zip(plain, flipped, strict=True)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True)) and 8 <= sum(same) <= 24
+
+
+def test_value_of_noise(striped):
+    recipe = override(SMALL, {"picture_noise": 0.5})
+    feed = Minibatches(striped, recipe, seed=0, device=CPU)
+    noise = feed.noise(1, 2)
+    assert noise.std() == pytest.approx(0.5, rel=0.02) and abs(float(noise.mean())) < 0.01
+    assert abs(float((noise[0] * noise[1]).mean())) < 0.01 and torch.equal(noise, feed.noise(1, 2))
+    assert (
+        not torch.equal(noise, feed.noise(3, 2)) and Minibatches(striped, SMALL, seed=0, device=CPU).noise(1, 2) is None
+    )
+
+
+def test_reference_losses_on_pictures_with_noise(striped):
+    feed = Minibatches(striped, override(SMALL, {"picture_noise": 0.5}), seed=0, device=CPU)
+    generator, discriminator = build_networks(SMALL, seed=1)
+    real, z, noise = feed.real(1), feed.z(1, DISCRIMINATOR), feed.noise(1, 2)
+    with torch.no_grad():
+        fake = generator(z) + noise[1]
+        expected = discriminator_loss(discriminator(real + noise[0]), discriminator(fake), SMALL)
+        expected_g = generator_loss(discriminator(fake), SMALL)
+    frozen = [torch.optim.SGD(network.parameters(), lr=0.0) for network in (generator, discriminator)]
+    loss = generator_step(generator, discriminator, frozen[0], z, noise=noise[1:])
+    assert float(loss) == pytest.approx(float(expected_g), rel=1e-5)
+    losses = discriminator_step(generator, discriminator, frozen[1], real, z, noise=noise)
+    assert float(losses[0]) == pytest.approx(float(expected), rel=1e-5)
 
 
 # -- bfloat16
@@ -211,10 +239,11 @@ class Half(Ranks):
 
 
 def test_ranks_share_a_minibatch(striped):
-    recipe = override(SMALL, {"flips": True})
+    recipe = override(SMALL, {"flips": True, "picture_noise": 0.1})
     whole, *halves = (Minibatches(striped, recipe, seed=1, device=CPU, ranks=r) for r in (ALONE, Half(0), Half(1)))
     assert torch.equal(whole.real(3), torch.cat([half.real(3) for half in halves]))
     assert torch.equal(whole.z(3, 0), torch.cat([half.z(3, 0) for half in halves]))
+    assert torch.equal(whole.noise(3, 2), torch.cat([half.noise(3, 2) for half in halves], dim=1))
     with pytest.raises(EvalkitError, match="batch_size = 31 on 2 processes, expected a multiple"):
         Minibatches(striped, override(SMALL, {"batch_size": 31}), seed=1, device=CPU, ranks=Half(0))
 

@@ -109,13 +109,15 @@ class Loop:
         alternate = recipe.schedule == "alternate"
         with arithmetic(self.precision, self.minibatches.device):
             if not alternate or t % 2 == 0:  # G first [release]
-                z = self.minibatches.z(t, GENERATOR)
-                self.metrics.add_generator(generator_step(g, d, state.g_optimiser, z, classes=classes, ranks=ranks))
+                z, noise = self.minibatches.z(t, GENERATOR), self.minibatches.noise(t, 1)
+                loss = generator_step(g, d, state.g_optimiser, z, classes=classes, noise=noise, ranks=ranks)
+                self.metrics.add_generator(loss)
                 if state.g_average:
                     average_step(state.g_average, g, recipe.g_ema)
             if not alternate or t % 2 == 1:
                 real, z = self.minibatches.real(t), self.minibatches.z(t, DISCRIMINATOR)
-                losses = discriminator_step(g, d, state.d_optimiser, real, z, classes=classes, ranks=ranks)
+                noise = self.minibatches.noise(t, 2)
+                losses = discriminator_step(g, d, state.d_optimiser, real, z, classes=classes, noise=noise, ranks=ranks)
                 self.metrics.add_discriminator(*losses)
                 if state.d_average:
                     average_step(state.d_average, d, recipe.d_ema)

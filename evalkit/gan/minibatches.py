@@ -95,6 +95,18 @@ class Minibatches:
         random = torch.Generator(self.device).manual_seed(number)
         return draw_z(self.recipe.batch_size, self.recipe, random)[self._share]
 
+    def noise(self, t: int, kinds: int) -> Tensor | None:
+        """Normal noise for `kinds` batches that D sees in minibatch t, float32 (kinds, b, C, H, W), channels last; None
+        where the recipe has none.
+        """
+        if not self.recipe.picture_noise:
+            return None
+        number = int(np.random.SeedSequence([self.seed, t, self.rewinds, 2]).generate_state(1)[0])
+        random = torch.Generator(self.device).manual_seed(number)
+        shape = (kinds, self.recipe.batch_size, self.recipe.size, self.recipe.size, self.recipe.channels)
+        drawn = torch.randn(shape, generator=random, device=self.device) * self.recipe.picture_noise
+        return drawn[:, self._share].permute(0, 1, 4, 2, 3)
+
 
 def _share(batch_size: int, ranks: Ranks) -> slice:
     """Which part of a minibatch this rank takes."""

@@ -54,6 +54,7 @@ class Recipe:
     g_ema: float = 0.0  # > 0: samples come from an exponential moving average of G's weights with this decay
     d_ema: float = 0.0  # > 0: features come from an exponential moving average of D's weights with this decay
     flips: bool = False  # real pictures are mirrored at random
+    picture_noise: float = 0.0  # standard deviation of noise on all that D sees in training, in G's range
     schedule: Literal["alternate", "both"] = "alternate"  # one network a minibatch, or both [release: alternate]
     d_updates: int = 150_000  # length of the training, in updates of the discriminator
     decay_from: float = 1.0  # share of the training after which lr falls linearly to zero
@@ -106,7 +107,7 @@ class Recipe:
 _SMALLEST = {
     "size": 8, "channels": 1, "classes": 0, "width": 1, "kernel": 1, "z_length": 1, "batch_size": 2, "lr": 0.0,
     "l2": 0.0, "d_updates": 1, "beta1": 0.0, "beta2": 0.0, "decay_from": 0.0, "g_ema": 0.0,
-    "d_ema": 0.0,
+    "d_ema": 0.0, "picture_noise": 0.0,
 }  # fmt: skip
 _CHOICES = {
     "output": ("tanh", "sigmoid"), "z_law": ("uniform", "normal"), "schedule": ("alternate", "both"),

@@ -48,15 +48,18 @@ def discriminator_step(
     z: Tensor,
     *,
     classes: Tensor | None = None,
+    noise: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One update of D on pictures `real` (N, C, H, W) and on G's from `z` (N, Z).
+    """One update of D on pictures `real` (N, C, H, W) and on G's from `z` (N, Z), both with `noise` (2, N, C, H, W).
 
     Returns:
         The loss before the update, and the mean probability D gave to real and to fake; scalars, on the device.
     """
     with torch.no_grad():
         fake = generator(z, classes)
+    if noise is not None:
+        real, fake = real + noise[0], fake + noise[1]
     real_logits = discriminator(real, classes).float()
     fake_logits = discriminator(fake, classes).float()
     loss = discriminator_loss(real_logits, fake_logits, discriminator.recipe)
@@ -71,12 +74,19 @@ def generator_step(
     z: Tensor,
     *,
     classes: Tensor | None = None,
+    noise: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """One update of G from `z` (N, Z); D's weights get no gradient. Returns the loss before the update, a scalar."""
+    """One update of G from `z` (N, Z), whose pictures D sees with `noise` (1, N, C, H, W); D gets no gradient.
+
+    Returns:
+        The loss before the update, a scalar.
+    """
     discriminator.requires_grad_(False)
     try:
-        loss = generator_loss(discriminator(generator(z, classes), classes).float(), generator.recipe)
+        fake = generator(z, classes)
+        logits = discriminator(fake if noise is None else fake + noise[0], classes)
+        loss = generator_loss(logits.float(), generator.recipe)
         _update(optimiser, loss, ranks)
     finally:
         discriminator.requires_grad_(True)
