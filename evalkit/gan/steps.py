@@ -77,7 +77,7 @@ def generator_step(
     noise: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """One update of G from `z` (N, Z), whose pictures D sees with `noise` (1, N, C, H, W); D gets no gradient.
+    """One update of G from `z` (N, Z), whose pictures D sees with `noise` (1, N, C, H, W); D stays as it is.
 
     Returns:
         The loss before the update, a scalar.
