@@ -162,6 +162,38 @@ def test_flips_mirror_half_of_the_pictures(striped):
     assert all(a != b for a, b in zip(same, mirrored, strict=True)) and 8 <= sum(same) <= 24
 
 
+@pytest.fixture
+def places(striped):
+    """An image set whose every pixel is (picture, row, column)."""
+    picture, y, x = np.meshgrid(np.arange(200), np.arange(40), np.arange(36), indexing="ij")
+    labels = np.zeros(200, np.int64)
+    return replace(
+        striped, images=np.stack([picture, y, x], 3).astype(np.uint8), labels=labels, splits={"train": (0, 200)}
+    )
+
+
+def test_value_of_crops(places):
+    recipe = override(SMALL, {"crops": True})
+    feed = Minibatches(places, recipe, seed=0, device=CPU)
+    corners = []
+    for t in (*range(1, 120, 2), 2):  # ahead of time but for the last
+        crops = ((feed.real(t) + 1) * 127.5).round().int()
+        assert crops[:, 0].equal(torch.from_numpy(feed.rows(t)).int()[:, None, None].expand(-1, 32, 32))
+        corners.append(crops[:, 1:, 0, 0])
+        for channel, offsets in ((1, torch.arange(32)[:, None]), (2, torch.arange(32)[None])):
+            assert crops[:, channel].equal((crops[:, channel, :1, :1] + offsets).expand(-1, 32, 32).int())
+    assert torch.cat(corners).amin(0).tolist() == [0, 0] and torch.cat(corners).amax(0).tolist() == [8, 4]
+    again = Minibatches(places, recipe, seed=0, device=CPU)
+    assert torch.equal(again.real(3), feed.real(3)) and feed.centres[7, 0, 0].tolist() == [7, 4, 2]
+
+
+def test_larger_pictures_without_crops_are_refused(places):
+    with pytest.raises(EvalkitError, match="pictures of 40x36, recipe digits takes 32x32; prepare"):
+        Minibatches(places, SMALL, seed=0, device=CPU)
+    with pytest.raises(EvalkitError, match="takes 48x48 or larger; prepare"):
+        Minibatches(places, override(SMALL, {"crops": True, "size": 48}), seed=0, device=CPU)
+
+
 def test_value_of_noise(striped):
     recipe = override(SMALL, {"picture_noise": 0.5})
     feed = Minibatches(striped, recipe, seed=0, device=CPU)
@@ -238,14 +270,14 @@ class Half(Ranks):
         self.count, self.number = 2, number
 
 
-def test_ranks_share_a_minibatch(striped):
-    recipe = override(SMALL, {"flips": True, "picture_noise": 0.1})
-    whole, *halves = (Minibatches(striped, recipe, seed=1, device=CPU, ranks=r) for r in (ALONE, Half(0), Half(1)))
+def test_ranks_share_a_minibatch(places):
+    recipe = override(SMALL, {"flips": True, "crops": True, "picture_noise": 0.1})
+    whole, *halves = (Minibatches(places, recipe, seed=1, device=CPU, ranks=r) for r in (ALONE, Half(0), Half(1)))
     assert torch.equal(whole.real(3), torch.cat([half.real(3) for half in halves]))
     assert torch.equal(whole.z(3, 0), torch.cat([half.z(3, 0) for half in halves]))
     assert torch.equal(whole.noise(3, 2), torch.cat([half.noise(3, 2) for half in halves], dim=1))
     with pytest.raises(EvalkitError, match="batch_size = 31 on 2 processes, expected a multiple"):
-        Minibatches(striped, override(SMALL, {"batch_size": 31}), seed=1, device=CPU, ranks=Half(0))
+        Minibatches(places, override(recipe, {"batch_size": 31}), seed=1, device=CPU, ranks=Half(0))
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, (8, 5)), (nn.BatchNorm2d, (8, 5, 3, 3))])

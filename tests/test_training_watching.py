@@ -209,7 +209,7 @@ def test_manifest_of_an_older_run_without_the_newer_values_resumes(striped, tmp_
     train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
     path = tmp_path / "run" / "manifest.json"
     manifest = json.loads(path.read_text())
-    for key in ("loss", "d_norm", "g_ema", "d_ema", "flips", "picture_noise"):
+    for key in ("loss", "d_norm", "g_ema", "d_ema", "flips", "crops", "picture_noise"):
         del manifest["settings"]["recipe"][key]
     path.write_text(json.dumps(manifest))
     assert train(striped, tmp_path / "run", SMALL, options=OPTIONS).name == "d-00000006"

@@ -26,6 +26,7 @@ class Minibatches:
     Attributes:
         rewinds: how often the run stepped back; each time order and z are drawn anew.
         an_epoch: minibatches an epoch.
+        centres: the pictures, uint8 (N, size, size, C); of larger ones the centre.
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, *, seed: int, device: torch.device, ranks: Ranks = ALONE):
@@ -33,6 +34,8 @@ class Minibatches:
         self.labels = images.labels[: len(self.pictures)]
         self.recipe, self.seed, self.device = recipe, seed, device
         _check_fits(images, self.pictures, self.labels, recipe)
+        top, left = ((side - recipe.size) // 2 for side in self.pictures.shape[1:3])
+        self.centres = self.pictures[:, top : top + recipe.size, left : left + recipe.size]
         self.rewinds = 0
         self.an_epoch = len(self.pictures) // recipe.batch_size
         self._share = _share(recipe.batch_size, ranks)
@@ -52,9 +55,9 @@ class Minibatches:
 
     def real(self, t: int) -> Tensor:
         """This rank's pictures of minibatch t, float32 (b, C, H, W) in the generator's range, channels last."""
-        rows = torch.from_numpy(self.rows(t)[self._share])
         if self._on_device is not None:
-            pictures = self._on_device[rows.to(self.device, non_blocking=True)]
+            places = (torch.from_numpy(place).to(self.device, non_blocking=True) for place in self._places(t))
+            pictures = self._on_device[tuple(places)]
         else:
             pictures = self._read(t).to(self.device, non_blocking=True)
         real = to_network_range(pictures, self.recipe)
@@ -63,14 +66,25 @@ class Minibatches:
     def _read(self, t: int) -> Tensor:
         """The pictures of minibatch t from memory or disk; those that D will ask for next are read meanwhile."""
         waiting, self._next = self._next, None
-        found = waiting[1].result() if waiting and waiting[0] == (t, self.rewinds) else self._gathered(self.rows(t))
+        found = waiting[1].result() if waiting and waiting[0] == (t, self.rewinds) else self._gathered(self._places(t))
         after = t + (2 if self.recipe.schedule == "alternate" else 1)
         if after // self.an_epoch == t // self.an_epoch:  # the next epoch's order is not drawn yet
-            self._next = (after, self.rewinds), self._reader.submit(self._gathered, self.rows(after))
+            self._next = (after, self.rewinds), self._reader.submit(self._gathered, self._places(after))
         return found
 
-    def _gathered(self, rows: np.ndarray) -> Tensor:
-        pictures = torch.from_numpy(self.pictures[rows[self._share]])
+    def _places(self, t: int) -> tuple[np.ndarray, ...]:
+        """Index of this rank's pictures of minibatch t: rows (b,), or with `crops` a random square of each."""
+        rows = self.rows(t)
+        if not self.recipe.crops:
+            return (rows[self._share],)
+        random = np.random.default_rng([self.seed, t, self.rewinds, 3])
+        size, (height, width) = self.recipe.size, self.pictures.shape[1:3]
+        corners = random.integers(0, [height - size + 1, width - size + 1], (len(rows), 2))[self._share]
+        y, x = (corners[:, each, None] + np.arange(size) for each in (0, 1))
+        return rows[self._share, None, None], y[:, :, None], x[:, None, :]
+
+    def _gathered(self, places: tuple[np.ndarray, ...]) -> Tensor:
+        pictures = torch.from_numpy(self.pictures[places])
         return pictures.pin_memory() if self.device.type == "cuda" else pictures
 
     def _mirrored(self, t: int) -> Tensor:
@@ -133,10 +147,11 @@ def _placed(pictures: np.ndarray, device: torch.device) -> Tensor | None:
 
 def _check_fits(images: ImageSet, pictures: np.ndarray, labels: np.ndarray, recipe: Recipe) -> None:
     height, width = pictures.shape[1:3]
-    if (height, width) != (recipe.size, recipe.size):
+    if min(height, width) < recipe.size or (not recipe.crops and max(height, width) > recipe.size):
+        larger = " or larger" if recipe.crops else ""
         raise EvalkitError(
-            f"{images.name}: pictures of {height}x{width}, recipe {recipe.name} takes {recipe.size}x{recipe.size}; "
-            f"prepare them with --size {recipe.size}"
+            f"{images.name}: pictures of {height}x{width}, recipe {recipe.name} takes {recipe.size}x{recipe.size}"
+            f"{larger}; prepare them with --size {recipe.size}"
         )
     if len(pictures) < recipe.batch_size:
         raise EvalkitError(f"{images.name}: {len(pictures)} pictures, fewer than one minibatch of {recipe.batch_size}")

@@ -54,6 +54,7 @@ class Recipe:
     g_ema: float = 0.0  # > 0: samples come from an exponential moving average of G's weights with this decay
     d_ema: float = 0.0  # > 0: features come from an exponential moving average of D's weights with this decay
     flips: bool = False  # real pictures are mirrored at random
+    crops: bool = False  # of larger pictures a random square of `size` each time
     picture_noise: float = 0.0  # standard deviation of noise on all that D sees in training, in G's range
     schedule: Literal["alternate", "both"] = "alternate"  # one network a minibatch, or both [release: alternate]
     d_updates: int = 150_000  # length of the training, in updates of the discriminator
