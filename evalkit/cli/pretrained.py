@@ -73,6 +73,11 @@ def fetch_command(workspace: Workspace, name: str, mirror: str | None) -> None:
     show_default=True,
     help="Of the files written: float16 is half the size.",
 )
+@click.option(
+    "--source-batch-norm",
+    is_flag=True,
+    help="Add batch-norm statistics of the pictures trained on: `extract --batch-norm source` needs no pictures then.",
+)
 @click.option("--replace", is_flag=True, help="Overwrite other weights of that name.")
 @click.pass_obj
 def import_command(
@@ -86,6 +91,7 @@ def import_command(
     out: Path | None,
     notes: tuple[str, ...],
     dtype: str,
+    source_batch_norm: bool,
     replace: bool,
 ) -> None:
     """Take weights from files: a folder of the release's .npy files, a run or checkpoint, or a torch DCGAN.
@@ -110,6 +116,7 @@ def import_command(
         licence=licence,
         notes=notes,
         dtype=dtype,
+        source_batch_norm=source_batch_norm,
         replace=replace,
     )
     click.echo(path)

@@ -8,6 +8,7 @@ a moving average of D they are still D's own.
 `batch`: each batch of 128 pictures by its own statistics, so that features depend on their neighbours in the data set.
 """
 
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Literal
 
@@ -120,7 +121,7 @@ def statistics(network: Network) -> dict[str, Tensor]:
     return found
 
 
-def load_statistics(network: Network, found: dict[str, Tensor]) -> None:
+def load_statistics(network: Network, found: Mapping[str, Tensor]) -> None:
     """Freezes the network's batch norms at statistics that `statistics` returned."""
     for name, norm in network.norms().items():
         if f"{name}.mean" in found:

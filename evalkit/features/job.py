@@ -44,11 +44,14 @@ class Job:
     def made_from(self) -> dict[str, str]:
         """Hashes of weights and pictures."""
         found = {"weights_sha256": self.encoder.sha256, "images_sha256": self.images.sha256}
-        return found if self.mode != "source" else found | {"statistics_sha256": self.statistics_images.sha256}
+        if self.mode != "source":
+            return found
+        known = bool(self.encoder.source_statistics)
+        return found | {"statistics_sha256": self.encoder.images_sha256 if known else self.statistics_images.sha256}
 
     @property
     def statistics_images(self) -> ImageSet:
-        """The pictures whose statistics normalise.
+        """The pictures whose statistics normalise, where the encoder does not bring them.
 
         Raises:
             EvalkitError: `source` without the pictures that the encoder was trained on.

@@ -37,7 +37,7 @@ def train_kmeans(
     Raises:
         EvalkitError: fewer patches than centroids, or pictures smaller than a patch.
     """
-    pictures = images.split("train") if "train" in images.splits else images.images
+    pictures = images.training
     height, width = pictures.shape[1:3]
     if patches < centroids or min(height, width) < PATCH:
         raise EvalkitError(

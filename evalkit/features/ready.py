@@ -52,12 +52,12 @@ def _fix_batch_norms(job: Job, encoder: Encoder, artifact: Building) -> None:
     if job.ranks.objects(kept.exists())[0]:
         load_statistics(network, load_file(kept, device=str(job.device)))
         return
-    if job.mode != "running":
-        pictures = job.statistics_images
-        training = pictures.split("train") if "train" in pictures.splits else pictures.images
+    if job.mode == "source" and encoder.source_statistics:
+        load_statistics(network, encoder.source_statistics)
+    elif job.mode != "running":
         set_statistics(
             network,
-            training,
+            job.statistics_images.training,
             preprocessing=encoder.preprocessing,
             precision=job.precision,
             device=job.device,

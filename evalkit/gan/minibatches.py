@@ -30,7 +30,7 @@ class Minibatches:
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, *, seed: int, device: torch.device, ranks: Ranks = ALONE):
-        self.pictures = images.split("train") if "train" in images.splits else images.images
+        self.pictures = images.training
         self.labels = images.labels[: len(self.pictures)]
         self.recipe, self.seed, self.device = recipe, seed, device
         _check_fits(images, self.pictures, self.labels, recipe)

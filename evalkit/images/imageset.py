@@ -42,6 +42,11 @@ class ImageSet:
         """The identity of the pictures: SHA-256 of `images.npy`, or of it and the rows where this is a view."""
         return identity(self.manifest)
 
+    @property
+    def training(self) -> np.ndarray:
+        """The pictures of the split `train`, uint8 (n, H, W, 3); all where there is no such split."""
+        return self.split("train") if "train" in self.splits else self.images
+
     def split(self, name: str) -> np.ndarray:
         """The pictures of one split, uint8 (n, H, W, 3).
 

@@ -31,9 +31,13 @@ def card_text(name: str, manifest: Manifest, folder: Path, figures: pd.DataFrame
     described = {key: value for key, value in recipe.items() if key not in _TRAINING and value not in ("", [], 0)}
     lines += ["## Networks", "", *(f"- {key}: {value}" for key, value in described.items())]
     lines += ["", "## Files", ""]
-    dtype = settings.get("dtype", "float32")
-    lines += [f"- {path.name}: {path.stat().st_size:,} bytes, {dtype}" for path in sorted(folder.glob("*.safetensors"))]
+    lines += [_file_line(path, settings.get("dtype", "float32")) for path in sorted(folder.glob("*.safetensors"))]
     return "\n".join([*lines, "", "Hashes and versions: manifest.json", ""])
+
+
+def _file_line(path: Path, dtype: str) -> str:
+    dtype = dtype if path.stem in ("discriminator", "generator") else "float32"
+    return f"- {path.name}: {path.stat().st_size:,} bytes, {dtype}"
 
 
 def _figure_line(row: "pd.Series[Any]") -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from evalkit.artifacts import MANIFEST
 from evalkit.errors import EvalkitError
 from evalkit.pretrained.released import find_release, read_release
-from evalkit.pretrained.store import KIND, Pretrained, save_pretrained
+from evalkit.pretrained.statistics import FILE, source_statistics
+from evalkit.pretrained.store import DTYPES, KIND, Pretrained, save_pretrained
 from evalkit.pretrained.torch_dcgan import read_torch_dcgan
 from evalkit.pretrained.trained import is_trained, read_trained
 from evalkit.workspace import Workspace
@@ -27,6 +28,7 @@ def import_weights(
     licence: str | None = None,
     notes: Sequence[str] = (),
     dtype: str = "float32",
+    source_batch_norm: bool = False,
     replace: bool = False,
 ) -> Path:
     """Stores weights found in files as `pretrained:NAME`.
@@ -40,6 +42,7 @@ def import_weights(
         layers: take exactly these conv layers of a release's discriminator.
         source, licence: for the card, where the files do not say; notes: of limits, one line each.
         dtype: of the files written, "float32" or "float16".
+        source_batch_norm: add the statistics for batch norm `source`; the workspace has the pictures trained on.
         replace: overwrite other weights of that name.
 
     Raises:
@@ -48,7 +51,16 @@ def import_weights(
     weights, default = _read(paths, workspace, partial=partial, layers=layers, source=source, licence=licence)
     target = out or workspace.place(KIND, name or default)
     settings = weights.settings | {"notes": [*weights.settings["notes"], *notes]}
-    return save_pretrained(dataclasses.replace(weights, settings=settings), target, replace=replace, dtype=dtype)
+    weights = dataclasses.replace(weights, settings=settings)
+    if source_batch_norm:
+        weights = _with_statistics(weights, workspace, dtype)
+    return save_pretrained(weights, target, replace=replace, dtype=dtype)
+
+
+def _with_statistics(weights: Pretrained, workspace: Workspace, dtype: str) -> Pretrained:
+    content, precision = source_statistics(weights, workspace, dtype=DTYPES[dtype])
+    settings = weights.settings | {"source_statistics": precision}
+    return dataclasses.replace(weights, settings=settings, evidence={**weights.evidence, FILE: content})
 
 
 def _read(

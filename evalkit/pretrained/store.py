@@ -2,6 +2,7 @@
 
 NAME/manifest.json              recipe, layers, source, licence, hashes
 NAME/discriminator.safetensors  NAME/generator.safetensors (where there is one)
+NAME/source_statistics.safetensors (where asked for: batch-norm statistics of the pictures trained on)
 NAME/card.md                    the manifest for people, with figures measured
 NAME/samples-UPDATES.png  NAME/probe.csv    of the training, by D updates in all
 """
@@ -71,7 +72,8 @@ def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False,
         if target.exists() and not replace:
             found = read_manifest(target, KIND)
             same = found["made_from"] == weights.made_from and stored_recipe(found) == weights.recipe
-            if same and found["settings"].get("dtype", "float32") == dtype:
+            usual = {"dtype": "float32", "source_statistics": ""}
+            if same and all(found["settings"].get(key, no) == settings.get(key, no) for key, no in usual.items()):
                 return target
             raise EvalkitError(f"{target}: holds other weights; choose another --name, or --replace them")
         building = target.with_name(target.name + ".partial")

@@ -4,8 +4,8 @@ Kinds of encoders (beside this file) make them; batch-norm statistics and extrac
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,8 @@ class Encoder:
         sha256: hash of the weights (of the file, where there is one); empty for pixels.
         weights: path of the weights file, empty where there is none.
         images_sha256: hash of the pictures the network was trained on; empty where that is not known.
+        source_statistics: batch-norm statistics of those pictures by name, float32 (maps,), where the weights came with
+            them.
         batch_norm: the mode that belongs to it: `target` for a DCGAN, as in the paper, else `running`.
     """
 
@@ -137,6 +139,7 @@ class Encoder:
     weights: str = ""
     images_sha256: str = ""
     batch_norm: str = "running"
+    source_statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False)

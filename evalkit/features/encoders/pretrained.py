@@ -1,8 +1,11 @@
 """pretrained:NAME: the discriminator of released, shipped or imported weights as an encoder."""
 
+from dataclasses import replace
+
 from evalkit.features.encoders.discriminators import discriminator_encoder
 from evalkit.features.encoders.encoder import Encoder
 from evalkit.pretrained.find import find_pretrained
+from evalkit.pretrained.statistics import stored_statistics
 from evalkit.pretrained.store import load_discriminator, read_pretrained
 from evalkit.workspace import Workspace
 
@@ -12,10 +15,11 @@ def pretrained_encoder(name: str, workspace: Workspace) -> Encoder:
     path = find_pretrained(name, workspace)
     discriminator, manifest = load_discriminator(path), read_pretrained(path)
     weights = path / "discriminator.safetensors"
-    return discriminator_encoder(
+    encoder = discriminator_encoder(
         f"pretrained:{name}",
         discriminator,
         sha256=manifest["files"][weights.name]["sha256"],
         weights=str(weights.resolve()),
         images_sha256=manifest["made_from"].get("images_sha256", ""),
     )
+    return replace(encoder, source_statistics=stored_statistics(path))

@@ -1,0 +1,93 @@
+"""Batch-norm statistics that weights bring with them: equal to those computed from the pictures trained on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import write_image_set
+from safetensors.torch import load_file
+
+from evalkit.cli import main
+from evalkit.errors import EvalkitError
+from evalkit.features.encoders import find_encoder
+from evalkit.features.extract import extract
+from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.trainer import TrainOptions, train
+from evalkit.images import load_images
+from evalkit.pipeline import extract_features
+from evalkit.pretrained.importing import import_weights
+from evalkit.workspace import Workspace
+
+VALUES = {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Pictures that are not those trained on."""
+    pictures = np.random.default_rng(1).integers(0, 256, (200, 32, 32, 3)).astype(np.uint8)
+    splits = {"train": (0, 150), "test": (150, 200)}
+    return write_image_set(tmp_path / "home/images/other", pictures, np.arange(200) % 3, splits)
+
+
+def run(striped, workspace, **values):
+    """A trained run, and the pictures it was trained on in the workspace."""
+    recipe = override(RECIPES["digits"], VALUES | values)
+    write_image_set(workspace.place("image set", "striped"), striped.images, striped.labels, striped.splits)
+    images = load_images(workspace.place("image set", "striped"))
+    train(images, workspace.place("run", "tiny"), recipe, options=TrainOptions(device="cpu", precision="float32"))
+    return workspace.place("run", "tiny"), images
+
+
+def test_reference_features_by_statistics_that_came_with_the_weights(striped, other, workspace, tmp_path):
+    trained, images = run(striped, workspace)
+    for name, included in (("plain", False), ("complete", True)):
+        import_weights([trained], workspace, name=name, dtype="float16", source_batch_norm=included)
+    plain, complete = (find_encoder(f"pretrained:{name}", workspace) for name in ("plain", "complete"))
+    assert plain.sha256 == complete.sha256 and not plain.source_statistics
+    first = next(iter(complete.source_statistics.values()))
+    assert first.dtype == torch.float32 and not torch.equal(first, first.half().float())
+    expected = extract(other, plain, tmp_path / "a", batch_norm="source", source_images=images, device="cpu")
+    found = extract(other, complete, tmp_path / "b", batch_norm="source", device="cpu")
+    assert np.array_equal(found.features, expected.features)
+    assert found.manifest["made_from"] == expected.manifest["made_from"]
+    target = extract(other, complete, tmp_path / "c", batch_norm="target", device="cpu")
+    assert not np.array_equal(found.features, target.features)
+    kept = load_file(tmp_path / "b/statistics.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in complete.source_statistics.items())
+    with pytest.raises(EvalkitError, match="pretrained:plain: batch norm `source` needs the pictures it was trained"):
+        extract(other, plain, tmp_path / "d", batch_norm="source", device="cpu")
+
+
+def test_the_command_adds_them_and_the_pipeline_needs_no_pictures(striped, other, workspace):
+    trained, images = run(striped, workspace)
+    arguments = ["--home", str(workspace.home), "pretrained", "import", str(trained), "--name", "mine"]
+    for option in ([], ["--replace", "--source-batch-norm"], ["--source-batch-norm"]):
+        assert CliRunner().invoke(main, [*arguments, *option]).exit_code == 0
+    folder = workspace.place("pretrained weights", "mine")
+    assert "source_statistics" in json.loads((folder / "manifest.json").read_text())["settings"]
+    size = (folder / "source_statistics.safetensors").stat().st_size
+    assert f"- source_statistics.safetensors: {size:,} bytes, float32" in (folder / "card.md").read_text()
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 1 and "holds other weights" in again.stderr  # those without the statistics
+    for path in workspace.place("image set", "striped").iterdir():
+        path.unlink()
+    features = extract_features(workspace, "other", "pretrained:mine", batch_norm="source", device="cpu")
+    assert features.encoder == "pretrained:mine (source batch norm)"
+    assert features.manifest["made_from"]["statistics_sha256"] == images.sha256
+
+
+def test_statistics_that_cannot_be_had_are_refused(striped, workspace):
+    trained, _ = run(striped, workspace, d_norm="spectral")
+    with pytest.raises(EvalkitError, match="source statistics: the discriminator has no batch norm"):
+        import_weights([trained], workspace, source_batch_norm=True)
+    for path in workspace.place("image set", "striped").iterdir():
+        path.unlink()
+    with pytest.raises(EvalkitError, match="source statistics need the pictures that the weights were trained on"):
+        import_weights([trained], workspace, source_batch_norm=True)
