@@ -99,6 +99,7 @@ def extract_features(
     *,
     taps: Taps = Taps(),
     batch_norm: BatchNormMode | None = None,
+    mirror: bool = False,
     dtype: str = "float16",
     device: str = "auto",
     precision: str = "auto",
@@ -114,7 +115,7 @@ def extract_features(
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
     say(f"pictures to tensors: {found.preprocessing.describe()}")
     source = images_with_hash(workspace, found.images_sha256) if batch_norm == "source" else None
-    parts = [pictures.name, found.name, *variant(found, taps, batch_norm)]
+    parts = [pictures.name, found.name, *variant(found, taps, batch_norm, mirror=mirror)]
     target = workspace.place(FEATURES, "--".join(re.sub(r"[^\w.@+-]+", "-", part) for part in parts))
     features = extract(
         pictures,
@@ -123,6 +124,7 @@ def extract_features(
         taps=taps,
         batch_norm=batch_norm,
         source_images=source,
+        mirror=mirror,
         dtype=dtype,
         device=device,
         precision=precision,

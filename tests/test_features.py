@@ -120,6 +120,17 @@ def random_encoder_like(encoder):
     return encoder.network.discriminator.cpu()
 
 
+def test_reference_features_with_mirror_images(striped, tmp_path):
+    encoder = random_encoder()
+    found = extract(striped, encoder, tmp_path / "features", mirror=True, dtype="float32", **CPU)
+    d, training, pictures = encoder.network.discriminator, np.array(striped.training), np.array(striped.images[:40])
+    expected = (numpy_features(d, training, pictures) + numpy_features(d, training, pictures[:, :, ::-1])) / 2
+    np.testing.assert_allclose(found.features[:40], expected, rtol=1e-4, atol=1e-5)
+    assert found.encoder == "random:tiny (with mirror image)"
+    alone = extract(striped, encoder, tmp_path / "features", **CPU)  # in the same place: made anew
+    assert alone.encoder == "random:tiny" and not np.array_equal(alone.features, found.features)
+
+
 def test_a_norm_used_twice_averages_both_uses(striped):
     class Twice(torch.nn.Module):
         def __init__(self):

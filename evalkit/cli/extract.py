@@ -46,6 +46,7 @@ from evalkit.workspace import Workspace
     help="Statistics: of the data set's training pictures, of the pictures trained on, of the training itself, or of "
     "each batch [default: target, the paper's, for runs and random:RECIPE, else running].",
 )
+@click.option("--mirror", is_flag=True, help="Mean of the features of each picture and of its mirror image.")
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Type on disk."
 )
@@ -64,6 +65,7 @@ def extract_command(
     tokens: Any,
     layout: Any,
     batch_norm: Any,
+    mirror: bool,
     dtype: str,
     device: str,
     precision: str,
@@ -90,7 +92,15 @@ def extract_command(
         return
     arithmetic = {"dtype": dtype, "device": device, "precision": precision}
     features = extract_features(
-        workspace, dataset, encoder, taps=taps, batch_norm=batch_norm, **arithmetic, download=download, say=say
+        workspace,
+        dataset,
+        encoder,
+        taps=taps,
+        batch_norm=batch_norm,
+        mirror=mirror,
+        **arithmetic,
+        download=download,
+        say=say,
     )
     for layer in features.layers:
         say(f"{layer.name}: {layer.maps} maps, columns {layer.offset} to {layer.offset + layer.length - 1}")

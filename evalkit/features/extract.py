@@ -34,6 +34,7 @@ def extract(
     taps: Taps = Taps(),
     batch_norm: BatchNormMode | None = None,
     source_images: ImageSet | None = None,
+    mirror: bool = False,
     dtype: str = "float16",
     device: str = "auto",
     precision: str = "auto",
@@ -50,6 +51,7 @@ def extract(
         batch_norm: whose statistics normalise: `target`, `source` (needs `source_images`), `running`, `batch`; None:
             the encoder's own choice.
         source_images: the pictures that the encoder was trained on.
+        mirror: mean of the features of a picture and of its mirror image.
         dtype: float16 or float32 on disk.
 
     Raises:
@@ -58,7 +60,9 @@ def extract(
     with joined(resolve_device(device)) as ranks:
         where = local_device(resolve_device(device))
         mode = (batch_norm or encoder.batch_norm) if encoder.network.norms() else ""
-        job = Job(images, encoder, taps, mode, source_images, dtype, resolve_precision(precision, where), where, ranks)
+        job = Job(
+            images, encoder, taps, mode, source_images, dtype, resolve_precision(precision, where), where, ranks, mirror
+        )
         if not ranks.objects(_already_there(target, job))[0]:
             with _shared_building(target, job) as artifact:
                 network, layers = ready_network(job, artifact)
@@ -102,12 +106,6 @@ def _write_rows(job: Job, network: nn.Module, layers: list[Layer], artifact: Bui
     size = STATISTICS_BATCH if job.mode == "batch" else _BATCH[job.device.type]
     done = recorded(artifact.path)
     todo = [each for each in batches(list(job.images.splits.values()), len(job.images), size) if each not in done]
-    by_name, dtype = {layer.name: layer for layer in layers}, getattr(torch, job.dtype)
-
-    def reduce(name: str, output: Tensor) -> Tensor:
-        numbers = job.taps(output, channels_last=by_name[name].channels_last)
-        return numbers.to(dtype, copy=True)  # a view could be overwritten by the layers to come
-
     bar = tqdm(
         total=len(job.images),
         initial=sum(end - first for first, end in done),
@@ -118,11 +116,26 @@ def _write_rows(job: Job, network: nn.Module, layers: list[Layer], artifact: Bui
     job.ranks.wait()  # no process records rows before all have read what is recorded
     with torch.inference_mode(), bar, RowsWriter(artifact.path, layers, job.images.name, rank=job.ranks.number) as out:
         for first, end in todo[job.ranks.number :: job.ranks.count]:
-            outputs = network(job.encoder.preprocessing(job.tensor(first, end)), list(by_name), reduce)
-            out.put(join(outputs, layers), first)
+            out.put(_encoded(job, network, layers, job.encoder.preprocessing(job.tensor(first, end))), first)
             bar.update((end - first) * job.ranks.count)
     job.ranks.wait()
     return out.hashes
+
+
+def _encoded(job: Job, network: nn.Module, layers: list[Layer], pictures: Tensor) -> Tensor:
+    """Rows of features, (n, D) in the type on disk, of pictures in the network's range (n, C, h, w)."""
+    by_name, dtype = {layer.name: layer for layer in layers}, getattr(torch, job.dtype)
+
+    def reduce(name: str, output: Tensor) -> Tensor:
+        numbers = job.taps(output, channels_last=by_name[name].channels_last)
+        return numbers.to(dtype, copy=True)  # a view could be overwritten by the layers to come
+
+    rows = join(network(pictures, list(by_name), reduce), layers)
+    if not job.mirror:
+        return rows
+    # differs from the paper: its features are those of the picture alone
+    mirrored = join(network(pictures.flip(3), list(by_name), reduce), layers)
+    return ((rows.float() + mirrored.float()) / 2).to(dtype)
 
 
 def _finish(job: Job, layers: list[Layer], artifact: Building, hashes: dict[str, str]) -> None:
@@ -130,7 +143,7 @@ def _finish(job: Job, layers: list[Layer], artifact: Building, hashes: dict[str,
     for record in artifact.path.glob("rows-*.txt"):
         record.unlink()
     about = {
-        "variant": variant(job.encoder, job.taps, job.mode or None),
+        "variant": variant(job.encoder, job.taps, job.mode or None, mirror=job.mirror),
         "preprocessing": job.encoder.preprocessing.as_dict(),
         "device": describe_device(job.device),
         "layers": [layer.as_dict() for layer in layers],

@@ -27,11 +27,12 @@ class Job:
     precision: str
     device: torch.device
     ranks: Ranks
+    mirror: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
         """What is stamped and has to be equal for the features to be the same."""
-        return {
+        found = {
             "dataset": self.images.name,
             "encoder": self.encoder.name,
             "weights": self.encoder.weights,
@@ -39,6 +40,7 @@ class Job:
             "dtype": self.dtype,
             "precision": self.precision,
         } | self.taps.as_dict()
+        return found | {"mirror": True} if self.mirror else found
 
     @property
     def made_from(self) -> dict[str, str]:
@@ -71,7 +73,7 @@ class Job:
         return torch.from_numpy(np.array(self.images.images[first:end])).to(self.device)
 
 
-def variant(encoder: Encoder, taps: Taps, batch_norm: str | None) -> list[str]:
+def variant(encoder: Encoder, taps: Taps, batch_norm: str | None, *, mirror: bool = False) -> list[str]:
     """What differs from the encoder's own choice of batch norm and the paper's taps, in words that a figure carries."""
     other = batch_norm not in (None, encoder.batch_norm) and encoder.network.norms()
-    return ([f"{batch_norm} batch norm"] if other else []) + taps.variant()
+    return ([f"{batch_norm} batch norm"] if other else []) + taps.variant() + (["with mirror image"] if mirror else [])

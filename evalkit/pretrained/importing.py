@@ -7,8 +7,8 @@ from pathlib import Path
 from evalkit.artifacts import MANIFEST
 from evalkit.errors import EvalkitError
 from evalkit.pretrained.released import find_release, read_release
-from evalkit.pretrained.statistics import FILE, source_statistics
-from evalkit.pretrained.store import DTYPES, KIND, Pretrained, save_pretrained
+from evalkit.pretrained.statistics import compute_statistics
+from evalkit.pretrained.store import DTYPES, KIND, STATISTICS, Pretrained, save_pretrained
 from evalkit.pretrained.torch_dcgan import read_torch_dcgan
 from evalkit.pretrained.trained import is_trained, read_trained
 from evalkit.workspace import Workspace
@@ -58,9 +58,9 @@ def import_weights(
 
 
 def _with_statistics(weights: Pretrained, workspace: Workspace, dtype: str) -> Pretrained:
-    content, precision = source_statistics(weights, workspace, dtype=DTYPES[dtype])
+    content, precision = compute_statistics(weights, workspace, dtype=DTYPES[dtype])
     settings = weights.settings | {"source_statistics": precision}
-    return dataclasses.replace(weights, settings=settings, evidence={**weights.evidence, FILE: content})
+    return dataclasses.replace(weights, settings=settings, evidence={**weights.evidence, STATISTICS: content})
 
 
 def _read(

@@ -3,10 +3,8 @@
 With them `--batch-norm source` needs no pictures but those that are to be encoded.
 """
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from evalkit.device import resolve_device, resolve_precision
 from evalkit.errors import EvalkitError
@@ -17,10 +15,8 @@ from evalkit.images import images_with_hash
 from evalkit.pretrained.store import Pretrained
 from evalkit.workspace import Workspace
 
-FILE = "source_statistics.safetensors"
 
-
-def source_statistics(weights: Pretrained, workspace: Workspace, *, dtype: torch.dtype) -> tuple[bytes, str]:
+def compute_statistics(weights: Pretrained, workspace: Workspace, *, dtype: torch.dtype) -> tuple[bytes, str]:
     """The file's content, float32 by name as in "conv2.mean", and the arithmetic it was computed in.
 
     Args:
@@ -51,8 +47,3 @@ def source_statistics(weights: Pretrained, workspace: Workspace, *, dtype: torch
         encoder.network, images.training, preprocessing=encoder.preprocessing, precision=precision, device=device
     )
     return save({name: value.cpu() for name, value in statistics(encoder.network).items()}), precision
-
-
-def stored_statistics(folder: Path) -> dict[str, torch.Tensor]:
-    """Those that weights came with, float32 (maps,) by name; empty where they came with none."""
-    return load_file(folder / FILE) if (folder / FILE).is_file() else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evalkit.artifacts import Manifest, finish, locked, new_manifest, read_manifest, write_atomically
@@ -27,6 +27,7 @@ from evalkit.pretrained.card import card_text
 from evalkit.results import read_results
 
 KIND = "pretrained weights"
+STATISTICS = "source_statistics.safetensors"
 CARD = "card.md"  # for people; made from the manifest and figures, so not among the files that it vouches for
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 Weights = dict[str, Tensor]
@@ -145,6 +146,11 @@ def load_generator(path: Path) -> Generator:
     generator = Generator(stored_recipe(manifest))
     load_weights(generator, _file(path, "generator", manifest))
     return generator
+
+
+def source_statistics(path: Path) -> Weights:
+    """Batch-norm statistics of the pictures trained on, float32 (maps,) by name; empty where weights came without."""
+    return load_file(path / STATISTICS) if (path / STATISTICS).is_file() else {}
 
 
 def _file(path: Path, network: str, manifest: Manifest) -> Path:
