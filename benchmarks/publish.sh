@@ -5,7 +5,7 @@
 #   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME [NOTE]]        (in the folder of a clone)
 #
 # CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_PICTURES is whatever `evalkit
-# prepare` takes; HOME may hold other figures (benchmarks/baselines.sh), which are published too; NOTE is one more line on
+# prepare` takes; HOME has the pictures trained on, and may hold other figures (benchmarks/baselines.sh), which are published too; NOTE is one more line on
 # the weights' card. Killed, it goes on.
 set -euo pipefail
 checkpoint=$1 cifar=$2 home=${3:-evalkit-home} note=${4:-}
@@ -13,7 +13,7 @@ name=imagenet32-tiny results=benchmarks/results
 
 run() { evalkit --home "$home" "$@"; }
 
-run pretrained import "$checkpoint" --name $name --out pretrained/$name --dtype float16 --replace --licence MIT \
+run pretrained import "$checkpoint" --name $name --out pretrained/$name --dtype float16 --replace --licence MIT --source-batch-norm \
   --source "trained by this project, without labels, on Tiny ImageNet's 100,000 training pictures at 32x32" \
   --note "trained on pictures of ImageNet, whose terms allow research that is not commercial" \
   --note "far fewer D updates than the paper's 150,000, a thirteenth of its pictures: features to start from, not the paper's" \
@@ -23,6 +23,12 @@ features=$(basename "$home"/features/cifar10*--pretrained-$name)
 run ablate --features "$features" --protocol "${features%%--*}:400" --repeats 3
 run svm --features "$features" --protocol "${features%%--*}:400" --scaling standardise
 run svm --features "$features" --layers conv1..conv4  # as many as the release's files at hand have
+for deviation in "" --mirror; do  # both differ from the paper, and say so in their rows
+  run extract --dataset "${features%%--*}" --encoder pretrained:$name --batch-norm source $deviation
+  run svm
+  run svm --protocol "${features%%--*}:400"
+  run svm --layers conv1..conv4
+done
 cp "$home/results.csv" $results/cifar10.csv
 rm -rf $results/cards && mkdir $results/cards && cp "$home"/cards/* $results/cards/
 run pretrained card $name --results $results/cifar10.csv

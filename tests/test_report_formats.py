@@ -222,6 +222,28 @@ def test_differences_are_those_from_the_network_of_the_papers_table(material):
     assert differences(digits) == []  # the paper has no figures of them
 
 
+def test_value_of_the_differences_of_features(material):
+    each = material.measured[0]
+    plain = differences(each)
+    as_the_paper = {"extraction": {"batch_norm": "target"}}
+    assert differences(dataclasses.replace(each, card=each.card | as_the_paper)) == plain
+    card = each.card | {"extraction": {"batch_norm": "source", "mirror": True}}
+    row = each.row.copy()
+    row["scaling"] = "standardised"
+    added = [line for line in differences(dataclasses.replace(each, card=card, row=row)) if line not in plain]
+    assert [tuple(line) for line in added] == [
+        ("features scaled", "no", "standardised"),
+        ("features of a picture", "its own", "mean of its own and its mirror image's"),
+        (
+            "batch-norm statistics",
+            "of the training pictures evaluated (its release)",
+            "of the pictures trained on",
+        ),
+    ]
+    others = dataclasses.replace(each, card=card, training={})  # the paper says nothing of other networks
+    assert "batch-norm statistics" not in [line.what for line in differences(others)]
+
+
 def test_arithmetic_of_a_training_is_that_of_its_checkpoint_or_unknown(tmp_path, material):
     settings = {"recipe": {"name": "imagenet32"}, "d_updates": 150_000, "history": [{"precision": "bfloat16"}]}
     manifest = {"settings": settings, "made_from": {}, "commit": ""}

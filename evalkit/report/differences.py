@@ -9,6 +9,12 @@ from evalkit.report.tables import LOSSY, original, pictures_of
 
 _IMAGENET = "ImageNet-1k: about 1,281,000 pictures of 1,000 classes"
 _PAPERS_NETWORKS = {"cifar10": "imagenet32", "svhn": "svhn", "mnist": "mnist"}  # of its tables 1, 2 and 3
+_STATISTICS = {
+    "target": "of the training pictures evaluated (its release)",
+    "source": "of the pictures trained on",
+    "running": "of the training itself",
+    "batch": "of each batch",
+}
 _PAPERS_PICTURES = {"imagenet32": _IMAGENET, "svhn": "SVHN's training pictures"}
 
 
@@ -27,7 +33,7 @@ def differences(each: Measured) -> list[Difference]:
     """
     if _of_the_paper(each) is None:
         return []
-    found = [*_of_pictures(each), *_of_training(each), *_of_protocol(each)]
+    found = [*_of_pictures(each), *_of_training(each), *_of_features(each), *_of_protocol(each)]
     return [line for line in found if line.paper != line.here]
 
 
@@ -78,6 +84,17 @@ def _of_training(each: Measured) -> list[Difference]:
 def _plain(value: object) -> object:
     """JSON has lists where the recipe has tuples."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def _of_features(each: Measured) -> list[Difference]:
+    extraction, scaling = each.card.get("extraction", {}), str(each.row["scaling"])
+    lines = [Difference("features scaled", "no", scaling or "no")]
+    if extraction.get("mirror"):
+        lines.append(Difference("features of a picture", "its own", "mean of its own and its mirror image's"))
+    if each.training.get("recipe") and extraction.get("batch_norm"):
+        mode = extraction["batch_norm"]
+        lines.append(Difference("batch-norm statistics", _STATISTICS["target"], _STATISTICS[mode]))
+    return lines
 
 
 def _of_protocol(each: Measured) -> list[Difference]:
