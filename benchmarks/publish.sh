@@ -5,8 +5,8 @@
 #   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME [NOTE]]        (in the folder of a clone)
 #
 # CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_PICTURES is whatever `evalkit
-# prepare` takes; HOME has the pictures trained on, and may hold other figures (benchmarks/baselines.sh), which are published too; NOTE is one more line on
-# the weights' card. Killed, it goes on.
+# prepare` takes; HOME has the pictures trained on, and may hold other figures (benchmarks/baselines.sh), which are published
+# too; NOTE is one more line on the weights' card. Killed, it goes on.
 set -euo pipefail
 checkpoint=$1 cifar=$2 home=${3:-evalkit-home} note=${4:-}
 name=imagenet32-tiny results=benchmarks/results

@@ -17,6 +17,7 @@ from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet
 from evalkit.features.grids import Layer, Taps
 from evalkit.features.job import variant
+from evalkit.features.views import Views
 from evalkit.gan import trainer
 from evalkit.gan.checkpoint import RUN_KIND
 from evalkit.gan.layout import find_checkpoint
@@ -99,7 +100,7 @@ def extract_features(
     *,
     taps: Taps = Taps(),
     batch_norm: BatchNormMode | None = None,
-    mirror: bool = False,
+    views: Views = Views(),
     dtype: str = "float16",
     device: str = "auto",
     precision: str = "auto",
@@ -115,7 +116,7 @@ def extract_features(
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
     say(f"pictures to tensors: {found.preprocessing.describe()}")
     source = images_with_hash(workspace, found.images_sha256) if batch_norm == "source" else None
-    parts = [pictures.name, found.name, *variant(found, taps, batch_norm, mirror=mirror)]
+    parts = [pictures.name, found.name, *variant(found, taps, batch_norm, views)]
     target = workspace.place(FEATURES, "--".join(re.sub(r"[^\w.@+-]+", "-", part) for part in parts))
     features = extract(
         pictures,
@@ -124,7 +125,7 @@ def extract_features(
         taps=taps,
         batch_norm=batch_norm,
         source_images=source,
-        mirror=mirror,
+        views=views,
         dtype=dtype,
         device=device,
         precision=precision,

@@ -23,6 +23,7 @@ from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
 from evalkit.features.grids import Taps, join, lay_out, pool_to_grid
 from evalkit.features.rows import recorded
+from evalkit.features.views import Views
 from evalkit.gan.networks import build_networks, to_network_range
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.trainer import TrainOptions, train
@@ -120,15 +121,29 @@ def random_encoder_like(encoder):
     return encoder.network.discriminator.cpu()
 
 
-def test_reference_features_with_mirror_images(striped, tmp_path):
+def test_reference_features_averaged_over_views(striped, tmp_path):
     encoder = random_encoder()
-    found = extract(striped, encoder, tmp_path / "features", mirror=True, dtype="float32", **CPU)
     d, training, pictures = encoder.network.discriminator, np.array(striped.training), np.array(striped.images[:40])
-    expected = (numpy_features(d, training, pictures) + numpy_features(d, training, pictures[:, :, ::-1])) / 2
-    np.testing.assert_allclose(found.features[:40], expected, rtol=1e-4, atol=1e-5)
-    assert found.encoder == "random:tiny (with mirror image)"
+    padded = np.pad(pictures, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    corners = [padded[:, y : y + 32, x : x + 32] for y in (0, 4) for x in (0, 4)]
+    for views, copies, said in (
+        (Views(mirror=True), [pictures], "with mirror image"),
+        (Views(mirror=True, shift=2), [pictures, *corners], "shifted by 2, with mirror image"),
+    ):
+        found = extract(striped, encoder, tmp_path / "features", views=views, dtype="float32", **CPU)
+        copies = [*copies, *(copy[:, :, ::-1] for copy in copies)]
+        expected = np.mean([numpy_features(d, training, copy) for copy in copies], axis=0)
+        np.testing.assert_allclose(found.features[:40], expected, rtol=1e-4, atol=1e-5)
+        assert found.encoder == f"random:tiny ({said})"
     alone = extract(striped, encoder, tmp_path / "features", **CPU)  # in the same place: made anew
     assert alone.encoder == "random:tiny" and not np.array_equal(alone.features, found.features)
+
+
+def test_shifts_that_cannot_be_are_refused(striped, tmp_path):
+    with pytest.raises(EvalkitError, match="shift = -1, expected a number of pixels"):
+        Views(shift=-1)
+    with pytest.raises(EvalkitError, match="shift = 32, expected less than the pictures' 32 pixels"):
+        extract(striped, random_encoder(), tmp_path / "features", views=Views(shift=32), **CPU)
 
 
 def test_a_norm_used_twice_averages_both_uses(striped):

@@ -227,13 +227,13 @@ def test_value_of_the_differences_of_features(material):
     plain = differences(each)
     as_the_paper = {"extraction": {"batch_norm": "target"}}
     assert differences(dataclasses.replace(each, card=each.card | as_the_paper)) == plain
-    card = each.card | {"extraction": {"batch_norm": "source", "mirror": True}}
+    card = each.card | {"extraction": {"batch_norm": "source", "mirror": True, "shift": 2}}
     row = each.row.copy()
     row["scaling"] = "standardised"
     added = [line for line in differences(dataclasses.replace(each, card=card, row=row)) if line not in plain]
     assert [tuple(line) for line in added] == [
         ("features scaled", "no", "standardised"),
-        ("features of a picture", "its own", "mean of its own and its mirror image's"),
+        ("features averaged", "no", "shifted by 2 and with mirror image"),
         (
             "batch-norm statistics",
             "of the training pictures evaluated (its release)",

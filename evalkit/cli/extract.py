@@ -48,6 +48,13 @@ from evalkit.workspace import Workspace
 )
 @click.option("--mirror", is_flag=True, help="Mean of the features of each picture and of its mirror image.")
 @click.option(
+    "--shift",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="PIXELS",
+    help="Mean of the features of each picture and of four copies shifted along both axes (five times the work).",
+)
+@click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Type on disk."
 )
 @device_option
@@ -66,6 +73,7 @@ def extract_command(
     layout: Any,
     batch_norm: Any,
     mirror: bool,
+    shift: int,
     dtype: str,
     device: str,
     precision: str,
@@ -84,6 +92,7 @@ def extract_command(
       evalkit extract --encoder mine.py:network --layers block2,block3 --grid 2
     """
     from evalkit.features.grids import Taps
+    from evalkit.features.views import Views
     from evalkit.pipeline import encoder_layers, extract_features
 
     taps = Taps(tuple(filter(None, (layers or "").split(","))), grid, pool, tokens, layout)
@@ -97,7 +106,7 @@ def extract_command(
         encoder,
         taps=taps,
         batch_norm=batch_norm,
-        mirror=mirror,
+        views=Views(mirror, shift),
         **arithmetic,
         download=download,
         say=say,

@@ -21,6 +21,7 @@ from evalkit.features.grids import Layer, Taps, join
 from evalkit.features.job import Job, variant
 from evalkit.features.ready import ready_network
 from evalkit.features.rows import RowsWriter, batches, create_rows, recorded
+from evalkit.features.views import Views
 from evalkit.images.imageset import ImageSet
 
 _BATCH = {"cpu": 64, "cuda": 1024}  # pictures a pass: on a CPU, maps that stay in its cache; no effect on the features
@@ -34,7 +35,7 @@ def extract(
     taps: Taps = Taps(),
     batch_norm: BatchNormMode | None = None,
     source_images: ImageSet | None = None,
-    mirror: bool = False,
+    views: Views = Views(),
     dtype: str = "float16",
     device: str = "auto",
     precision: str = "auto",
@@ -51,17 +52,25 @@ def extract(
         batch_norm: whose statistics normalise: `target`, `source` (needs `source_images`), `running`, `batch`; None:
             the encoder's own choice.
         source_images: the pictures that the encoder was trained on.
-        mirror: mean of the features of a picture and of its mirror image.
+        views: copies of each picture whose features are averaged; by default the picture alone.
         dtype: float16 or float32 on disk.
 
     Raises:
         EvalkitError: pictures of another size, no such layer, outputs that are not finite or depend on the batch.
     """
     with joined(resolve_device(device)) as ranks:
-        where = local_device(resolve_device(device))
-        mode = (batch_norm or encoder.batch_norm) if encoder.network.norms() else ""
+        where, mode = local_device(resolve_device(device)), batch_norm or encoder.batch_norm
         job = Job(
-            images, encoder, taps, mode, source_images, dtype, resolve_precision(precision, where), where, ranks, mirror
+            images=images,
+            encoder=encoder,
+            taps=taps,
+            views=views,
+            mode=mode if encoder.network.norms() else "",
+            source_images=source_images,
+            dtype=dtype,
+            precision=resolve_precision(precision, where),
+            device=where,
+            ranks=ranks,
         )
         if not ranks.objects(_already_there(target, job))[0]:
             with _shared_building(target, job) as artifact:
@@ -130,12 +139,8 @@ def _encoded(job: Job, network: nn.Module, layers: list[Layer], pictures: Tensor
         numbers = job.taps(output, channels_last=by_name[name].channels_last)
         return numbers.to(dtype, copy=True)  # a view could be overwritten by the layers to come
 
-    rows = join(network(pictures, list(by_name), reduce), layers)
-    if not job.mirror:
-        return rows
-    # differs from the paper: its features are those of the picture alone
-    mirrored = join(network(pictures.flip(3), list(by_name), reduce), layers)
-    return ((rows.float() + mirrored.float()) / 2).to(dtype)
+    rows = [join(network(view, list(by_name), reduce), layers) for view in job.views(pictures)]
+    return rows[0] if len(rows) == 1 else torch.stack(rows).float().mean(0).to(dtype)
 
 
 def _finish(job: Job, layers: list[Layer], artifact: Building, hashes: dict[str, str]) -> None:
@@ -143,7 +148,7 @@ def _finish(job: Job, layers: list[Layer], artifact: Building, hashes: dict[str,
     for record in artifact.path.glob("rows-*.txt"):
         record.unlink()
     about = {
-        "variant": variant(job.encoder, job.taps, job.mode or None, mirror=job.mirror),
+        "variant": variant(job.encoder, job.taps, job.mode or None, job.views),
         "preprocessing": job.encoder.preprocessing.as_dict(),
         "device": describe_device(job.device),
         "layers": [layer.as_dict() for layer in layers],

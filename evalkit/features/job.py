@@ -11,6 +11,7 @@ from evalkit.distributed import Ranks
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders.encoder import Encoder
 from evalkit.features.grids import Taps
+from evalkit.features.views import Views
 from evalkit.images.imageset import ImageSet
 
 
@@ -27,20 +28,19 @@ class Job:
     precision: str
     device: torch.device
     ranks: Ranks
-    mirror: bool = False
+    views: Views = Views()
 
     @property
     def settings(self) -> dict[str, Any]:
         """What is stamped and has to be equal for the features to be the same."""
-        found = {
+        return {
             "dataset": self.images.name,
             "encoder": self.encoder.name,
             "weights": self.encoder.weights,
             "batch_norm": self.mode,
             "dtype": self.dtype,
             "precision": self.precision,
-        } | self.taps.as_dict()
-        return found | {"mirror": True} if self.mirror else found
+        } | (self.taps.as_dict() | self.views.as_dict())
 
     @property
     def made_from(self) -> dict[str, str]:
@@ -73,7 +73,7 @@ class Job:
         return torch.from_numpy(np.array(self.images.images[first:end])).to(self.device)
 
 
-def variant(encoder: Encoder, taps: Taps, batch_norm: str | None, *, mirror: bool = False) -> list[str]:
-    """What differs from the encoder's own choice of batch norm and the paper's taps, in words that a figure carries."""
+def variant(encoder: Encoder, taps: Taps, batch_norm: str | None, views: Views) -> list[str]:
+    """What differs from the encoder's own batch norm and the paper's taps and views, in words that a figure carries."""
     other = batch_norm not in (None, encoder.batch_norm) and encoder.network.norms()
-    return ([f"{batch_norm} batch norm"] if other else []) + taps.variant() + (["with mirror image"] if mirror else [])
+    return ([f"{batch_norm} batch norm"] if other else []) + taps.variant() + views.variant()

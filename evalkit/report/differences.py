@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from evalkit.features.views import Views
 from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.report.material import Measured
 from evalkit.report.series import best
@@ -89,8 +90,8 @@ def _plain(value: object) -> object:
 def _of_features(each: Measured) -> list[Difference]:
     extraction, scaling = each.card.get("extraction", {}), str(each.row["scaling"])
     lines = [Difference("features scaled", "no", scaling or "no")]
-    if extraction.get("mirror"):
-        lines.append(Difference("features of a picture", "its own", "mean of its own and its mirror image's"))
+    views = Views(extraction.get("mirror", False), extraction.get("shift", 0)).variant()
+    lines.append(Difference("features averaged", "no", " and ".join(views) or "no"))
     if each.training.get("recipe") and extraction.get("batch_norm"):
         mode = extraction["batch_norm"]
         lines.append(Difference("batch-norm statistics", _STATISTICS["target"], _STATISTICS[mode]))

@@ -1,0 +1,66 @@
+"""Views: copies of a picture whose features are averaged.
+
+differs from the paper: its features are those of the picture alone, which is the default.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from evalkit.errors import EvalkitError
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which copies of a picture beside itself.
+
+    Attributes:
+        mirror: its mirror image, and that of each other copy.
+        shift: > 0: four copies shifted by that many pixels of the network's input along both axes, what enters at the
+            edges reflected.
+
+    Raises:
+        EvalkitError: a negative shift.
+    """
+
+    mirror: bool = False
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise EvalkitError(f"shift = {self.shift}, expected a number of pixels, 0 for none")
+
+    def __call__(self, pictures: Tensor) -> Iterator[Tensor]:
+        """The copies of pictures (N, C, h, w), themselves first, each of the same shape and channels last.
+
+        Raises:
+            EvalkitError: a shift that the pictures are too small for.
+        """
+        for copy in self._shifted(pictures):
+            yield copy
+            if self.mirror:
+                yield copy.flip(3)
+
+    def _shifted(self, pictures: Tensor) -> Iterator[Tensor]:
+        yield pictures
+        if not self.shift:
+            return
+        height, width = pictures.shape[2:]
+        if self.shift >= min(height, width):
+            raise EvalkitError(f"shift = {self.shift}, expected less than the pictures' {min(height, width)} pixels")
+        padded = F.pad(pictures, [self.shift] * 4, mode="reflect")
+        for top in (0, 2 * self.shift):
+            for left in (0, 2 * self.shift):
+                yield padded[:, :, top : top + height, left : left + width]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is not the default, as JSON values."""
+        return ({"mirror": True} if self.mirror else {}) | ({"shift": self.shift} if self.shift else {})
+
+    def variant(self) -> list[str]:
+        """What differs from the paper's, in words that a figure can carry."""
+        shifted = [f"shifted by {self.shift}"] if self.shift else []
+        return shifted + (["with mirror image"] if self.mirror else [])
