@@ -23,7 +23,7 @@ features=$(basename "$home"/features/cifar10*--pretrained-$name)
 run ablate --features "$features" --protocol "${features%%--*}:400" --repeats 3
 run svm --features "$features" --protocol "${features%%--*}:400" --scaling standardise
 run svm --features "$features" --layers conv1..conv4  # as many as the release's files at hand have
-for deviation in "" --mirror "--mirror --shift 2"; do  # both differ from the paper, and say so in their rows
+for deviation in "" --mirror "--mirror --shift 2"; do  # each differs from the paper, and its rows say so
   run extract --dataset "${features%%--*}" --encoder pretrained:$name --batch-norm source $deviation
   run svm
   run svm --protocol "${features%%--*}:400"

@@ -60,6 +60,8 @@ def test_reference_nearest_sample_distance():
     expected = np.sqrt(((flat[0][:, None] - flat[1][None]) ** 2).sum(2)).min(1).mean()
     # float32 distances from matrix products
     assert nearest_sample_distance(generator, recipe, other, samples=40) == pytest.approx(expected, rel=1e-4)
+    larger = np.pad(other, ((0, 0), (4, 4), (3, 3), (0, 0)))  # its centre counts
+    assert nearest_sample_distance(generator, recipe, larger, samples=40) == pytest.approx(expected, rel=1e-4)
 
 
 def test_metrics_of_an_older_run_are_kept(tmp_path):

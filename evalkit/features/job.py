@@ -56,7 +56,7 @@ class Job:
         """The pictures whose statistics normalise, where the encoder does not bring them.
 
         Raises:
-            EvalkitError: `source` without the pictures that the encoder was trained on.
+            EvalkitError: `source` without the pictures that the encoder was trained on, or with ones of another size.
         """
         if self.mode != "source":
             return self.images
@@ -66,6 +66,8 @@ class Job:
             raise EvalkitError(
                 f"{self.encoder.name}: batch norm `source` needs the pictures it was trained on, found {found}"
             )
+        height, width = given.images.shape[1:3]  # larger ones, where it was trained on crops
+        self.encoder.preprocessing.check(height, width, f"{self.encoder.name}: batch norm `source`")
         return given
 
     def tensor(self, first: int, end: int) -> Tensor:

@@ -143,7 +143,7 @@ class Loop:
         if now > before:
             write_sample_grid(self.path / "samples" / f"d-{state.d_updates:08d}.png", state.sampler, recipe)
             if self.options.nnd_samples:
-                pictures, count = self.minibatches.centres, self.options.nnd_samples
+                pictures, count = self.minibatches.pictures, self.options.nnd_samples
                 found["nnd"] = nearest_sample_distance(state.sampler, recipe, pictures, samples=count)
         return found
 

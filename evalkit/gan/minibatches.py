@@ -26,7 +26,6 @@ class Minibatches:
     Attributes:
         rewinds: how often the run stepped back; each time order and z are drawn anew.
         an_epoch: minibatches an epoch.
-        centres: the pictures, uint8 (N, size, size, C); of larger ones the centre.
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, *, seed: int, device: torch.device, ranks: Ranks = ALONE):
@@ -34,8 +33,6 @@ class Minibatches:
         self.labels = images.labels[: len(self.pictures)]
         self.recipe, self.seed, self.device = recipe, seed, device
         _check_fits(images, self.pictures, self.labels, recipe)
-        top, left = ((side - recipe.size) // 2 for side in self.pictures.shape[1:3])
-        self.centres = self.pictures[:, top : top + recipe.size, left : left + recipe.size]
         self.rewinds = 0
         self.an_epoch = len(self.pictures) // recipe.batch_size
         self._share = _share(recipe.batch_size, ranks)
@@ -55,37 +52,36 @@ class Minibatches:
 
     def real(self, t: int) -> Tensor:
         """This rank's pictures of minibatch t, float32 (b, C, H, W) in the generator's range, channels last."""
+        rows = torch.from_numpy(self.rows(t)[self._share])
         if self._on_device is not None:
-            places = (torch.from_numpy(place).to(self.device, non_blocking=True) for place in self._places(t))
-            pictures = self._on_device[tuple(places)]
+            pictures = self._on_device[rows.to(self.device, non_blocking=True)]
         else:
             pictures = self._read(t).to(self.device, non_blocking=True)
-        real = to_network_range(pictures, self.recipe)
+        real = to_network_range(self._cropped(t, pictures) if self.recipe.crops else pictures, self.recipe)
         return torch.where(self._mirrored(t), real.flip(3), real) if self.recipe.flips else real
 
     def _read(self, t: int) -> Tensor:
         """The pictures of minibatch t from memory or disk; those that D will ask for next are read meanwhile."""
         waiting, self._next = self._next, None
-        found = waiting[1].result() if waiting and waiting[0] == (t, self.rewinds) else self._gathered(self._places(t))
+        found = waiting[1].result() if waiting and waiting[0] == (t, self.rewinds) else self._gathered(self.rows(t))
         after = t + (2 if self.recipe.schedule == "alternate" else 1)
         if after // self.an_epoch == t // self.an_epoch:  # the next epoch's order is not drawn yet
-            self._next = (after, self.rewinds), self._reader.submit(self._gathered, self._places(after))
+            self._next = (after, self.rewinds), self._reader.submit(self._gathered, self.rows(after))
         return found
 
-    def _places(self, t: int) -> tuple[np.ndarray, ...]:
-        """Index of this rank's pictures of minibatch t: rows (b,), or with `crops` a random square of each."""
-        rows = self.rows(t)
-        if not self.recipe.crops:
-            return (rows[self._share],)
-        random = np.random.default_rng([self.seed, t, self.rewinds, 3])
-        size, (height, width) = self.recipe.size, self.pictures.shape[1:3]
-        corners = random.integers(0, [height - size + 1, width - size + 1], (len(rows), 2))[self._share]
-        y, x = (corners[:, each, None] + np.arange(size) for each in (0, 1))
-        return rows[self._share, None, None], y[:, :, None], x[:, None, :]
-
-    def _gathered(self, places: tuple[np.ndarray, ...]) -> Tensor:
-        pictures = torch.from_numpy(self.pictures[places])
+    def _gathered(self, rows: np.ndarray) -> Tensor:
+        pictures = torch.from_numpy(self.pictures[rows[self._share]])
         return pictures.pin_memory() if self.device.type == "cuda" else pictures
+
+    def _cropped(self, t: int, pictures: Tensor) -> Tensor:
+        """A random square of each of this rank's pictures of minibatch t, uint8 (b, size, size, C)."""
+        random = np.random.default_rng([self.seed, t, self.rewinds, 3])
+        size, (height, width) = self.recipe.size, pictures.shape[1:3]
+        highest = [height - size + 1, width - size + 1]
+        corners = random.integers(0, highest, (self.recipe.batch_size, 2))[self._share]
+        places = torch.from_numpy(corners[:, :, None] + np.arange(size)).to(self.device, non_blocking=True)
+        numbers = torch.arange(len(pictures), device=self.device)
+        return pictures[numbers[:, None, None], places[:, 0, :, None], places[:, 1, None, :]]
 
     def _mirrored(self, t: int) -> Tensor:
         """Which pictures of minibatch t are mirrored: bool (b, 1, 1, 1)."""

@@ -16,12 +16,14 @@ def nearest_sample_distance(generator: Generator, recipe: Recipe, pictures: np.n
     """Mean Euclidean distance, in units of the range [0, 1], of `pictures` to the nearest of `samples` samples.
 
     Args:
-        pictures: uint8 (N, H, W, 3); at most 10,000 of them are used, evenly spread.
+        pictures: uint8 (N, H, W, 3); at most 10,000 of them are used, evenly spread; of larger ones the centre.
         samples: how many are drawn (1,000, 10,000 and 100,000 in the release).
     """
     device = next(generator.parameters()).device
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures))).astype(int))
-    real = _flat(np.asarray(pictures[chosen])[..., : recipe.channels], device)
+    found = np.asarray(pictures[chosen])[..., : recipe.channels]
+    top, left = ((side - recipe.size) // 2 for side in found.shape[1:3])
+    real = _flat(found[:, top : top + recipe.size, left : left + recipe.size], device)
     nearest = torch.full((len(real),), torch.inf, device=device)
     for first in range(0, samples, _A_DRAW):
         drawn = sample(generator, recipe, min(_A_DRAW, samples - first), seed=_SEED + first)
