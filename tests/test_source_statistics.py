@@ -13,6 +13,7 @@ from evalkit.cli import main
 from evalkit.errors import EvalkitError
 from evalkit.features.encoders import find_encoder
 from evalkit.features.extract import extract
+from evalkit.features.handed_on import source_statistics
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.trainer import TrainOptions, train
 from evalkit.images import load_images
@@ -47,8 +48,8 @@ def run(striped, workspace, **values):
 
 def test_reference_features_by_statistics_that_came_with_the_weights(striped, other, workspace, tmp_path):
     trained, images = run(striped, workspace)
-    for name, included in (("plain", False), ("complete", True)):
-        import_weights([trained], workspace, name=name, dtype="float16", source_batch_norm=included)
+    for name, included in (("plain", None), ("complete", source_statistics)):
+        import_weights([trained], workspace, name=name, dtype="float16", statistics_of=included)
     plain, complete = (find_encoder(f"pretrained:{name}", workspace) for name in ("plain", "complete"))
     assert plain.sha256 == complete.sha256 and not plain.source_statistics
     first = next(iter(complete.source_statistics.values()))
@@ -86,8 +87,8 @@ def test_the_command_adds_them_and_the_pipeline_needs_no_pictures(striped, other
 def test_statistics_that_cannot_be_had_are_refused(striped, workspace):
     trained, _ = run(striped, workspace, d_norm="spectral")
     with pytest.raises(EvalkitError, match="source statistics: the discriminator has no batch norm"):
-        import_weights([trained], workspace, source_batch_norm=True)
+        import_weights([trained], workspace, statistics_of=source_statistics)
     for path in workspace.place("image set", "striped").iterdir():
         path.unlink()
     with pytest.raises(EvalkitError, match="source statistics need the pictures that the weights were trained on"):
-        import_weights([trained], workspace, source_batch_norm=True)
+        import_weights([trained], workspace, statistics_of=source_statistics)

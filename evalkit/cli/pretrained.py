@@ -103,6 +103,7 @@ def import_command(
       evalkit pretrained import dcgan_code/models/imagenet_gan_pretrain_128f_relu_lrelu_7l_3x3_256z
       evalkit pretrained import netD_epoch_24.pth netG_epoch_24.pth --name bedrooms
     """
+    from evalkit.features.handed_on import source_statistics
     from evalkit.pretrained.importing import import_weights
 
     path = import_weights(
@@ -116,7 +117,7 @@ def import_command(
         licence=licence,
         notes=notes,
         dtype=dtype,
-        source_batch_norm=source_batch_norm,
+        statistics_of=source_statistics if source_batch_norm else None,
         replace=replace,
     )
     click.echo(path)

@@ -1,18 +1,21 @@
 """import: weights from files that are here already, whichever of the known forms they have."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from evalkit.artifacts import MANIFEST
 from evalkit.errors import EvalkitError
 from evalkit.pretrained.released import find_release, read_release
-from evalkit.pretrained.statistics import compute_statistics
 from evalkit.pretrained.store import DTYPES, KIND, STATISTICS, Pretrained, save_pretrained
 from evalkit.pretrained.torch_dcgan import read_torch_dcgan
 from evalkit.pretrained.trained import is_trained, read_trained
 from evalkit.workspace import Workspace
 
+# weights, in which type they are stored, a workspace with the pictures trained on -> a file's content, its arithmetic
+StatisticsOf = Callable[[Pretrained, torch.dtype, Workspace], tuple[bytes, str]]
 _FORMS = "a folder of a release's .npy files, a run or checkpoint, or a torch state dict (.pth, .pt)"
 
 
@@ -28,7 +31,7 @@ def import_weights(
     licence: str | None = None,
     notes: Sequence[str] = (),
     dtype: str = "float32",
-    source_batch_norm: bool = False,
+    statistics_of: StatisticsOf | None = None,
     replace: bool = False,
 ) -> Path:
     """Stores weights found in files as `pretrained:NAME`.
@@ -42,7 +45,7 @@ def import_weights(
         layers: take exactly these conv layers of a release's discriminator.
         source, licence: for the card, where the files do not say; notes: of limits, one line each.
         dtype: of the files written, "float32" or "float16".
-        source_batch_norm: add the statistics for batch norm `source`; the workspace has the pictures trained on.
+        statistics_of: computes the statistics for batch norm `source`, which are added: `features.handed_on` has it.
         replace: overwrite other weights of that name.
 
     Raises:
@@ -52,15 +55,11 @@ def import_weights(
     target = out or workspace.place(KIND, name or default)
     settings = weights.settings | {"notes": [*weights.settings["notes"], *notes]}
     weights = dataclasses.replace(weights, settings=settings)
-    if source_batch_norm:
-        weights = _with_statistics(weights, workspace, dtype)
+    if statistics_of:
+        content, precision = statistics_of(weights, DTYPES[dtype], workspace)
+        settings = settings | {"source_statistics": precision}
+        weights = dataclasses.replace(weights, settings=settings, evidence={**weights.evidence, STATISTICS: content})
     return save_pretrained(weights, target, replace=replace, dtype=dtype)
-
-
-def _with_statistics(weights: Pretrained, workspace: Workspace, dtype: str) -> Pretrained:
-    content, precision = compute_statistics(weights, workspace, dtype=DTYPES[dtype])
-    settings = weights.settings | {"source_statistics": precision}
-    return dataclasses.replace(weights, settings=settings, evidence={**weights.evidence, STATISTICS: content})
 
 
 def _read(

@@ -16,7 +16,7 @@ from evalkit.pretrained.store import Pretrained
 from evalkit.workspace import Workspace
 
 
-def compute_statistics(weights: Pretrained, workspace: Workspace, *, dtype: torch.dtype) -> tuple[bytes, str]:
+def source_statistics(weights: Pretrained, dtype: torch.dtype, workspace: Workspace) -> tuple[bytes, str]:
     """The file's content, float32 by name as in "conv2.mean", and the arithmetic it was computed in.
 
     Args:
