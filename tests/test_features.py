@@ -144,6 +144,7 @@ def test_shifts_that_cannot_be_are_refused(striped, tmp_path):
         Views(shift=-1)
     with pytest.raises(EvalkitError, match="shift = 32, expected less than the pictures' 32 pixels"):
         extract(striped, random_encoder(), tmp_path / "features", views=Views(shift=32), **CPU)
+    assert not list(tmp_path.rglob("statistics.safetensors"))  # nothing was computed for it
 
 
 def test_a_norm_used_twice_averages_both_uses(striped):

@@ -24,13 +24,14 @@ def ready_network(job: Job, artifact: Building) -> tuple[nn.Module, list[Layer]]
     Statistics are set in a copy, so that another extraction with the same encoder starts from its own.
 
     Raises:
-        EvalkitError: no such layer, no statistics, or outputs that are not finite or depend on the batch.
+        EvalkitError: no such layer, no statistics, too large a shift, or outputs that are not finite or depend on the batch.
     """
     encoder, sample = job.encoder, job.tensor(0, SAMPLE)
     if job.mode:
         encoder = replace(encoder, network=deepcopy(encoder.network))
     encoder.network.to(job.device).to(memory_format=torch.channels_last)
     shapes = layer_shapes(encoder, sample)
+    job.views.check(*encoder.preprocessing(sample).shape[2:])
     layers = choose_layers(encoder, shapes, job.taps)
     taken = {name: shapes[name] for name in layers}
     places = lay_out(taken, job.taps, channels_last=channels_last_layers(encoder, sample, taken, job.taps))

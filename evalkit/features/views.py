@@ -34,11 +34,7 @@ class Views:
             raise EvalkitError(f"shift = {self.shift}, expected a number of pixels, 0 for none")
 
     def __call__(self, pictures: Tensor) -> Iterator[Tensor]:
-        """The copies of pictures (N, C, h, w), themselves first, each of the same shape and channels last.
-
-        Raises:
-            EvalkitError: a shift that the pictures are too small for.
-        """
+        """The copies of pictures (N, C, h, w), themselves first, each of the same shape."""
         for copy in self._shifted(pictures):
             yield copy
             if self.mirror:
@@ -49,12 +45,19 @@ class Views:
         if not self.shift:
             return
         height, width = pictures.shape[2:]
-        if self.shift >= min(height, width):
-            raise EvalkitError(f"shift = {self.shift}, expected less than the pictures' {min(height, width)} pixels")
         padded = F.pad(pictures, [self.shift] * 4, mode="reflect")
         for top in (0, 2 * self.shift):
             for left in (0, 2 * self.shift):
                 yield padded[:, :, top : top + height, left : left + width]
+
+    def check(self, height: int, width: int) -> None:
+        """Refuses pictures that the shift is too large for.
+
+        Raises:
+            EvalkitError: says both sizes.
+        """
+        if self.shift >= min(height, width):
+            raise EvalkitError(f"shift = {self.shift}, expected less than the pictures' {min(height, width)} pixels")
 
     def as_dict(self) -> dict[str, Any]:
         """What is not the default, as JSON values."""
