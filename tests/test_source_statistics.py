@@ -52,6 +52,10 @@ def test_reference_features_by_statistics_that_came_with_the_weights(striped, ot
         import_weights([trained], workspace, name=name, dtype="float16", statistics_of=included)
     plain, complete = (find_encoder(f"pretrained:{name}", workspace) for name in ("plain", "complete"))
     assert plain.sha256 == complete.sha256 and not plain.source_statistics
+    workspace.place("pretrained weights", "plain").joinpath("source_statistics.safetensors").write_bytes(
+        b"of no manifest"
+    )
+    assert not find_encoder("pretrained:plain", workspace).source_statistics
     first = next(iter(complete.source_statistics.values()))
     assert first.dtype == torch.float32 and not torch.equal(first, first.half().float())
     expected = extract(other, plain, tmp_path / "a", batch_norm="source", source_images=images, device="cpu")

@@ -148,9 +148,13 @@ def load_generator(path: Path) -> Generator:
     return generator
 
 
-def source_statistics(path: Path) -> Weights:
-    """Batch-norm statistics of the pictures trained on, float32 (maps,) by name; empty where weights came without."""
-    return load_file(path / STATISTICS) if (path / STATISTICS).is_file() else {}
+def load_source_statistics(path: Path, manifest: Manifest) -> Weights:
+    """Batch-norm statistics of the pictures trained on, float32 (maps,) by name; empty where weights came without.
+
+    Args:
+        manifest: from `read_pretrained`, which vouches for the file.
+    """
+    return load_file(path / STATISTICS) if STATISTICS in manifest["files"] else {}
 
 
 def _file(path: Path, network: str, manifest: Manifest) -> Path:

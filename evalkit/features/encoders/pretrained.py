@@ -5,7 +5,7 @@ from dataclasses import replace
 from evalkit.features.encoders.discriminators import discriminator_encoder
 from evalkit.features.encoders.encoder import Encoder
 from evalkit.pretrained.find import find_pretrained
-from evalkit.pretrained.store import load_discriminator, read_pretrained, source_statistics
+from evalkit.pretrained.store import load_discriminator, load_source_statistics, read_pretrained
 from evalkit.workspace import Workspace
 
 
@@ -21,4 +21,4 @@ def pretrained_encoder(name: str, workspace: Workspace) -> Encoder:
         weights=str(weights.resolve()),
         images_sha256=manifest["made_from"].get("images_sha256", ""),
     )
-    return replace(encoder, source_statistics=source_statistics(path))
+    return replace(encoder, source_statistics=load_source_statistics(path, manifest))
