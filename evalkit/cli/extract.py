@@ -88,6 +88,7 @@ def extract_command(
     Example:
       evalkit extract --dataset cifar10
       evalkit extract --dataset svhn --encoder random:imagenet32
+      evalkit extract --encoder pretrained:imagenet32-tiny --batch-norm source --mirror --shift 2
       evalkit extract --encoder torchvision:resnet18 --list-layers
       evalkit extract --encoder mine.py:network --layers block2,block3 --grid 2
     """

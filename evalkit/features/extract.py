@@ -49,9 +49,10 @@ def extract(
         encoder: from `find_encoder`. Its batch norms stay as they are: a copy's are set.
         target: the feature set's directory. One with equal settings and inputs is returned as it is.
         taps: which layers, pooled to which grid; by default the paper's.
-        batch_norm: whose statistics normalise: `target`, `source` (needs `source_images`), `running`, `batch`; None:
+        batch_norm: whose statistics normalise: `target`, `source`, `running`, `batch`; None:
             the encoder's own choice.
-        source_images: the pictures that the encoder was trained on.
+        source_images: the pictures that the encoder was trained on; `source` needs them, or an encoder that brings
+            their statistics.
         views: copies of each picture whose features are averaged; by default the picture alone.
         dtype: float16 or float32 on disk.
 

@@ -22,13 +22,13 @@ class Job:
     images: ImageSet
     encoder: Encoder
     taps: Taps
+    views: Views
     mode: str
     source_images: ImageSet | None
     dtype: str
     precision: str
     device: torch.device
     ranks: Ranks
-    views: Views = Views()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def ready_network(job: Job, artifact: Building) -> tuple[nn.Module, list[Layer]]
     Statistics are set in a copy, so that another extraction with the same encoder starts from its own.
 
     Raises:
-        EvalkitError: no such layer, no statistics, too large a shift, or outputs that are not finite or depend on the batch.
+        EvalkitError: no such layer, no statistics, too large a shift, outputs that are not finite or depend on the
+            batch.
     """
     encoder, sample = job.encoder, job.tensor(0, SAMPLE)
     if job.mode:

@@ -94,7 +94,7 @@ def _of_features(each: Measured) -> list[Difference]:
     lines.append(Difference("features averaged", "no", " and ".join(views) or "no"))
     if each.training.get("recipe") and extraction.get("batch_norm"):
         mode = extraction["batch_norm"]
-        lines.append(Difference("batch-norm statistics", _STATISTICS["target"], _STATISTICS[mode]))
+        lines.append(Difference("batch-norm statistics", _STATISTICS["target"], _STATISTICS.get(mode, mode)))
     return lines
 
 
