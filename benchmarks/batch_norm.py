@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.arrays import building
-from evalkit.artifacts import new_manifest
-from evalkit.features.encoders import find_encoder
+from evalkit.artifacts import building, new_manifest
+from evalkit.encoders import find_encoder
+from evalkit.evaluation.evaluate import evaluate
+from evalkit.evaluation.protocol import Protocol
 from evalkit.features.extract import extract
 from evalkit.images import ImageSet, load_images
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.settings import Protocol
 from evalkit.workspace import Workspace
 
 # batch norm, arithmetic, type on disk

@@ -19,14 +19,14 @@ import gpu_svm
 import numpy as np
 import torch
 
-from evalkit.device import arithmetic, describe_device, resolve_device
+from evalkit.encoders.dcgan import discriminator_encoder
 from evalkit.features.batchnorm import set_statistics
-from evalkit.features.encoders.discriminators import discriminator_encoder
-from evalkit.features.grids import Taps, join, lay_out
+from evalkit.features.pooling import Taps, join, lay_out
+from evalkit.gan.checkpoint import new_state
 from evalkit.gan.networks import draw_z, to_network_range
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.gan.state import new_state
 from evalkit.gan.steps import discriminator_step, generator_step
+from evalkit.runtime import arithmetic, describe_device, resolve_device
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (1024, 32, 32, 3), dtype=np.uint8)
 TIMED_STEPS = 20

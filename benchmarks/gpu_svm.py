@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evalkit.probes.l2svm import l2svm_draws, l2svm_path, path
-from evalkit.probes.svm import RELEASE_GRID
+from evalkit.probes.classifiers import RELEASE_GRID
+from evalkit.solver import fit as path
+from evalkit.solver import l2svm_draws, l2svm_path
 
 GRID = list(RELEASE_GRID)
 WIDTH, FACTORS = 28_672, 300

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evalkit.gan.checkpoint import read_checkpoint, stored_recipe, weights_file
+from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.networks import Generator, draw_z, to_pictures
-from evalkit.gan.weights import load_weights
-from evalkit.latent.gan import freeze_batch_norm
+from evalkit.latent.model import freeze_batch_norm
 
 SIZES = (32, 64, 128, 256, 512)
 SEEDS = 3

@@ -13,10 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from evalkit.evaluation.training_probe import TrainingProbe
 from evalkit.gan.checkpoint import read_checkpoint, weights_file
-from evalkit.gan.layout import run_of
+from evalkit.gan.run_dir import run_of
 from evalkit.images import load_images
-from evalkit.protocols.probe import TrainingProbe
 
 LABELS_PER_CLASS = 400
 

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.gan.checkpoint import read_checkpoint, stored_recipe
-from evalkit.gan.layout import run_of
+from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe
 from evalkit.gan.monitor import diversity, sample
 from evalkit.gan.networks import Discriminator, Generator, to_network_range
-from evalkit.gan.weights import load_weights
+from evalkit.gan.run_dir import run_of
 from evalkit.images import load_images
 
 PICTURES, SAMPLES, SEED = 1536, 196, 1

@@ -10,36 +10,36 @@ from evalkit.errors import EvalkitError as EvalkitError
 from evalkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from evalkit.features.encoders import find_encoder as find_encoder
+    from evalkit.encoders import find_encoder as find_encoder
+    from evalkit.evaluation.evaluate import evaluate as evaluate
+    from evalkit.evaluation.protocol import Protocol as Protocol
     from evalkit.features.extract import extract as extract
     from evalkit.features.featureset import load_features as load_features
-    from evalkit.gan.options import TrainOptions as TrainOptions
+    from evalkit.gan.recipes import TrainOptions as TrainOptions
     from evalkit.gan.recipes import override as override
     from evalkit.gan.recipes import recipe_named as recipe_named
-    from evalkit.gan.trainer import train as train
+    from evalkit.gan.train import train as train
     from evalkit.images import find_images as find_images
     from evalkit.images import load_images as load_images
     from evalkit.images import prepare as prepare
     from evalkit.probes.l2svm import L2SVM as L2SVM
-    from evalkit.protocols.evaluate import evaluate as evaluate
-    from evalkit.protocols.settings import Protocol as Protocol
     from evalkit.workspace import Workspace as Workspace
 
 _HOMES = {
     "L2SVM": "probes.l2svm",
-    "Protocol": "protocols.settings",
-    "TrainOptions": "gan.options",
+    "Protocol": "evaluation.protocol",
+    "TrainOptions": "gan.recipes",
     "Workspace": "workspace",
-    "evaluate": "protocols.evaluate",
+    "evaluate": "evaluation.evaluate",
     "extract": "features.extract",
-    "find_encoder": "features.encoders",
+    "find_encoder": "encoders",
     "find_images": "images",
     "load_features": "features.featureset",
     "load_images": "images",
     "override": "gan.recipes",
     "prepare": "images",
     "recipe_named": "gan.recipes",
-    "train": "gan.trainer",
+    "train": "gan.train",
 }
 __all__ = ["EvalkitError", "__version__", *_HOMES]
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalkit.arrays import RowWriter, building
-from evalkit.artifacts import new_manifest
+from evalkit.artifacts import RowWriter, building, new_manifest
 from evalkit.images.imageset import KIND, ImageSet, load_images
 
 torch.set_num_threads(2)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.cards import write_card
-from evalkit.report.material import gather
-from evalkit.report.write import FORMATS, write_report
-from evalkit.results import Figure, add_figure
+from evalkit.report.data import gather
+from evalkit.report.render import FORMATS, write_report
+from evalkit.results import Figure, add_figure, write_card
 from evalkit.workspace import Workspace
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,9 +7,13 @@ import numpy as np
 
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import recipe_named
-from evalkit.pretrained.blobs import git_blob_sha1
-from evalkit.pretrained.index import Release, ReleasedFile
-from evalkit.pretrained.theano import discriminator_parameters, generator_parameters
+from evalkit.pretrained.dcgan_release import (
+    Release,
+    ReleasedFile,
+    discriminator_parameters,
+    generator_parameters,
+    git_blob_sha1,
+)
 
 
 def write_release(folder: Path, release: Release) -> Release:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from evalkit.arrays import PROGRESS, RowWriter, building
-from evalkit.artifacts import new_manifest, read_manifest
+from evalkit.artifacts import PROGRESS, RowWriter, building, new_manifest, read_manifest
 from evalkit.errors import EvalkitError
 
 

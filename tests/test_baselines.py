@@ -9,12 +9,12 @@ from conftest import write_image_set
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from evalkit.baselines import BASELINES
 from evalkit.cli import main
+from evalkit.evaluation.protocol import BASELINES
 from evalkit.features.featureset import load_features
-from evalkit.features.scaling import scale
+from evalkit.features.transforms import scale
 from evalkit.gan.recipes import recipe_named
-from evalkit.probes.classifier import FitOptions
+from evalkit.probes.classifiers import FitOptions
 from evalkit.probes.supervised import Search, SupervisedCNN, draw_trial
 from evalkit.results import read_results
 from evalkit.workspace import Workspace
@@ -111,7 +111,7 @@ def test_scaling_leaves_the_latest_features_latest(run, home):
 
 
 def test_pca_of_too_many_columns_is_refused(run, monkeypatch):
-    monkeypatch.setattr("evalkit.features.scaling._WIDEST", 100)
+    monkeypatch.setattr("evalkit.features.transforms._WIDEST", 100)
     run("extract", "--dataset", "striped", "--encoder", "pixels")
     result = run("svm", "--scaling", "whiten")
     assert "pixels: 3,072 columns, PCA takes at most 100; use --scaling standardise" in result.stderr

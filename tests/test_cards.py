@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from test_protocols import feature_set
 
-from evalkit.cards import card_path, read_card, read_predictions, write_card
 from evalkit.errors import ArtifactError
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.provenance import command_line, record
-from evalkit.protocols.settings import Protocol
-from evalkit.results import read_results
+from evalkit.evaluation.evaluate import evaluate
+from evalkit.evaluation.protocol import Protocol
+from evalkit.evaluation.record import command_line, record
+from evalkit.results import card_path, read_card, read_predictions, read_results, write_card
 from evalkit.workspace import Workspace
 
 PREDICTIONS, LABELS = np.array([[0, 1, 2, 1], [0, 0, 2, 1]]), np.array([0, 1, 2, 2])

@@ -9,15 +9,20 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_protocols import feature_set
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.probes import CLASSIFIERS, classifier_named
-from evalkit.probes import knn as knn_module
-from evalkit.probes import logistic as logistic_module
-from evalkit.probes.classifier import FitOptions, Predictions
-from evalkit.probes.knn import NEIGHBOURS, predict_knn
-from evalkit.probes.logistic import predict_logistic
-from evalkit.probes.svm import SVM
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.settings import Protocol
+from evalkit.evaluation.evaluate import evaluate
+from evalkit.evaluation.protocol import Protocol
+from evalkit.probes import classifiers as knn_module
+from evalkit.probes import classifiers as logistic_module
+from evalkit.probes.classifiers import (
+    CLASSIFIERS,
+    NEIGHBOURS,
+    SVM,
+    FitOptions,
+    Predictions,
+    classifier_named,
+    predict_knn,
+    predict_logistic,
+)
 
 
 @pytest.mark.parametrize("block", [13, 2048])
@@ -89,7 +94,7 @@ def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
 
 @pytest.mark.parametrize(("few", "calls"), [(200, [7, 1]), (100, [3, 1])])
 def test_many_rows_are_not_fitted_at_every_value(few, calls, monkeypatch):
-    monkeypatch.setattr("evalkit.protocols.evaluate.FEW_ROWS", few)
+    monkeypatch.setattr("evalkit.evaluation.evaluate.FEW_ROWS", few)
     asked = []
 
     def best_at_the_second(features, labels, draws, values, rows, options):

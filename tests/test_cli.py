@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from evalkit.cli import main
+from evalkit.evaluation.protocol import REPRODUCTIONS
 from evalkit.gan.recipes import RECIPES
-from evalkit.pretrained import find
-from evalkit.reproductions import REPRODUCTIONS
+from evalkit.pretrained import registry as find
 from evalkit.results import read_results
 
 SMALL = ["--set", "width=4", "--set", "batch_size=32", "--updates", "3", "--device", "cpu", "--precision", "float32"]

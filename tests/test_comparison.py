@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 from test_baselines import home, run  # noqa: F401  (fixtures)
 
-from evalkit.curve import parse_labels
 from evalkit.errors import EvalkitError
-from evalkit.protocols.comparison import compare_predictions, mcnemar, paired_fits
+from evalkit.evaluation.label_curve import parse_labels
+from evalkit.evaluation.statistics import compare_predictions, mcnemar, paired_fits
 from evalkit.results import read_results
 
 FEW = ("--protocol", "striped:5", "--repeats", 4, "--select-draws", 2, "--device", "cpu")

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from evalkit.distributed import joined
 from evalkit.errors import EvalkitError
+from evalkit.runtime import joined
 
 
 def test_each_rank_takes_its_gpu_before_it_joins(monkeypatch):

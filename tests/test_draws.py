@@ -14,11 +14,10 @@ from torchvision.datasets import SVHN
 from evalkit.artifacts import sha256_json
 from evalkit.cli import main
 from evalkit.errors import EvalkitError
-from evalkit.features.grids import Layer
-from evalkit.protocols.drawfile import read_draws, write_draws
-from evalkit.protocols.draws import make_draws
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.settings import Protocol, protocol_named
+from evalkit.evaluation.evaluate import evaluate
+from evalkit.evaluation.label_subsets import make_draws, read_draws, write_draws
+from evalkit.evaluation.protocol import Protocol, protocol_named
+from evalkit.features.pooling import Layer
 from evalkit.results import read_results
 
 FEW = Protocol(labels_per_class=5, select_draws=3, repeats=4)

@@ -14,14 +14,14 @@ from torch import nn
 from torchvision import models
 
 from evalkit.cli import main
+from evalkit.encoders import ENCODERS, Encoder, find_encoder
+from evalkit.encoders.encoder import Preprocessing
+from evalkit.encoders.module import HookedNetwork
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.batchnorm import MODES
-from evalkit.features.check import list_layers
-from evalkit.features.encoders import ENCODERS, Encoder, find_encoder
-from evalkit.features.encoders.encoder import Preprocessing
-from evalkit.features.encoders.hooked import HookedNetwork
+from evalkit.features.encoder_setup import list_layers
 from evalkit.features.extract import extract
-from evalkit.features.grids import Taps, pool_to_grid
+from evalkit.features.pooling import Taps, pool_to_grid
 from evalkit.workspace import Workspace
 
 CPU = {"device": "cpu", "precision": "float32"}
@@ -238,7 +238,7 @@ def test_layouts_that_equal_sides_would_leave_open(striped, tmp_path):
 
 
 def test_swin_is_read_with_channels_last(monkeypatch, tmp_path):
-    monkeypatch.setattr("evalkit.features.encoders.libraries._SIZE", 64)
+    monkeypatch.setattr("evalkit.encoders.hub._SIZE", 64)
     encoder = find_encoder("torchvision:swin_t", Workspace(tmp_path))
     listed = list_layers(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), Taps())
     found = {layer.name: (shape, layer.maps, layer.channels_last) for layer, shape, _ in listed}
@@ -257,7 +257,7 @@ def small_resnet(weights=None):
 
 def test_reference_resnet18_with_random_weights(striped, tmp_path, monkeypatch):
     """Against plain torchvision; at 64 pixels instead of 224 to be quick."""
-    monkeypatch.setattr("evalkit.features.encoders.libraries._SIZE", 64)
+    monkeypatch.setattr("evalkit.encoders.hub._SIZE", 64)
     encoder = find_encoder("torchvision:resnet18", Workspace(tmp_path))
     few = type(striped)(
         "few", striped.images[:20], striped.labels[:20], ["a"] * 3, {"train": (0, 20)}, striped.manifest

@@ -16,15 +16,15 @@ from sklearn.datasets import load_digits, load_svmlight_file
 from sklearn.svm import LinearSVC
 
 from evalkit.cli import main
+from evalkit.encoders import find_encoder
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.encoders import find_encoder
-from evalkit.features.exchange import export as export_module
-from evalkit.features.exchange import write as write_module
-from evalkit.features.exchange.concat import concat
-from evalkit.features.exchange.export import export_features
-from evalkit.features.exchange.importing import import_features
+from evalkit.features import exporting as export_module
+from evalkit.features import writer as write_module
+from evalkit.features.exporting import export_features
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
+from evalkit.features.importing import import_features
+from evalkit.features.transforms import concat
 from evalkit.workspace import Workspace
 
 NAMES = {"dataset": "mine", "encoder": "theirs"}
@@ -136,7 +136,7 @@ def test_splits_as_ranges_leave_other_rows_out(arrays, tmp_path):
 
 def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
     calls = iter(range(3))
-    monkeypatch.setattr("evalkit.arrays.RowWriter.append", _append_until(calls))
+    monkeypatch.setattr("evalkit.artifacts.RowWriter.append", _append_until(calls))
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(StopIteration):
         import_features(paths, tmp_path / "b", splits=splits, **NAMES)
@@ -146,7 +146,7 @@ def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
 
 
 def _append_until(calls):
-    from evalkit.arrays import RowWriter
+    from evalkit.artifacts import RowWriter
 
     append = RowWriter.append
 

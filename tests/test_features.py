@@ -12,21 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from evalkit.encoders import find_encoder
+from evalkit.encoders.dcgan import discriminator_encoder, preprocessing_of
+from evalkit.encoders.module import HookedNetwork
+from evalkit.encoders.shallow import pixels_encoder
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.features.augmentation import Views
 from evalkit.features.batchnorm import set_statistics, statistics
-from evalkit.features.encoders import find_encoder
-from evalkit.features.encoders.discriminators import discriminator_encoder, preprocessing_of
-from evalkit.features.encoders.hooked import HookedNetwork
-from evalkit.features.encoders.pixels import pixels_encoder
 from evalkit.features.extract import _BATCH as BATCH
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
-from evalkit.features.grids import Taps, join, lay_out, pool_to_grid
-from evalkit.features.rows import recorded
-from evalkit.features.views import Views
+from evalkit.features.pooling import Taps, join, lay_out, pool_to_grid
+from evalkit.features.writer import recorded
 from evalkit.gan.networks import build_networks, to_network_range
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.gan.trainer import TrainOptions, train
+from evalkit.gan.train import TrainOptions, train
 from evalkit.workspace import Workspace
 
 TINY = override(RECIPES["imagenet32"], {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2})
@@ -238,7 +238,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(2)
-import evalkit.features.extract as module, evalkit.features.rows as rows
+import evalkit.features.extract as module, evalkit.features.writer as rows
 from test_features import CPU, random_encoder
 from evalkit.images.imageset import load_images
 module._BATCH["cpu"] = rows._RECORD_EVERY = 8

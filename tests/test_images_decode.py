@@ -10,8 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from evalkit.errors import EvalkitError, PictureError
-from evalkit.images.decode import fitted
-from evalkit.images.fit import Fit
+from evalkit.images.decode import Fit, fitted
 
 RNG = np.random.default_rng(0)
 

@@ -14,12 +14,10 @@ from evalkit.cli.dedup import dedup_command
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images import ImageSet, load_images, prepare
 from evalkit.images.dedup import AutoencoderOptions, dedup, dedup_summary
-from evalkit.images.dedup.autoencoder import autoencoder_codes, train_autoencoder
-from evalkit.images.dedup.codes import exact, perceptual
-from evalkit.images.dedup.grouping import groups
-from evalkit.images.dedup.likeness import like_colours, like_edges, likeness
-from evalkit.images.dedup.report import _wilson
-from evalkit.images.view import Rows
+from evalkit.images.dedup.dedup import _wilson
+from evalkit.images.dedup.hashes import autoencoder_codes, exact, perceptual, train_autoencoder
+from evalkit.images.dedup.matching import groups, like_colours, like_edges, likeness
+from evalkit.images.imageset import Rows
 from evalkit.workspace import Workspace
 
 OPTIONS = AutoencoderOptions(pictures=2_500, batch_size=50)

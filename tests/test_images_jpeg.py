@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 
 from evalkit.errors import PictureError
-from evalkit.images import jpeg
-from evalkit.images.decode import Decoded, fitted
-from evalkit.images.fit import Fit
-from evalkit.images.jpeg import reduced_jpeg
+from evalkit.images import decode as jpeg
+from evalkit.images.decode import Decoded, Fit, fitted, reduced_jpeg
 
 pytestmark = pytest.mark.skipif(jpeg.simplejpeg is None, reason="the extra [fast] is not installed")
 SCALED = Fit(size=32, decode="scaled")

@@ -14,7 +14,7 @@ from PIL import Image
 import evalkit
 from evalkit.errors import EvalkitError, PictureError
 from evalkit.images import load_images, prepare, summary
-from evalkit.images.pool import _Worker
+from evalkit.images.prepare import _Worker
 from evalkit.workspace import Workspace
 
 RNG = np.random.default_rng(0)
@@ -164,7 +164,7 @@ def test_invariance_any_number_of_workers_gives_the_same_bytes(many, tmp_path):
 KILL_AT_RANDOM = """
 import os, random, signal, sys, time
 from evalkit.images import prepare
-sys.modules["evalkit.images.output"].SAVE_SECONDS = 0.0
+sys.modules["evalkit.images.prepare"].SAVE_SECONDS = 0.0
 sys.modules["evalkit.images.sources.folder"].SHARD = 5
 source, whole, killed, workers = sys.argv[1:]
 start = time.monotonic()

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from evalkit.artifacts import read_manifest
+from evalkit.encoders import find_encoder
+from evalkit.encoders.shallow import KIND, TriangleCode, load_dictionary, normalised, sample_patches, train_kmeans, zca
 from evalkit.errors import EvalkitError
-from evalkit.features.encoders import find_encoder
-from evalkit.features.encoders.kmeans import KIND, TriangleCode, load_dictionary, normalised
 from evalkit.features.extract import extract
-from evalkit.features.kmeans import sample_patches, train_kmeans, zca
 from evalkit.workspace import Workspace
 
 
@@ -67,7 +66,7 @@ def test_patches_lie_in_their_pictures():
 
 def test_a_killed_training_goes_on_to_the_same_dictionary(striped, tmp_path, monkeypatch):
     whole = train_kmeans(striped, tmp_path / "whole", centroids=6, patches=300)
-    from evalkit.arrays import Building
+    from evalkit.artifacts import Building
 
     saved = Building.save
 

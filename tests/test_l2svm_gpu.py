@@ -6,7 +6,9 @@ import torch
 from pretended import gpu
 from test_l2svm_path import CS, make_data
 
-from evalkit.probes.l2svm import filerows, l2svm_draws, l2svm_path, memory, path
+from evalkit.solver import fit as path
+from evalkit.solver import l2svm_draws, l2svm_path, memory
+from evalkit.solver import rows as filerows
 
 
 @pytest.mark.parametrize("few_rows", [4000, 1])

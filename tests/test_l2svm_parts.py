@@ -6,23 +6,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from evalkit.distributed import Ranks
 from evalkit.errors import EvalkitError
-from evalkit.probes.l2svm import descent, filerows, l2svm_path, memory, path, preconditioner, products, rows
-from evalkit.probes.l2svm.convergence import Goal, judge, remaining
-from evalkit.probes.l2svm.factors import Factors
-from evalkit.probes.l2svm.history import History
-from evalkit.probes.l2svm.kernel import kernel_gap, solve_kernel
-from evalkit.probes.l2svm.linesearch import exact_steps
-from evalkit.probes.l2svm.memory import Plan, parse_memory, plan_memory
-from evalkit.probes.l2svm.opening import open_rows
-from evalkit.probes.l2svm.passes import Passes
-from evalkit.probes.l2svm.preconditioner import SampledHessian
-from evalkit.probes.l2svm.primal import _verify
-from evalkit.probes.l2svm.problem import Columns, Solution, dual_variables, losses
-from evalkit.probes.l2svm.rows import Rows
-from evalkit.probes.l2svm.state import State
-from evalkit.probes.l2svm.subspace import minimise_in_spans
+from evalkit.runtime import Ranks
+from evalkit.solver import fit as path
+from evalkit.solver import l2svm_path, memory, preconditioner, rows
+from evalkit.solver import passes as products
+from evalkit.solver import primal as descent
+from evalkit.solver import rows as filerows
+from evalkit.solver.dual import Factors, kernel_gap, solve_kernel
+from evalkit.solver.memory import Plan, parse_memory, plan_memory
+from evalkit.solver.passes import Passes
+from evalkit.solver.preconditioner import SampledHessian
+from evalkit.solver.primal import Goal, History, State, _verify, judge, remaining
+from evalkit.solver.problem import Columns, Solution, dual_variables, exact_steps, losses
+from evalkit.solver.rows import Rows, open_rows
+from evalkit.solver.subspace import minimise_in_spans
 
 
 def test_line_search_finds_the_least_value_on_a_fine_grid():

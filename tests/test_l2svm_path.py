@@ -6,7 +6,12 @@ import torch
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.probes.l2svm import L2SVM, filerows, gram, l2svm_draws, l2svm_path, memory, opening, path
+from evalkit.probes.l2svm import L2SVM
+from evalkit.solver import dual as gram
+from evalkit.solver import fit as path
+from evalkit.solver import l2svm_draws, l2svm_path, memory
+from evalkit.solver import rows as filerows
+from evalkit.solver import rows as opening
 
 CS = [1e-3, 1e-1, 1e-2]  # not sorted: fits come in the order given
 

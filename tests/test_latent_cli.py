@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from evalkit.artifacts import read_manifest, sha256_file
 from evalkit.cli import main
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.gan.trainer import TrainOptions, train
+from evalkit.gan.train import TrainOptions, train
 from evalkit.images import load_images
-from evalkit.latent.finding import KIND, gallery
-from evalkit.latent.opening import open_gan
+from evalkit.latent.experiment import KIND, gallery
+from evalkit.latent.model import open_gan
 from evalkit.workspace import Workspace
 
 TINY = override(RECIPES["imagenet32"], {"width": 2, "z_length": 8, "batch_size": 32, "d_updates": 2})

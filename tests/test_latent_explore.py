@@ -21,7 +21,7 @@ from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.latent.explore import Explorer, serve
-from evalkit.latent.gan import frozen
+from evalkit.latent.model import frozen
 
 TINY = override(RECIPES["digits"], {"width": 4, "z_length": 8, "size": 16})
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open

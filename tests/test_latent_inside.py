@@ -11,16 +11,11 @@ from conftest import write_image_set
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, Recipe, override
-from evalkit.latent.boxes import Box, covered, propose_boxes, read_boxes
-from evalkit.latent.critic import Critic
-from evalkit.latent.filters import as_pictures, filters, strongest_units
-from evalkit.latent.forget import forget, map_weights
-from evalkit.latent.gan import FrozenGAN, frozen
-from evalkit.latent.guided import guided_gradient, maximised
+from evalkit.latent.filters import as_pictures, filters, guided_gradient, maximised, strongest_units
+from evalkit.latent.forget import Box, covered, dropped, find_layer, forget, map_weights, propose_boxes, read_boxes
 from evalkit.latent.invert import invert
-from evalkit.latent.layers import dropped, find_layer
-from evalkit.latent.nearest import Comparison, comparison, memorisation, nearest
-from evalkit.latent.neighbours import nearest_rows
+from evalkit.latent.model import Critic, FrozenGAN, frozen
+from evalkit.latent.nearest import Comparison, comparison, memorisation, nearest, nearest_rows
 
 # every convolution is 1x1, so that each pixel is its own small network
 POINT = Recipe(

@@ -10,12 +10,10 @@ from PIL import Image
 from evalkit.errors import EvalkitError, PictureError
 from evalkit.gan.networks import build_networks, to_pictures
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.latent.arithmetic import Concept, arithmetic, neighbours, turn
-from evalkit.latent.gan import FrozenGAN, freeze_batch_norm, frozen
 from evalkit.latent.invert import invert, read_picture
-from evalkit.latent.sample import sample, truncated
+from evalkit.latent.model import FrozenGAN, freeze_batch_norm, frozen
+from evalkit.latent.samples import Concept, arithmetic, between, neighbours, path_through, sample, truncated, turn, walk
 from evalkit.latent.vectors import read_vectors
-from evalkit.latent.walk import between, path_through, walk
 
 TINY = override(RECIPES["digits"], {"width": 4, "z_length": 8, "size": 16})
 NORMAL = override(TINY, {"z_law": "normal"})

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from test_protocols import feature_set
 
-from evalkit.curve import default_labels
 from evalkit.errors import EvalkitError
-from evalkit.measure import is_measured
-from evalkit.protocols.draws import make_draws
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.provenance import record
-from evalkit.protocols.settings import Protocol
+from evalkit.evaluation.evaluate import evaluate
+from evalkit.evaluation.label_curve import default_labels
+from evalkit.evaluation.label_subsets import make_draws
+from evalkit.evaluation.measure import is_measured
+from evalkit.evaluation.protocol import Protocol
+from evalkit.evaluation.record import record
 from evalkit.workspace import Workspace
 
 FEATURES = feature_set()

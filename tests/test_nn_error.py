@@ -8,14 +8,12 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from test_baselines import home, run  # noqa: F401  (fixtures)
 
-from evalkit import nn_error as nn_error_module
-from evalkit.arrays import building
-from evalkit.gan.checkpoint import save_checkpoint
+from evalkit.artifacts import building
+from evalkit.evaluation import nn_error as nn_error_module
+from evalkit.evaluation.nn_error import Nearest, _fit, _short, sampler
+from evalkit.gan.checkpoint import new_state, save_checkpoint
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import recipe_named
-from evalkit.gan.state import new_state
-from evalkit.nn_error import _fit, _short
-from evalkit.probes.nearest_sample import Nearest, sampler
 from evalkit.results import read_results
 
 

@@ -20,18 +20,16 @@ from torch import nn
 
 from evalkit.artifacts import sha256_file
 from evalkit.cli import main
+from evalkit.encoders import find_encoder
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.encoders import find_encoder
 from evalkit.features.extract import extract
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.gan.trainer import TrainOptions, train
-from evalkit.pretrained.blobs import git_blob_sha1
-from evalkit.pretrained.find import listed, shipped_folder
-from evalkit.pretrained.importing import import_weights
-from evalkit.pretrained.index import RELEASES
+from evalkit.gan.train import TrainOptions, train
+from evalkit.pretrained.dcgan_release import RELEASES, discriminator_parameters, generator_parameters, git_blob_sha1
+from evalkit.pretrained.import_weights import import_weights
+from evalkit.pretrained.registry import listed, shipped_folder
 from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
-from evalkit.pretrained.theano import discriminator_parameters, generator_parameters
 from evalkit.results import add_figure
 from evalkit.workspace import Workspace
 

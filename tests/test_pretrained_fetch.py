@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from released import write_release
 
 from evalkit.cli import main
+from evalkit.encoders import find_encoder
 from evalkit.errors import EvalkitError
-from evalkit.features.encoders import find_encoder
 from evalkit.pretrained import download as module
-from evalkit.pretrained.find import fetch, find_pretrained
-from evalkit.pretrained.importing import import_weights
-from evalkit.pretrained.index import RELEASES
+from evalkit.pretrained.dcgan_release import RELEASES
+from evalkit.pretrained.import_weights import import_weights
+from evalkit.pretrained.registry import fetch, find_pretrained
 from evalkit.workspace import Workspace
 
 

@@ -5,13 +5,12 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import EvalkitError
+from evalkit.evaluation.evaluate import choose, evaluate
+from evalkit.evaluation.label_subsets import draw_labels, make_draws, split_validation
+from evalkit.evaluation.protocol import Protocol
 from evalkit.features.featureset import FeatureSet
-from evalkit.features.grids import Layer
-from evalkit.probes.svm import RELEASE_GRID
-from evalkit.protocols.draws import draw_labels, make_draws, split_validation
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.selection import choose
-from evalkit.protocols.settings import Protocol
+from evalkit.features.pooling import Layer
+from evalkit.probes.classifiers import RELEASE_GRID
 
 
 def feature_set(count=300, classes=3, length=20, seed=0, names=None):

@@ -8,8 +8,7 @@ from example_results import FEW as EXAMPLE_FEW
 from example_results import FIGURE as EXAMPLE
 
 from evalkit.errors import ArtifactError
-from evalkit.report.tables import blocks, compare, published
-from evalkit.report.text import as_text
+from evalkit.report.tables import as_text, blocks, compare, published
 from evalkit.results import COLUMNS, add_figure, method_name, read_results
 
 FIGURE = dataclasses.replace(

@@ -19,17 +19,15 @@ from sklearn.metrics import confusion_matrix
 
 from evalkit.artifacts import finish, new_manifest
 from evalkit.cli import main
-from evalkit.protocols.provenance import facts_of
+from evalkit.evaluation.record import facts_of
+from evalkit.report.data import best, by_layer, confusion, gather, grouped, over_C, over_labels, over_updates, probed
 from evalkit.report.differences import differences
-from evalkit.report.figures import block_figures
 from evalkit.report.html import as_html
 from evalkit.report.latex import as_latex
 from evalkit.report.markdown import as_markdown
-from evalkit.report.material import gather
-from evalkit.report.series import best, by_layer, confusion, grouped, over_C, over_labels, over_updates, probed
-from evalkit.report.tables import as_csv, blocks
-from evalkit.report.text import as_text
-from evalkit.report.write import write_report
+from evalkit.report.plots import block_figures
+from evalkit.report.render import write_report
+from evalkit.report.tables import as_csv, as_text, blocks
 from evalkit.results import add_figure
 from evalkit.workspace import Workspace
 

@@ -15,17 +15,16 @@ README = (ROOT / "README.md").read_text()
 # from the top down; a module may import its own layer and those after it
 LAYERS = [
     {"cli", "__main__"},
-    {"pipeline", "curve", "nn_error", "measure", "baselines", "reproductions"},
-    {"report", "latent", "verify"},
-    {"protocols"},
-    {"probes"},
+    {"reproduce"},
+    {"report"},
+    {"latent", "evaluation"},
     {"features"},
-    {"pretrained"},
+    {"encoders"},
+    {"pretrained", "probes"},
     {"gan"},
     {"images"},
-    {"results", "cards"},
-    {"workspace", "arrays", "device", "distributed"},
-    {"artifacts"},
+    {"results", "workspace", "solver"},
+    {"artifacts", "runtime"},
     {"version", "errors"},
 ]
 

@@ -10,15 +10,14 @@ from conftest import write_image_set
 from safetensors.torch import load_file
 
 from evalkit.cli import main
+from evalkit.encoders import find_encoder
 from evalkit.errors import EvalkitError
-from evalkit.features.encoders import find_encoder
-from evalkit.features.extract import extract
-from evalkit.features.handed_on import source_statistics
+from evalkit.features.batchnorm import source_statistics
+from evalkit.features.extract import extract, extract_features
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.gan.trainer import TrainOptions, train
+from evalkit.gan.train import TrainOptions, train
 from evalkit.images import load_images
-from evalkit.pipeline import extract_features
-from evalkit.pretrained.importing import import_weights
+from evalkit.pretrained.import_weights import import_weights
 from evalkit.workspace import Workspace
 
 VALUES = {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2}

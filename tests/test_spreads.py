@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evalkit.protocols.spreads import over_fits, over_pictures, spread_of
+from evalkit.evaluation.statistics import over_fits, over_pictures, spread_of
 
 
 def test_reference_over_fits():

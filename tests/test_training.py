@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.gan.layout import checkpoints, latest_checkpoint
-from evalkit.gan.loop import Loop, _set_learning_rate
+from evalkit.gan.checkpoint import TrainingState, new_state
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.gan.state import TrainingState, new_state
+from evalkit.gan.run_dir import checkpoints, latest_checkpoint
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
-from evalkit.gan.trainer import TrainOptions, train
+from evalkit.gan.train import Loop, TrainOptions, _set_learning_rate, train
 from evalkit.images.imageset import load_images
 
 SMALL = override(
@@ -207,7 +206,7 @@ TRAIN_SCRIPT = """
 import sys
 from pathlib import Path
 from evalkit.gan.recipes import override
-from evalkit.gan.trainer import train
+from evalkit.gan.train import train
 from evalkit.images.imageset import load_images
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(2)
@@ -237,7 +236,7 @@ def train_on(images, run):
 def test_run_killed_at_ten_random_moments_equals_an_undisturbed_one(striped, tmp_path):
     whole = train(striped, tmp_path / "whole", override(SMALL, {"d_updates": 30}), options=OPTIONS)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["evalkit.gan.trainer"])  # so that the moments are of training, not of importing
+    processes.set_forkserver_preload(["evalkit.gan.train"])  # so that the moments are of training, not of importing
     random = np.random.default_rng(0)
     unharmed = 0
     for _ in range(10):
@@ -311,7 +310,7 @@ def test_loss_that_is_no_number_ends_the_run_before_it_is_saved(striped, tmp_pat
     state = new_state(SMALL, seed=0, device=torch.device("cpu"))
     with torch.no_grad():
         state.discriminator.out.weight.fill_(float("nan"))
-    monkeypatch.setattr("evalkit.gan.trainer.new_state", lambda *args, **kwargs: state)
+    monkeypatch.setattr("evalkit.gan.train.new_state", lambda *args, **kwargs: state)
     with pytest.raises(EvalkitError, match="no longer finite after 1 D updates"):
         train(striped, tmp_path / "run", SMALL, options=OPTIONS)
     assert isinstance(state, TrainingState) and checkpoints(tmp_path / "run") == []

@@ -18,26 +18,22 @@ from test_training import OPTIONS, SMALL, assert_equal_weights, weights
 from torch import nn
 
 from evalkit.artifacts import read_manifest, sha256_file
-from evalkit.device import arithmetic
-from evalkit.distributed import ALONE, Ranks
+from evalkit.encoders import find_encoder
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.encoders import find_encoder
+from evalkit.evaluation.record import facts_of
 from evalkit.features.extract import extract
-from evalkit.gan.checkpoint import RUN_KIND, read_checkpoint, restore, save_checkpoint
-from evalkit.gan.history import Stretch, continued
-from evalkit.gan.layout import latest_checkpoint
+from evalkit.gan.checkpoint import RUN_KIND, Stretch, continued, new_state, read_checkpoint, restore, save_checkpoint
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import Discriminator, build_networks
+from evalkit.gan.norms import SpectralNorm, SyncedNorm
 from evalkit.gan.recipes import override
-from evalkit.gan.spectral import SpectralNorm
-from evalkit.gan.state import new_state
+from evalkit.gan.run_dir import latest_checkpoint
 from evalkit.gan.steps import average_step, discriminator_loss, discriminator_step, generator_loss, generator_step
-from evalkit.gan.syncnorm import SyncedNorm
-from evalkit.gan.trainer import TrainOptions, train
-from evalkit.images.view import Rows
+from evalkit.gan.train import TrainOptions, train
+from evalkit.images.imageset import Rows
+from evalkit.pretrained.import_weights import read_trained
 from evalkit.pretrained.store import save_pretrained
-from evalkit.pretrained.trained import read_trained
-from evalkit.protocols.provenance import facts_of
+from evalkit.runtime import ALONE, Ranks, arithmetic
 from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -310,8 +306,9 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_training import SMALL
 from evalkit.gan.recipes import override
-from evalkit.gan.trainer import TrainOptions, train
-from evalkit.images.view import Rows
+from evalkit.gan.recipes import TrainOptions
+from evalkit.gan.train import train
+from evalkit.images.imageset import Rows
 from evalkit.images.imageset import load_images
 options = TrainOptions(device="cpu", precision="float32", checkpoint_updates=2, log_updates=1, sync_batch_norm=True)
 train(load_images(Path({images!r})), Path({run!r}), override(SMALL, {{"d_updates": {d_updates}}}), options=options)

@@ -8,20 +8,15 @@ import pytest
 import torch
 from test_training import OPTIONS, SMALL
 
+from evalkit.encoders import find_encoder
 from evalkit.errors import EvalkitError
-from evalkit.features.encoders import find_encoder
-from evalkit.gan.alarms import alarm
-from evalkit.gan.checkpoint import read_checkpoint
-from evalkit.gan.layout import checkpoints
-from evalkit.gan.metrics import COLUMNS, Metrics
-from evalkit.gan.monitor import diversity, sample
-from evalkit.gan.nearest import nearest_sample_distance
+from evalkit.evaluation.training_probe import TrainingProbe
+from evalkit.gan.checkpoint import new_state, read_checkpoint
+from evalkit.gan.monitor import COLUMNS, Metrics, diversity, nearest_sample_distance, sample
 from evalkit.gan.networks import build_networks
-from evalkit.gan.options import TrainOptions
-from evalkit.gan.recipes import override
-from evalkit.gan.state import new_state
-from evalkit.gan.trainer import train
-from evalkit.protocols.probe import TrainingProbe
+from evalkit.gan.recipes import TrainOptions, override
+from evalkit.gan.run_dir import checkpoints
+from evalkit.gan.train import alarm, train
 from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -110,7 +105,7 @@ def false_alarm(after):
 
 
 def test_collapsed_run_stops_and_keeps_its_checkpoints(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.gan.loop.alarm", false_alarm(4))
+    monkeypatch.setattr("evalkit.gan.train.alarm", false_alarm(4))
     with pytest.raises(EvalkitError, match="planted since 3 D updates; the checkpoints are kept; try --on-collapse"):
         train(striped, tmp_path / "run", SMALL, options=OPTIONS)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["d-00000002"]
@@ -119,8 +114,8 @@ def test_collapsed_run_stops_and_keeps_its_checkpoints(striped, tmp_path, monkey
 def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypatch):
     whole = train(striped, tmp_path / "whole", SMALL, options=OPTIONS)
     planted = false_alarm(4)
-    monkeypatch.setattr("evalkit.gan.loop.alarm", planted)
-    monkeypatch.setattr("evalkit.gan.loop.tqdm.write", lambda line, file: setattr(planted, "heard", line))
+    monkeypatch.setattr("evalkit.gan.train.alarm", planted)
+    monkeypatch.setattr("evalkit.gan.train.tqdm.write", lambda line, file: setattr(planted, "heard", line))
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     rewound = train(striped, tmp_path / "rewound", SMALL, options=options)
     assert planted.heard == "planted since 3 D updates: back to d-00000002 with fresh minibatches (rewind 1)"
@@ -133,7 +128,7 @@ def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypat
 
 
 def test_run_that_collapses_again_and_again_stops(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.gan.loop.alarm", lambda rows: ("planted", 2) if len(rows) == 4 else None)
+    monkeypatch.setattr("evalkit.gan.train.alarm", lambda rows: ("planted", 2) if len(rows) == 4 else None)
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     with pytest.raises(EvalkitError, match="planted since 2 D updates, after 3 rewinds; try another recipe"):
         train(striped, tmp_path / "run", SMALL, options=options)
@@ -161,10 +156,10 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
 
 def test_probe_measures_again_what_a_rewound_run_trained_again(striped, tmp_path, monkeypatch):
     planted = false_alarm(6)
-    monkeypatch.setattr("evalkit.gan.loop.alarm", planted)
-    monkeypatch.setattr("evalkit.gan.loop.tqdm.write", lambda line, file: setattr(planted, "heard", line))
+    monkeypatch.setattr("evalkit.gan.train.alarm", planted)
+    monkeypatch.setattr("evalkit.gan.train.tqdm.write", lambda line, file: setattr(planted, "heard", line))
     monkeypatch.setattr(
-        "evalkit.gan.loop.checkpoint_before", lambda run, d_updates: checkpoints(run)[1]
+        "evalkit.gan.train.checkpoint_before", lambda run, d_updates: checkpoints(run)[1]
     )  # of 2 D updates
     measured = []
     monkeypatch.setattr(
@@ -182,7 +177,7 @@ def test_probe_that_fails_does_not_end_the_run(striped, tmp_path, monkeypatch):
     def diverged(*args, **kwargs):
         raise EvalkitError("planted")
 
-    monkeypatch.setattr("evalkit.protocols.probe.extract", diverged)
+    monkeypatch.setattr("evalkit.evaluation.training_probe.extract", diverged)
     said = []
     probe = TrainingProbe(striped, tmp_path / "run", labels_per_class=20, every=6, device="cpu", say=said.append)
     assert train(striped, tmp_path / "run", SMALL, options=OPTIONS, watcher=probe).name == "d-00000006"

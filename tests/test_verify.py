@@ -9,18 +9,16 @@ from click.testing import CliRunner
 from test_protocols import feature_set
 
 from evalkit.artifacts import MANIFEST, finish, new_manifest, read_manifest, sha256_file, sha256_json
-from evalkit.cards import card_path
 from evalkit.cli import main
+from evalkit.evaluation.evaluate import evaluate
+from evalkit.evaluation.label_subsets import make_draws, write_draws
+from evalkit.evaluation.protocol import Protocol
+from evalkit.evaluation.record import record
+from evalkit.evaluation.verify import verify
 from evalkit.features.featureset import KIND, load_features
 from evalkit.images.imageset import KIND as IMAGES
-from evalkit.probes.classifier import FitOptions
-from evalkit.protocols.drawfile import write_draws
-from evalkit.protocols.draws import make_draws
-from evalkit.protocols.evaluate import evaluate
-from evalkit.protocols.provenance import record
-from evalkit.protocols.settings import Protocol
-from evalkit.results import read_results, write_results
-from evalkit.verify.verify import verify
+from evalkit.probes.classifiers import FitOptions
+from evalkit.results import card_path, read_results, write_results
 from evalkit.workspace import Workspace
 
 PROTOCOLS = (Protocol(), Protocol(labels_per_class=5, select_draws=2, repeats=3))

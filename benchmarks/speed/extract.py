@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from evalkit.device import describe_device, resolve_device, resolve_precision
-from evalkit.features.encoders.discriminators import discriminator_encoder
+from evalkit.encoders.dcgan import discriminator_encoder
 from evalkit.features.extract import extract
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES
 from evalkit.images import ImageSet
+from evalkit.runtime import describe_device, resolve_device, resolve_precision
 
 RECIPE = RECIPES["imagenet32"]
 COLUMNS = ("what", "value", "least", "most", "unit", "pictures", "device", "torch")

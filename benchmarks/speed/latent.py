@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 
 from evalkit.artifacts import finish, new_manifest
-from evalkit.device import describe_device
-from evalkit.gan.checkpoint import RUN_KIND, save_checkpoint
+from evalkit.gan.checkpoint import RUN_KIND, new_state, save_checkpoint
 from evalkit.gan.recipes import RECIPES
-from evalkit.gan.state import new_state
 from evalkit.images import load_images
-from evalkit.latent.pictures import enlarged
+from evalkit.latent.experiment import enlarged
+from evalkit.runtime import describe_device
 from evalkit.version import versions
 
 COLUMNS = ["command", "seconds", "threads", "load_before", "hardware", "torch"]

@@ -29,7 +29,7 @@ from torchvision.datasets import ImageFolder
 
 from evalkit.images import Fit, prepare
 from evalkit.images.decode import fitted
-from evalkit.images.pool import cores
+from evalkit.images.prepare import cores
 from evalkit.version import versions
 
 COLUMNS = ["measured", "method", "workers", "value", "unit", "low", "high", "n", "ratio_to_torchvision", "pictures"]

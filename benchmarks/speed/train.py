@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from evalkit.device import arithmetic, describe_device, resolve_device
+from evalkit.gan.checkpoint import new_state
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES
-from evalkit.gan.state import new_state
 from evalkit.gan.steps import discriminator_step, generator_step
 from evalkit.images import load_images
 from evalkit.images.imageset import ImageSet
+from evalkit.runtime import arithmetic, describe_device, resolve_device
 
 RECIPE = RECIPES["imagenet32"]
 COLUMNS = ("what", "value", "least", "most", "unit", "device", "torch")

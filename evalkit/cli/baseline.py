@@ -5,9 +5,16 @@ from typing import Any
 
 import click
 
-from evalkit.baselines import BASELINES
-from evalkit.cli.options import device_option, say, status_line
-from evalkit.cli.protocol import chosen_protocol, draws_option, figure_line, protocol_options
+from evalkit.cli.options import (
+    chosen_protocol,
+    device_option,
+    draws_option,
+    figure_line,
+    protocol_options,
+    say,
+    status_line,
+)
+from evalkit.evaluation.protocol import BASELINES
 from evalkit.workspace import Workspace
 
 
@@ -37,7 +44,8 @@ def baseline_command(workspace: Workspace, name: str, dataset: str, draws: Path 
       evalkit baseline kmeans --protocol cifar10
       evalkit baseline knn --protocol cifar10:400 --features cifar10--imagenet32@150000
     """
-    from evalkit.baselines.run import BaselineOptions, run_baseline
+    from evalkit.evaluation.baselines import run_baseline
+    from evalkit.evaluation.protocol import BaselineOptions
 
     own = {key: options.pop(key) for key in tuple(options) if key in BaselineOptions.__dataclass_fields__}
     named, protocol = chosen_protocol(**options)
@@ -63,7 +71,7 @@ def ablate_command(
     Example:
       evalkit ablate --protocol cifar10:400
     """
-    from evalkit.measure import ablate
+    from evalkit.evaluation.measure import ablate
 
     dataset, chosen = chosen_protocol(**protocol)
     options: dict[str, Any] = {"draws": draws, "cumulative": cumulative, "device": device, "say": say}

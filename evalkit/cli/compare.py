@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from evalkit.cli.options import device_option, say, status_line
-from evalkit.cli.protocol import chosen_protocol, figure_line, protocol_options
+from evalkit.cli.options import chosen_protocol, device_option, figure_line, protocol_options, say, status_line
 from evalkit.workspace import Workspace
 
 
@@ -29,7 +28,7 @@ def compare_command(workspace: Workspace, a: str, b: str, results: Path | None) 
     Example:
       evalkit compare 3f0c 91ab
     """
-    from evalkit.measure import compare
+    from evalkit.evaluation.measure import compare
 
     names, found = compare(results or workspace.results, a, b)
     for letter, name in zip("AB", names, strict=True):
@@ -58,7 +57,7 @@ def curve_command(
     Example:
       evalkit curve --protocol cifar10 --repeats 5
     """
-    from evalkit.curve import curve, parse_labels
+    from evalkit.evaluation.label_curve import curve, parse_labels
 
     repeats = {key: protocol.pop(key) for key in ("repeats", "select_draws")}
     dataset, chosen = chosen_protocol(**protocol, repeats=None, select_draws=None)

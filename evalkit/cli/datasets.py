@@ -25,7 +25,7 @@ def dataset_lines(workspace: Workspace) -> list[str]:
     """A line a named data set, and a line an image set of the workspace."""
     from evalkit.errors import ArtifactError
     from evalkit.images import load_images
-    from evalkit.images.named import DATASETS
+    from evalkit.images.datasets import DATASETS
 
     lines = ["named data sets:"]
     for name, dataset in DATASETS.items():
@@ -57,7 +57,7 @@ def doctor_command(workspace: Workspace) -> None:
 
     import torch
 
-    from evalkit.device import describe_device, resolve_device, resolve_precision
+    from evalkit.runtime import describe_device, resolve_device, resolve_precision
     from evalkit.version import versions
 
     click.echo(f"platform: {platform.platform()}")

@@ -92,9 +92,9 @@ def extract_command(
       evalkit extract --encoder torchvision:resnet18 --list-layers
       evalkit extract --encoder mine.py:network --layers block2,block3 --grid 2
     """
-    from evalkit.features.grids import Taps
-    from evalkit.features.views import Views
-    from evalkit.pipeline import encoder_layers, extract_features
+    from evalkit.features.augmentation import Views
+    from evalkit.features.extract import encoder_layers, extract_features
+    from evalkit.features.pooling import Taps
 
     taps = Taps(tuple(filter(None, (layers or "").split(","))), grid, pool, tokens, layout)
     if list_layers:

@@ -31,7 +31,7 @@ def info_command(workspace: Workspace, features: str | None) -> None:
     Example:
       evalkit features info
     """
-    from evalkit.features.exchange.summary import summary
+    from evalkit.features.exporting import summary
     from evalkit.features.featureset import KIND, load_features
 
     path = workspace.find(KIND, features) if features else workspace.latest(KIND)
@@ -54,7 +54,7 @@ def export_command(workspace: Workspace, features: str, out: Path, split: str | 
       evalkit features export cifar10--pixels pixels.parquet
       evalkit features export cifar10--pixels train.libsvm --split train
     """
-    from evalkit.features.exchange.export import export_features
+    from evalkit.features.exporting import export_features
     from evalkit.features.featureset import KIND, load_features
 
     click.echo(export_features(load_features(workspace.find(KIND, features)), out, split=split, large=large))
@@ -93,8 +93,8 @@ def import_command(
       evalkit features import X.npy y.npy --test X_test.npy y_test.npy --dataset cifar10 --encoder clip
       evalkit features import embeddings.npz --splits splits.txt
     """
-    from evalkit.features.exchange.importing import import_features
     from evalkit.features.featureset import KIND
+    from evalkit.features.importing import import_features
 
     dataset = dataset or files[0].stem
     target = workspace.place(KIND, name or f"{dataset}--{encoder.replace(':', '-')}")
@@ -125,8 +125,8 @@ def concat_command(workspace: Workspace, features: tuple[str, ...], name: str | 
     Example:
       evalkit features concat cifar10--imagenet32@800 cifar10--pixels
     """
-    from evalkit.features.exchange.concat import concat
     from evalkit.features.featureset import KIND, load_features
+    from evalkit.features.transforms import concat
 
     sets = [load_features(workspace.find(KIND, each)) for each in features]
     encoders = "+".join(each.encoder.replace(":", "-").replace(" ", "-") for each in sets)

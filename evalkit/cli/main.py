@@ -20,7 +20,7 @@ from evalkit.cli.pretrained import pretrained_command
 from evalkit.cli.report import report_command
 from evalkit.cli.reproduce import reproduce_command
 from evalkit.cli.svm import svm_command
-from evalkit.cli.train import train_command
+from evalkit.cli.train_gan import train_command
 from evalkit.cli.verify import verify_command
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__

@@ -24,7 +24,7 @@ def nn_error_command(workspace: Workspace, encoder: str, dataset: str, samples: 
     Example:
       evalkit nn-error --encoder mnist --samples 10000000
     """
-    from evalkit.nn_error import nn_error
+    from evalkit.evaluation.nn_error import nn_error
 
     figure = nn_error(workspace, encoder, dataset=dataset, samples=samples, seed=seed, device=device, say=say)
     click.echo(

@@ -1,11 +1,21 @@
-"""Options and displays that several commands share, so that they read the same everywhere."""
+"""Options and displays that several commands share, so that they read the same everywhere.
+
+The protocol's options, shared by the commands that measure, and the line that says what was measured.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from evalkit.evaluation.protocol import GRIDS, Protocol, protocol_named
+
+if TYPE_CHECKING:  # results.py loads pandas, which --help need not wait for
+    from evalkit.results import Figure
 
 Command = Callable[..., Any]
 
@@ -47,3 +57,94 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
     with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
         yield line.set_description_str
+
+
+_OPTIONS = (
+    click.option("--protocol", "named", help="DATASET, DATASET:LABELS_PER_CLASS or svhn:1000 [default: all labels]."),
+    click.option(
+        "--labels-per-class",
+        type=click.IntRange(min=1),
+        help="Draw this many labels a class [default: the protocol's].",
+    ),
+    click.option(
+        "--repeats", type=click.IntRange(min=1), help="Tested draws [default: 100, or 10 if a draw is large]."
+    ),
+    click.option("--select-draws", type=click.IntRange(min=1), help="Draws that choose C [default: 10, or 3]."),
+    click.option(
+        "--validation",
+        type=click.IntRange(min=1),
+        default=Protocol.validation,
+        show_default=True,
+        help="Training rows set aside to choose C; at most a fifth.",
+    ),
+    click.option("--folds", type=click.IntRange(min=2), help="Choose C by cross-validation instead, in so many folds."),
+    click.option(
+        "--grid",
+        type=click.Choice(GRIDS),
+        help="C values: all of the release's; or on beyond an end that is best, and on many rows not beyond a clear "
+        "fall [default: the protocol's; extended].",
+    ),
+    click.option(
+        "--select-on-test", is_flag=True, help="Choose C by test accuracy. The row and every table then say so."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=Protocol.seed, show_default=True, help="Of validation and draws."
+    ),
+)
+
+
+def protocol_options(command: Command) -> Command:
+    """--protocol, --labels-per-class, --repeats and the rest, as `chosen_protocol` takes them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def chosen_protocol(
+    *,
+    named: str | None,
+    labels_per_class: int | None,
+    repeats: int | None,
+    select_draws: int | None,
+    validation: int,
+    folds: int | None,
+    grid: str | None,
+    select_on_test: bool,
+    seed: int,
+) -> tuple[str | None, Protocol]:
+    """Data set (None where no protocol is named) and protocol of the options; options change a named protocol."""
+    dataset, protocol = protocol_named(named) if named else (None, Protocol())
+    labels = labels_per_class or protocol.labels_per_class
+    return dataset, replace(
+        protocol,
+        labels_per_class=labels,
+        repeats=repeats or protocol.repeats,
+        select_draws=select_draws or protocol.select_draws,
+        validation=validation,
+        folds=folds,
+        grid=grid or protocol.grid,
+        selected_on="test" if select_on_test else "validation",
+        seed=seed,
+    )
+
+
+def draws_option(command: Command) -> Command:
+    """--draws"""
+    return click.option(
+        "--draws",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Rows to fit and choose on, from a file that an earlier run wrote, instead of drawing.",
+    )(command)
+
+
+def figure_line(figure: "Figure") -> str:
+    """One line: what was measured, with its spread."""
+    on_test = ", CHOSEN ON TEST" if figure.selected_on == "test" else ""
+    part = f", {figure.layers}" if figure.layers else ""
+    scaling = f", {figure.scaling}" if figure.scaling else ""
+    return (
+        f"{figure.dataset}, {figure.encoder}{part}{scaling}, {figure.classifier}, labels a class: {figure.protocol}: "
+        f"test {figure.metric.removesuffix('_percent')} {figure.value:.2f} % ± {figure.spread:.2f} "
+        f"({figure.spread_kind}, n = {figure.n}, {figure.chosen}{on_test}; "
+        f"{figure.interval_kind} {figure.interval_low:.2f} to {figure.interval_high:.2f})"
+    )

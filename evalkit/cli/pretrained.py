@@ -29,7 +29,7 @@ def list_command(workspace: Workspace) -> None:
     Example:
       evalkit pretrained list
     """
-    from evalkit.pretrained.find import listed
+    from evalkit.pretrained.registry import listed
 
     for weights in listed(workspace):
         where = weights.path or f"not here: evalkit pretrained fetch {weights.name}"
@@ -50,7 +50,7 @@ def fetch_command(workspace: Workspace, name: str, mirror: str | None) -> None:
     Example:
       evalkit pretrained fetch dcgan-imagenet32
     """
-    from evalkit.pretrained.find import fetch
+    from evalkit.pretrained.registry import fetch
 
     click.echo(fetch(name, workspace, mirror=mirror, say=say))
 
@@ -103,8 +103,8 @@ def import_command(
       evalkit pretrained import dcgan_code/models/imagenet_gan_pretrain_128f_relu_lrelu_7l_3x3_256z
       evalkit pretrained import netD_epoch_24.pth netG_epoch_24.pth --name bedrooms
     """
-    from evalkit.features.handed_on import source_statistics
-    from evalkit.pretrained.importing import import_weights
+    from evalkit.features.batchnorm import source_statistics
+    from evalkit.pretrained.import_weights import import_weights
 
     path = import_weights(
         paths,
@@ -138,7 +138,7 @@ def card_command(workspace: Workspace, name: str, results: Path | None) -> None:
     Example:
       evalkit pretrained card mine --results results.csv
     """
-    from evalkit.pretrained.find import find_pretrained
+    from evalkit.pretrained.registry import find_pretrained
     from evalkit.pretrained.store import renew_card
 
     path = find_pretrained(name, workspace, fetch_missing=False)

@@ -33,9 +33,9 @@ def report_command(workspace: Workspace, results: Path | None, out: tuple[Path, 
       evalkit report
       evalkit report --out table1.tex --out page.html
     """
-    from evalkit.report.material import gather
-    from evalkit.report.text import as_text
-    from evalkit.report.write import FORMATS, write_report
+    from evalkit.report.data import gather
+    from evalkit.report.render import FORMATS, write_report
+    from evalkit.report.tables import as_text
 
     path = results or workspace.results
     if not path.exists():

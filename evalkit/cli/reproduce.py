@@ -2,9 +2,8 @@
 
 import click
 
-from evalkit.cli.options import device_option, download_option, say, status_line
-from evalkit.cli.protocol import figure_line
-from evalkit.reproductions import REPRODUCTIONS
+from evalkit.cli.options import device_option, download_option, figure_line, say, status_line
+from evalkit.evaluation.protocol import REPRODUCTIONS
 from evalkit.workspace import Workspace
 
 
@@ -37,9 +36,8 @@ def reproduce_command(
       evalkit reproduce digits
       evalkit reproduce cifar10 --data /data/cifar10
     """
-    from evalkit.pipeline import reproduce
-    from evalkit.report.tables import compare
-    from evalkit.report.text import as_text
+    from evalkit.report.tables import as_text, compare
+    from evalkit.reproduce import reproduce
     from evalkit.results import read_results
 
     options = {"data": data, "images": images, "encoder": encoder}

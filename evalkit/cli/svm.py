@@ -5,8 +5,15 @@ from typing import Any
 
 import click
 
-from evalkit.cli.options import device_option, say, status_line
-from evalkit.cli.protocol import chosen_protocol, draws_option, figure_line, protocol_options
+from evalkit.cli.options import (
+    chosen_protocol,
+    device_option,
+    draws_option,
+    figure_line,
+    protocol_options,
+    say,
+    status_line,
+)
 from evalkit.workspace import Workspace
 
 
@@ -42,7 +49,7 @@ def svm_command(
       evalkit svm
       evalkit svm --protocol cifar10:400
     """
-    from evalkit.measure import measure
+    from evalkit.evaluation.measure import measure
 
     dataset, chosen = chosen_protocol(**protocol)
     options: dict[str, Any] = {"layers": layers, "scaling": scaling, "draws": draws, "device": device, "memory": memory}

@@ -27,9 +27,9 @@ def verify_command(workspace: Workspace, results: Path | None, refit: bool, only
       evalkit verify benchmarks/results/cifar10.csv
       evalkit verify --refit --only pixels
     """
-    from evalkit.device import resolve_device
-    from evalkit.probes.classifier import FitOptions
-    from evalkit.verify.verify import verify
+    from evalkit.evaluation.verify import verify
+    from evalkit.probes.classifiers import FitOptions
+    from evalkit.runtime import resolve_device
 
     path = results or workspace.results
     if not path.exists():

@@ -6,6 +6,10 @@
 `running`: the buffers filled during training; in a GAN's they mix in generated pictures, and where features come from
 a moving average of D they are still D's own.
 `batch`: each batch of 128 pictures by its own statistics, so that features depend on their neighbours in the data set.
+
+Batch-norm statistics of the pictures that weights were trained on, handed on with the weights.
+
+With them `--batch-norm source` needs no pictures but those that are to be encoded.
 """
 
 from collections.abc import Mapping
@@ -14,12 +18,18 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.device import arithmetic
-from evalkit.distributed import Ranks
-from evalkit.features.encoders.encoder import BatchNorm, Network, Preprocessing
+from evalkit.encoders.dcgan import discriminator_encoder
+from evalkit.encoders.encoder import BatchNorm, Network, Preprocessing
+from evalkit.errors import EvalkitError
+from evalkit.gan.networks import Discriminator
+from evalkit.images import images_with_hash
+from evalkit.pretrained.store import Pretrained
+from evalkit.runtime import Ranks, arithmetic, resolve_device, resolve_precision
+from evalkit.workspace import Workspace
 
 BatchNormMode = Literal["target", "source", "running", "batch"]
 MODES: tuple[BatchNormMode, ...] = ("target", "source", "running", "batch")
@@ -141,3 +151,36 @@ def normalise_by_batch(network: Network) -> None:
     """Makes the network's batch norms use the statistics of the batch at hand."""
     for norm in network.norms().values():
         norm.running_mean = norm.running_var = None
+
+
+def source_statistics(weights: Pretrained, dtype: torch.dtype, workspace: Workspace) -> tuple[bytes, str]:
+    """The file's content, float32 by name as in "conv2.mean", and the arithmetic it was computed in.
+
+    Args:
+        weights: with a discriminator, trained on pictures that the workspace has.
+        dtype: in which the discriminator is stored: the statistics are those of its rounded weights.
+
+    Raises:
+        EvalkitError: no batch norm, or pictures that are not there.
+    """
+    images = images_with_hash(workspace, weights.made_from.get("images_sha256", ""))
+    if images is None:
+        raise EvalkitError("source statistics need the pictures that the weights were trained on; prepare them first")
+    network = Discriminator(weights.recipe)
+    rounded = {
+        key: value.to(dtype).float() if value.is_floating_point() else value
+        for key, value in (weights.discriminator or {}).items()
+    }
+    network.load_state_dict(rounded)
+    encoder = discriminator_encoder("source statistics", network, sha256="")
+    if not encoder.network.norms():
+        raise EvalkitError("source statistics: the discriminator has no batch norm")
+    height, width = images.images.shape[1:3]
+    encoder.preprocessing.check(height, width, "the discriminator")
+    device = resolve_device("auto")
+    precision = resolve_precision("auto", device)
+    encoder.network.to(device)
+    set_statistics(
+        encoder.network, images.training, preprocessing=encoder.preprocessing, precision=precision, device=device
+    )
+    return save({name: value.cpu() for name, value in statistics(encoder.network).items()}), precision

@@ -1,6 +1,7 @@
 """extract: from an image set and an encoder to a feature set; bounded memory, resumable, one process or many."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,21 +10,23 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from evalkit.arrays import Building, building
-from evalkit.artifacts import new_manifest
-from evalkit.device import describe_device, resolve_device, resolve_precision
-from evalkit.distributed import joined, local_device
+from evalkit.artifacts import Building, building, new_manifest
+from evalkit.encoders import find_encoder
+from evalkit.encoders.encoder import Encoder
 from evalkit.errors import EvalkitError
+from evalkit.features.augmentation import Views
 from evalkit.features.batchnorm import STATISTICS_BATCH, BatchNormMode
-from evalkit.features.encoders.encoder import Encoder
+from evalkit.features.encoder_setup import Job, list_layers, ready_network, variant
 from evalkit.features.featureset import KIND, FeatureSet, load_features
-from evalkit.features.grids import Layer, Taps, join
-from evalkit.features.job import Job, variant
-from evalkit.features.ready import ready_network
-from evalkit.features.rows import RowsWriter, batches, create_rows, recorded
-from evalkit.features.views import Views
+from evalkit.features.pooling import Layer, Taps, join
+from evalkit.features.writer import RowsWriter, batches, create_rows, recorded
+from evalkit.images import find_images, images_with_hash
 from evalkit.images.imageset import ImageSet
+from evalkit.pretrained.registry import find_pretrained
+from evalkit.runtime import describe_device, joined, local_device, resolve_device, resolve_precision
+from evalkit.workspace import Workspace
 
+Say = Callable[[str], None]
 _BATCH = {"cpu": 64, "cuda": 1024}  # pictures a pass: on a CPU, maps that stay in its cache; no effect on the features
 
 
@@ -157,3 +160,57 @@ def _finish(job: Job, layers: list[Layer], artifact: Building, hashes: dict[str,
         "splits": {name: list(rows) for name, rows in job.images.splits.items()},
     }
     artifact.finish(new_manifest(KIND, settings=job.settings, made_from=job.made_from) | about, hashes=hashes)
+
+
+def extract_features(
+    workspace: Workspace,
+    dataset: str,
+    encoder: str = "latest",
+    *,
+    taps: Taps = Taps(),
+    batch_norm: BatchNormMode | None = None,
+    views: Views = Views(),
+    dtype: str = "float16",
+    device: str = "auto",
+    precision: str = "auto",
+    download: bool = True,
+    say: Say = lambda line: None,
+) -> FeatureSet:
+    """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--VARIANT)."""
+    pictures = find_images(workspace, dataset, download=download, progress=True)
+    if encoder.startswith("pretrained:"):
+        find_pretrained(encoder.removeprefix("pretrained:"), workspace, fetch_missing=download, say=say)
+    found = find_encoder(encoder, workspace)
+    say(f"images: {pictures.name} ({len(pictures):,} pictures)")
+    say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
+    say(f"pictures to tensors: {found.preprocessing.describe()}")
+    source = images_with_hash(workspace, found.images_sha256) if batch_norm == "source" else None
+    parts = [pictures.name, found.name, *variant(found, taps, batch_norm, views)]
+    target = workspace.place(KIND, "--".join(re.sub(r"[^\w.@+-]+", "-", part) for part in parts))
+    features = extract(
+        pictures,
+        found,
+        target,
+        taps=taps,
+        batch_norm=batch_norm,
+        source_images=source,
+        views=views,
+        dtype=dtype,
+        device=device,
+        precision=precision,
+    )
+    workspace.take(target)
+    return features
+
+
+def encoder_layers(
+    workspace: Workspace, dataset: str, encoder: str, taps: Taps, *, download: bool = True, say: Say = lambda line: None
+) -> list[tuple[Layer, tuple[int, ...], bool]]:
+    """An encoder's layers for the data set's pictures (of its own size, where it takes one only): see `list_layers`."""
+    found = find_encoder(encoder, workspace)
+    say(f"encoder: {found.name}; pictures to tensors: {found.preprocessing.describe()}")
+    if found.preprocessing.size:
+        shape = (found.preprocessing.size, found.preprocessing.size, 3)
+    else:
+        shape = find_images(workspace, dataset, download=download, progress=True).images.shape[1:]
+    return list_layers(found, torch.zeros(2, *shape, dtype=torch.uint8), taps)

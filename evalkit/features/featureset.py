@@ -1,4 +1,7 @@
-"""FeatureSet: one row of numbers a picture, memory-mapped, with labels, splits and where each layer lies."""
+"""FeatureSet: one row of numbers a picture, memory-mapped, with labels, splits and where each layer lies.
+
+Columns of a feature set by layer: what the ablation fits on.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.artifacts import Manifest, read_manifest
-from evalkit.errors import ArtifactError
-from evalkit.features.encoders.encoder import check_weights
-from evalkit.features.grids import Layer
+from evalkit.encoders.encoder import check_weights
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.features.pooling import Layer
 
 KIND = "feature set"
 
@@ -91,3 +94,21 @@ def load_features(directory: Path) -> FeatureSet:
         layers=[Layer(**layer) for layer in manifest["layers"]],
         manifest=manifest,
     )
+
+
+def layer_columns(features: FeatureSet, layers: str) -> np.ndarray:
+    """The columns of one layer ("conv3") or of consecutive ones ("conv1..conv4"), as a view (N, columns); "" is all.
+
+    Raises:
+        EvalkitError: no such layer; the message lists those there are.
+    """
+    if not layers:
+        return features.features
+    places = {layer.name: layer for layer in features.layers}
+    first, dots, last = layers.partition("..")
+    chosen = [places.get(first), places.get(last if dots else first)]
+    if None in chosen or chosen[0].offset > chosen[1].offset:  # type: ignore[union-attr]
+        raise EvalkitError(f"{layers}: no layers of {features.encoder}; choose {', '.join(places)}, or FIRST..LAST")
+    begin, end = chosen
+    assert begin and end
+    return features.features[:, begin.offset : end.offset + end.length]

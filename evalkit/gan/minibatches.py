@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.distributed import ALONE, Ranks
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import draw_z, to_network_range
-from evalkit.gan.recipe import Recipe
+from evalkit.gan.recipes import Recipe
 from evalkit.images.imageset import ImageSet
+from evalkit.runtime import ALONE, Ranks
 
 GENERATOR, DISCRIMINATOR = 0, 1
 _DEVICE_SHARE = 0.5  # of a GPU's free memory that pictures may take; the networks need a few GB

@@ -1,7 +1,17 @@
-"""What a run shows of itself: samples, and the grids of them."""
+"""What a run shows of itself: samples, and the grids of them.
+
+metrics.csv: what a run logs of itself every few updates.
+
+TensorBoard events, for those who have it (`pip install evalkit[tensorboard]`).
+
+nnd: how far real pictures are from the nearest of many samples, in pixel space (the release's log).
+"""
 
 import math
 import os
+import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evalkit.artifacts import write_atomically
+from evalkit.errors import EvalkitError
+from evalkit.gan.checkpoint import TrainingState
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_pictures
-from evalkit.gan.recipe import Recipe
+from evalkit.gan.recipes import Recipe
+from evalkit.runtime import ALONE, Ranks
 
 _GRID_SEED = 20151119  # any fixed one: the same z in every grid of every run
 _ROWS = 14  # the release shows 14 x 14 fixed z
@@ -81,3 +95,141 @@ def diversity(pictures: np.ndarray) -> float:
     values = pictures.astype(np.float32)
     everything = values.var(axis=(0, 1, 2)).mean()
     return float(np.sqrt(values.var(axis=0).mean() / everything)) if everything else 0.0
+
+
+COLUMNS = (
+    "d_updates", "g_updates", "pictures", "seconds", "d_loss", "g_loss", "d_real", "d_fake", "diversity", "nnd",
+)  # fmt: skip
+
+
+class Metrics:
+    """A line every so many D updates, means since the line before. Losses stay on the device between.
+
+    `seconds` counts the time spent training, over all resumptions; `pictures` the real ones D has seen; `diversity` is
+    0 where samples are equal and 1 where they have nothing in common; `nnd` the mean distance of real pictures to the
+    nearest sample.
+    """
+
+    def __init__(self, path: Path, state: TrainingState, *, device: torch.device, ranks: Ranks = ALONE):
+        self._path, self._ranks = path, ranks
+        self.rows = _cut_after(path, state.d_updates) if ranks.writes else []
+        self._start = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
+        self._sums, self._counts = torch.zeros(4, device=device), [0, 0]
+
+    def add_generator(self, loss: Tensor) -> None:
+        self._sums[0] += loss
+        self._counts[0] += 1
+
+    def add_discriminator(self, loss: Tensor, real: Tensor, fake: Tensor) -> None:
+        self._sums[1:] += torch.stack([loss, real, fake])
+        self._counts[1] += 1
+
+    def log(self, state: TrainingState, looks: Mapping[str, float]) -> dict[str, float]:
+        """Writes one line, means over all ranks and what the samples look like, and returns it."""
+        self._ranks.average([self._sums])
+        g_count, d_count = (max(count, 1) for count in self._counts)
+        g_loss, d_loss, real, fake = (self._sums.cpu() / torch.tensor([g_count, d_count, d_count, d_count])).tolist()
+        counts = (state.d_updates, state.g_updates, state.d_updates * state.recipe.batch_size)
+        shown = (looks.get("diversity", math.nan), looks.get("nnd", math.nan))
+        values = (*counts, time.monotonic() - self._start, d_loss, g_loss, real, fake, *shown)
+        row = dict(zip(COLUMNS, values, strict=True))
+        if self._ranks.writes:
+            with open(self._path, "a") as file:
+                file.write(_line(row) + "\n")
+            self.rows.append(row)
+        self.check_finite(state)
+        self._sums.zero_()
+        self._counts = [0, 0]
+        return row
+
+    def check_finite(self, state: TrainingState) -> None:
+        """Raises EvalkitError when a loss since the last line is NaN or infinite, so that no such state is saved."""
+        if not math.isfinite(float(self._sums.sum())):
+            raise EvalkitError(
+                f"the loss is no longer finite after {state.d_updates} D updates (lr {state.recipe.lr}); "
+                "the last checkpoint is from before; try a smaller lr or --precision float32"
+            )
+
+    def sync(self) -> None:
+        """Makes the lines durable."""
+        with open(self._path, "a") as file:
+            os.fsync(file.fileno())
+
+
+def _line(row: dict[str, float]) -> str:
+    formats = ("{}", "{}", "{}", "{:.1f}", "{:.5f}", "{:.5f}", "{:.5f}", "{:.5f}", "{:.3f}", "{:.4f}")
+    cells = [form.format(row[column]) for form, column in zip(formats, COLUMNS, strict=True)]
+    return ",".join("" if cell == "nan" else cell for cell in cells)
+
+
+def _cut_after(path: Path, d_updates: int) -> list[dict[str, float]]:
+    """Starts metrics.csv, or drops the lines beyond the resumed state and half-written ones; returns those left."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    header = tuple(lines[0].split(",")) if lines else COLUMNS
+    rows = []
+    for line in lines[1:]:
+        cells = dict(zip(header, line.split(","), strict=False))
+        if len(cells) == len(header) and int(cells["d_updates"]) <= d_updates:
+            rows.append({column: _number(cells.get(column, "")) for column in COLUMNS})
+    write_atomically(path, "\n".join([",".join(COLUMNS), *map(_line, rows)]) + "\n")
+    return rows
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text or "nan")
+
+
+class Events:
+    """Writes numbers as TensorBoard scalars to RUN/events; what a resumed run had logged beyond `from_step` is hidden.
+
+    Raises:
+        EvalkitError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, *, from_step: int):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of TensorBoard's own imports
+                from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise EvalkitError(
+                "TensorBoard is not installed; pip install 'evalkit[tensorboard]', or train without --tensorboard"
+            ) from None
+        self._writer = SummaryWriter(str(folder), purge_step=from_step)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to the curve of each name."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+_PICTURES = 10_000  # real ones compared [release]
+_A_DRAW = 500  # samples a batch: batch statistics of G change with it
+_SEED = 7_000_000
+
+
+def nearest_sample_distance(generator: Generator, recipe: Recipe, pictures: np.ndarray, *, samples: int) -> float:
+    """Mean Euclidean distance, in units of the range [0, 1], of `pictures` to the nearest of `samples` samples.
+
+    Args:
+        pictures: uint8 (N, H, W, 3); at most 10,000 of them are used, evenly spread; of larger ones the centre.
+        samples: how many are drawn (1,000, 10,000 and 100,000 in the release).
+    """
+    device = next(generator.parameters()).device
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures))).astype(int))
+    found = np.asarray(pictures[chosen])[..., : recipe.channels]
+    top, left = ((side - recipe.size) // 2 for side in found.shape[1:3])
+    real = _flat(found[:, top : top + recipe.size, left : left + recipe.size], device)
+    nearest = torch.full((len(real),), torch.inf, device=device)
+    for first in range(0, samples, _A_DRAW):
+        drawn = sample(generator, recipe, min(_A_DRAW, samples - first), seed=_SEED + first)
+        torch.minimum(nearest, torch.cdist(real, _flat(drawn, device)).amin(1), out=nearest)
+    return float(nearest.mean())
+
+
+def _flat(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(images.reshape(len(images), -1)).to(device).float() / 255

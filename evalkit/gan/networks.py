@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.gan.recipe import Recipe
-from evalkit.gan.spectral import add_spectral_norm, draw_weight
+from evalkit.gan.norms import add_spectral_norm, draw_weight
+from evalkit.gan.recipes import Recipe
 
 
 def join_classes(x: Tensor, classes: Tensor | None) -> Tensor:

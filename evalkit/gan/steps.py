@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
-from evalkit.distributed import ALONE, Ranks
 from evalkit.gan.networks import Discriminator, Generator
-from evalkit.gan.recipe import Recipe
-from evalkit.gan.spectral import SpectralNorm, keep_up
+from evalkit.gan.norms import SpectralNorm, keep_up
+from evalkit.gan.recipes import Recipe
+from evalkit.runtime import ALONE, Ranks
 
 
 def make_optimiser(network: Generator | Discriminator, recipe: Recipe) -> Adam:

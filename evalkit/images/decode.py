@@ -1,19 +1,26 @@
 """From a picture file's bytes to uint8 RGB of the wanted size: formats, modes, orientation.
 
 Called by prepare's workers for every picture; what it refuses is skipped and named, or stops a strict run.
+
+How a picture of any size becomes the square that a network wants: geometry and filters, after decoding.
+
+JPEGs decoded at a fraction of their size by simplejpeg (extra [fast]): Pillow's pixels in a tenth less time.
+
+Both are libjpeg-turbo with its default methods; Pillow spends more around it. decode.py does without where it is not
+installed.
 """
 
 import io
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from evalkit.errors import EvalkitError, PictureError
 from evalkit.images.faces import Faces, face_boxes
-from evalkit.images.fit import Fit, squared, squared_from_reduced
-from evalkit.images.jpeg import MOST_PIXELS, Reduced, reduced_jpeg
 
 # No EPS (it would start Ghostscript) and nothing that is not met as a data set's picture.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
@@ -39,66 +46,8 @@ class Decoded:
     grey: bool
 
 
-def fitted(content: bytes | np.ndarray, fit: Fit, faces: Faces | None = None) -> Decoded:
-    """A picture file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB, or one a face.
-
-    Raises:
-        PictureError: the bytes are no whole picture; the message is the reason alone, the caller knows the name.
-    """
-    if isinstance(content, np.ndarray):
-        grey = content.ndim == 2 or content.shape[2] == 1
-        rgb = np.repeat(content.reshape(*content.shape[:2], 1), 3, axis=2) if grey else content
-        return Decoded(_squares(Image.fromarray(np.ascontiguousarray(rgb)), fit, faces), "array", grey)
-    if fit.decode == "scaled" and faces is None and (reduced := reduced_jpeg(content, 2 * fit.size)):
-        return Decoded([_from_reduced(reduced, fit)], "JPEG", reduced.grey)
-    with warnings.catch_warnings():  # Pillow warns of odd metadata; such a picture is fine
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                return _decoded(picture, fit, faces)
-        except (EvalkitError, MemoryError):
-            raise
-        except Image.UnidentifiedImageError:
-            raise PictureError(f"not a picture ({_first_bytes(content)})") from None
-        except Exception as error:  # a broken file can raise anything inside Pillow's parsers
-            raise PictureError(f"broken picture ({error or type(error).__name__})") from None
-
-
 def _first_bytes(content: bytes) -> str:
     return f"begins with {content[:8]!r}" if content else "the file is empty"
-
-
-def _decoded(picture: Image.Image, fit: Fit, faces: Faces | None) -> Decoded:
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise PictureError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
-    name = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a camera's JPEG with a second picture
-    grey = picture.mode.startswith(_GREY)
-    turn = _UPRIGHT.get(_orientation(picture))
-    if fit.decode == "scaled" and picture.format == "JPEG" and turn is None and faces is None:
-        return Decoded([_from_reduced(_drafted(picture, 2 * fit.size), fit)], name, grey)
-    rgb = _rgb(picture)
-    return Decoded(_squares(rgb if turn is None else rgb.transpose(turn), fit, faces), name, grey)
-
-
-def _squares(rgb: Image.Image, fit: Fit, faces: Faces | None) -> list[np.ndarray]:
-    if faces is None:
-        return [squared(rgb, fit)]
-    return [squared(rgb.crop(box), fit) for box in face_boxes(rgb, faces)]
-
-
-def _from_reduced(reduced: Reduced, fit: Fit) -> np.ndarray:
-    if reduced.factor == 1:
-        return squared(reduced.picture, fit)
-    return squared_from_reduced(reduced.picture, reduced.width, reduced.height, reduced.factor, fit)
-
-
-def _drafted(picture: Image.Image, least: int) -> Reduced:
-    """A JPEG decoded by Pillow as `reduced_jpeg` does it."""
-    width, height = picture.size
-    drafted = picture.draft(None, (least, least))  # None: keep the mode
-    factor = round(width / drafted[1][2]) if drafted else 1
-    return Reduced(_rgb(picture), width, height, factor, grey=False)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -128,3 +77,211 @@ def _scaled_to_8_bits(picture: Image.Image) -> Image.Image:
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise PictureError(f"pixels from {values.min()} to {values.max()}, expected 0 to 65535")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; rounded
+
+
+FILTERS = ("antialias", "bilinear-noaa")
+DECODES = ("scaled", "exact")
+_LONGEST = 20  # times the shorter side
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Shorter side to `size`, then the centre (Radford et al. 2016, sec. 4.3).
+
+    Attributes:
+        size: side of the square in pixels.
+        filter: "antialias" is Pillow's BILINEAR, whose support grows with the reduction; "bilinear-noaa" samples four
+            neighbours whatever the reduction, as OpenCV's INTER_LINEAR does and with it the authors' release.
+        decode: "scaled" lets a large JPEG be decoded at 1/2, 1/4 or 1/8 of its size, at least twice `size`: twice as
+            fast, and 0.5 of 255 from "exact" in the mean (benchmarks/results/prepare-speed.csv). Only with antialias.
+    """
+
+    size: int = 32
+    filter: str = "antialias"
+    decode: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.filter not in FILTERS:
+            raise EvalkitError(f"no filter {self.filter!r}; choose from {', '.join(FILTERS)}")
+        if self.decode not in DECODES:
+            raise EvalkitError(f"no decoding {self.decode!r}; choose from {', '.join(DECODES)}")
+        if self.decode == "scaled" and self.filter != "antialias":
+            raise EvalkitError(f"scaled decoding averages pixels, which {self.filter} must not; choose --decode exact")
+        if not 1 <= self.size <= 4096:
+            raise EvalkitError(f"size {self.size}: expected 1 to 4096 pixels")
+
+
+def fitted(content: bytes | np.ndarray, fit: Fit, faces: Faces | None = None) -> Decoded:
+    """A picture file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB, or one a face.
+
+    Raises:
+        PictureError: the bytes are no whole picture; the message is the reason alone, the caller knows the name.
+    """
+    if isinstance(content, np.ndarray):
+        grey = content.ndim == 2 or content.shape[2] == 1
+        rgb = np.repeat(content.reshape(*content.shape[:2], 1), 3, axis=2) if grey else content
+        return Decoded(_squares(Image.fromarray(np.ascontiguousarray(rgb)), fit, faces), "array", grey)
+    if fit.decode == "scaled" and faces is None and (reduced := reduced_jpeg(content, 2 * fit.size)):
+        return Decoded([_from_reduced(reduced, fit)], "JPEG", reduced.grey)
+    with warnings.catch_warnings():  # Pillow warns of odd metadata; such a picture is fine
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+                return _decoded(picture, fit, faces)
+        except (EvalkitError, MemoryError):
+            raise
+        except Image.UnidentifiedImageError:
+            raise PictureError(f"not a picture ({_first_bytes(content)})") from None
+        except Exception as error:  # a broken file can raise anything inside Pillow's parsers
+            raise PictureError(f"broken picture ({error or type(error).__name__})") from None
+
+
+def _decoded(picture: Image.Image, fit: Fit, faces: Faces | None) -> Decoded:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise PictureError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
+    name = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a camera's JPEG with a second picture
+    grey = picture.mode.startswith(_GREY)
+    turn = _UPRIGHT.get(_orientation(picture))
+    if fit.decode == "scaled" and picture.format == "JPEG" and turn is None and faces is None:
+        return Decoded([_from_reduced(_drafted(picture, 2 * fit.size), fit)], name, grey)
+    rgb = _rgb(picture)
+    return Decoded(_squares(rgb if turn is None else rgb.transpose(turn), fit, faces), name, grey)
+
+
+def _squares(rgb: Image.Image, fit: Fit, faces: Faces | None) -> list[np.ndarray]:
+    if faces is None:
+        return [squared(rgb, fit)]
+    return [squared(rgb.crop(box), fit) for box in face_boxes(rgb, faces)]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The whole picture's size after resizing, and where the crop begins in it."""
+
+    wide: int
+    high: int
+    left: int
+    top: int
+
+
+def geometry(width: int, height: int, size: int) -> Geometry:
+    """Shorter side to `size`, the other rounded half up, centre crop, as the release's min_resize and center_crop.
+
+    Raises:
+        PictureError: there are no pixels.
+    """
+    shorter = min(width, height)
+    if shorter < 1:
+        raise PictureError(f"{width} x {height} pixels")
+    wide, high = ((2 * side * size + shorter) // (2 * shorter) for side in (width, height))
+    return Geometry(wide, high, (wide - size + 1) // 2, (high - size + 1) // 2)
+
+
+def squared(picture: Image.Image, fit: Fit) -> np.ndarray:
+    """An RGB picture as uint8 (size, size, 3)."""
+    where = geometry(*picture.size, fit.size)
+    if fit.filter == "bilinear-noaa":
+        return _sampled(np.asarray(picture), where, fit.size)
+    if max(picture.size) > _LONGEST * min(picture.size):  # resized whole, a line of pixels would fill the memory
+        return squared_from_reduced(picture, *picture.size, 1.0, fit)
+    if (where.wide, where.high) != picture.size:
+        picture = picture.resize((where.wide, where.high), Image.Resampling.BILINEAR)
+    return np.asarray(picture.crop((where.left, where.top, where.left + fit.size, where.top + fit.size)))
+
+
+def squared_from_reduced(reduced: Image.Image, width: int, height: int, reduction: float, fit: Fit) -> np.ndarray:
+    """A width x height picture, decoded smaller by `reduction`, as uint8 (size, size, 3).
+
+    The crop is laid out on the whole picture and read at fractions of the reduced one's pixels; to round it to whole
+    ones costs more accuracy than the reduction itself (mean difference from exact 1.24 instead of 0.49).
+    """
+    where = geometry(width, height, fit.size)
+    across, down = width / where.wide / reduction, height / where.high / reduction
+    box = (
+        where.left * across,
+        where.top * down,
+        min((where.left + fit.size) * across, reduced.width),
+        min((where.top + fit.size) * down, reduced.height),
+    )
+    return np.asarray(reduced.resize((fit.size, fit.size), Image.Resampling.BILINEAR, box=box))
+
+
+def _sampled(pixels: np.ndarray, where: Geometry, size: int) -> np.ndarray:
+    """The crop of `pixels` resized by plain bilinear sampling, in floating point, rounded at the end."""
+    rows = (where.top, pixels.shape[0], where.high), (where.left, pixels.shape[1], where.wide)
+    y, x = (np.clip((np.arange(first, first + size) + 0.5) * (old / new) - 0.5, 0, old - 1) for first, old, new in rows)
+    y0, x0 = y.astype(int), x.astype(int)
+    y1, x1 = np.minimum(y0 + 1, pixels.shape[0] - 1), np.minimum(x0 + 1, pixels.shape[1] - 1)
+    down, right = (y - y0)[:, None, None], (x - x0)[None, :, None]
+    upper = pixels[y0][:, x0] * (1 - right) + pixels[y0][:, x1] * right
+    lower = pixels[y1][:, x0] * (1 - right) + pixels[y1][:, x1] * right
+    return np.floor(upper * (1 - down) + lower * down + 0.5).astype(np.uint8)
+
+
+try:
+    simplejpeg: Any = import_module("simplejpeg")  # not a statement: it has no types, and may not be there
+except ImportError:
+    simplejpeg = None
+MOST_PIXELS = 100_000_000  # 300 MB once decoded; ImageNet's largest picture has a tenth of it
+_FACTORS = (8, 4, 2, 1)
+_SCAN = 0xDA  # the marker before the pixels
+_ODD = {*range(0xC3, 0xD0)} - {0xC4}  # neither baseline nor progressive; C4 are tables
+_TELLING, _TURNING = (0xE1, 0xE2), (b"Exif", b"Orientation", b"MPF")  # EXIF or XMP, which may turn it; a second picture
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A picture of width x height decoded smaller by `factor`, in RGB; `grey` if the file has one channel."""
+
+    picture: Image.Image
+    width: int
+    height: int
+    factor: int
+    grey: bool
+
+
+def _from_reduced(reduced: Reduced, fit: Fit) -> np.ndarray:
+    if reduced.factor == 1:
+        return squared(reduced.picture, fit)
+    return squared_from_reduced(reduced.picture, reduced.width, reduced.height, reduced.factor, fit)
+
+
+def _drafted(picture: Image.Image, least: int) -> Reduced:
+    """A JPEG decoded by Pillow as `reduced_jpeg` does it."""
+    width, height = picture.size
+    drafted = picture.draft(None, (least, least))  # None: keep the mode
+    factor = round(width / drafted[1][2]) if drafted else 1
+    return Reduced(_rgb(picture), width, height, factor, grey=False)
+
+
+def reduced_jpeg(content: bytes, least: int) -> Reduced | None:
+    """A JPEG file decoded as small as may be with `least` pixels or more on each side, or whole if it has fewer.
+
+    None for what is Pillow's to decode or refuse: no plain JPEG, metadata that may turn it, too large, broken, or no
+    simplejpeg here.
+    """
+    if simplejpeg is None or not _plain(content):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if width * height > MOST_PIXELS or colours in ("CMYK", "YCCK"):
+            return None
+        factor = next(factor for factor in _FACTORS if min(width, height) >= factor * least or factor == 1)
+        pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=-(-height // factor), min_width=-(-width // factor))
+    except ValueError:
+        return None
+    return Reduced(Image.fromarray(pixels), width, height, factor, colours == "Gray")
+
+
+def _plain(content: bytes) -> bool:
+    """Whether the bytes begin as a baseline or progressive JPEG without metadata that may turn it."""
+    at = 2
+    while content[:2] == b"\xff\xd8" and content[at : at + 1] == b"\xff" and at + 1 < len(content):
+        kind, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        if kind == _SCAN:
+            return True
+        if kind in _ODD or kind in _TELLING and any(content.find(word, at, end) >= 0 for word in _TURNING):
+            return False
+        at = end
+    return False

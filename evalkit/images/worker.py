@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evalkit.errors import PictureError
-from evalkit.images.decode import fitted
+from evalkit.images.decode import Fit, fitted
 from evalkit.images.faces import Faces
-from evalkit.images.fit import Fit
-from evalkit.images.plan import Shard
+from evalkit.images.sources.base import Shard
 
 
 @dataclass

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from evalkit.errors import EvalkitError
 from evalkit.gan.monitor import picture_grid
-from evalkit.latent.arithmetic import NOISE, Concept, neighbours, pixel_sum, signed_sum
-from evalkit.latent.gan import FrozenGAN
-from evalkit.latent.pictures import enlarged, png
+from evalkit.latent.experiment import enlarged, png
+from evalkit.latent.model import FrozenGAN
+from evalkit.latent.samples import NOISE, PATHS, Concept, between, neighbours, pixel_sum, signed_sum
 from evalkit.latent.vectors import numbers_in
-from evalkit.latent.walk import PATHS, between
 
 HOST = "127.0.0.1"
 _POLICY = (  # the page takes nothing from anywhere else

@@ -1,23 +1,89 @@
-"""forget: drops the maps of G that draw an object, and measures what goes (Radford et al. 2016, section 6.3.1)."""
+"""forget: drops the maps of G that draw an object, and measures what goes (Radford et al. 2016, section 6.3.1).
 
+Boxes on samples: read from JSON, checked, or proposed by a feature of the discriminator. Input of forget.
+
+The generator's hidden layers by name: recording their maps, and drawing with some maps dropped.
+"""
+
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.latent.boxes import Box, check_boxes, covered
-from evalkit.latent.finding import Finding, Picture
-from evalkit.latent.gan import FrozenGAN
-from evalkit.latent.layers import HiddenLayer, dropped, find_layer, recorded
-from evalkit.latent.pictures import Row, captioned, png, sheet
+from evalkit.gan.networks import Generator
+from evalkit.latent.experiment import Finding, Picture, Row, captioned, png, sheet
+from evalkit.latent.model import CHUNK, Critic, FrozenGAN
 
 _SHOWN = 12  # samples in the picture
 _CONTROLS = 5  # random choices of as many maps, to compare with
+
+
+def map_weights(maps: np.ndarray, inside: np.ndarray, *, seed: int) -> tuple[np.ndarray, float, int]:
+    """A weight for each map: how much it speaks for a cell within a box, by logistic regression.
+
+    Args:
+        maps: float (n, maps, h, w).
+        inside: bool (n, h, w).
+
+    Returns:
+        Weights (maps,), the accuracy in percent on the cells fitted, and their number. As many random cells outside
+        the boxes as there are inside (the paper does not say whether its random cells may lie inside).
+
+    Raises:
+        EvalkitError: no cell outside.
+        ConvergenceError: the fit ended before its optimum.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    cells = maps.transpose(0, 2, 3, 1)
+    positive, outside = cells[inside], cells[~inside]
+    if not len(outside):
+        raise EvalkitError("the boxes cover their samples whole, so nothing stands against them; draw smaller ones")
+    rows = np.random.default_rng(seed).permutation(len(outside))[: len(positive)]
+    x = np.concatenate([positive, outside[rows]])
+    y = np.repeat([1, 0], [len(positive), len(rows)])
+    model = LogisticRegression(max_iter=2000, class_weight="balanced")  # where boxes leave fewer cells outside
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            model.fit(x, y)
+    except ConvergenceWarning:
+        raise ConvergenceError(f"the regression on {len(x)} cells did not converge; give more boxes") from None
+    return model.coef_[0], float(100 * model.score(x, y)), len(x)
+
+
+def _change(before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    change = np.abs(after.astype(np.float32) - before).mean(3)
+    found = {"inside": float(change[inside].mean())}
+    if not inside.all():
+        found["outside"] = float(change[~inside].mean())
+    return found
+
+
+@dataclass(frozen=True)
+class Box:
+    """Pixels left to right - 1 and top to bottom - 1 of the picture with number `sample`."""
+
+    sample: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The box as boxes.json has it."""
+        return {"sample": self.sample, "box": [self.left, self.top, self.right, self.bottom]}
 
 
 def forget(
@@ -68,39 +134,143 @@ def forget(
     )
 
 
-def map_weights(maps: np.ndarray, inside: np.ndarray, *, seed: int) -> tuple[np.ndarray, float, int]:
-    """A weight for each map: how much it speaks for a cell within a box, by logistic regression.
+def _shown(before: np.ndarray, after: np.ndarray, boxes: Sequence[Box], boxed: np.ndarray) -> dict[str, Picture]:
+    framed = before.repeat(3, axis=3) if before.shape[3] == 1 else before.copy()
+    for box in boxes:
+        image = Image.fromarray(framed[box.sample])
+        frame = (box.left, box.top, box.right - 1, box.bottom - 1)
+        ImageDraw.Draw(image).rectangle(frame, outline="red")
+        framed[box.sample] = np.asarray(image)
+    some = boxed[:_SHOWN]
+    rows = [Row("boxes", framed[some]), Row("as drawn", before[some]), Row("without the maps", after[some])]
+    return {
+        "forget.png": Picture("samples with and without the maps that draw what is in the boxes", png(captioned(rows))),
+        "samples.png": Picture("all samples by number, with their boxes", png(sheet(framed))),
+    }
 
-    Args:
-        maps: float (n, maps, h, w).
-        inside: bool (n, h, w).
 
-    Returns:
-        Weights (maps,), the accuracy in percent on the cells fitted, and their number. As many random cells outside
-        the boxes as there are inside (the paper does not say whether its random cells may lie inside).
+def read_boxes(path: Path, *, samples: int, size: int) -> list[Box]:
+    """The boxes in a JSON file: [{"sample": 3, "box": [left, top, right, bottom]}, ...], in pixels of the samples.
 
     Raises:
-        EvalkitError: no cell outside.
-        ConvergenceError: the fit ended before its optimum.
+        EvalkitError: no such file, another form, no box, or a box outside the picture; the message names the box.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    cells = maps.transpose(0, 2, 3, 1)
-    positive, outside = cells[inside], cells[~inside]
-    if not len(outside):
-        raise EvalkitError("the boxes cover their samples whole, so nothing stands against them; draw smaller ones")
-    rows = np.random.default_rng(seed).permutation(len(outside))[: len(positive)]
-    x = np.concatenate([positive, outside[rows]])
-    y = np.repeat([1, 0], [len(positive), len(rows)])
-    model = LogisticRegression(max_iter=2000, class_weight="balanced")  # where boxes leave fewer cells outside
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            model.fit(x, y)
-    except ConvergenceWarning:
-        raise ConvergenceError(f"the regression on {len(x)} cells did not converge; give more boxes") from None
-    return model.coef_[0], float(100 * model.score(x, y)), len(x)
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise EvalkitError(f"{path}: no such file; expected boxes as JSON") from None
+    except (ValueError, OSError) as error:
+        raise EvalkitError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(found, list):
+        raise EvalkitError(f'{path}: expected a list like [{{"sample": 3, "box": [8, 4, 20, 16]}}]')
+    return check_boxes([_box(path, item) for item in found], samples=samples, size=size, said=str(path))
+
+
+def _box(path: Path, item: Any) -> Box:
+    try:
+        values = [item["sample"], *item["box"]]
+        if len(values) != 5 or any(type(value) is not int for value in values):
+            raise ValueError
+        return Box(*values)
+    except (KeyError, TypeError, ValueError):
+        wanted = '{"sample": 3, "box": [left, top, right, bottom]} in whole pixels'
+        raise EvalkitError(f"{path}: found {json.dumps(item)[:80]}, expected {wanted}") from None
+
+
+def check_boxes(boxes: Sequence[Box], *, samples: int, size: int, said: str = "boxes") -> list[Box]:
+    """The boxes, if there is one and all lie within their pictures.
+
+    Raises:
+        EvalkitError: none, an empty one, one outside its picture or of a sample that is not there.
+    """
+    if not boxes:
+        raise EvalkitError(f"{said}: no box at all; draw at least one round the object to forget")
+    for box in boxes:
+        if not 0 <= box.sample < samples:
+            raise EvalkitError(f"{said}: a box of sample {box.sample}, but the samples are 0 to {samples - 1}")
+        if not (0 <= box.left < box.right <= size and 0 <= box.top < box.bottom <= size):
+            values = [box.left, box.top, box.right, box.bottom]
+            raise EvalkitError(
+                f"{said}: box {values} of sample {box.sample} is empty or outside the picture; "
+                f"expected left < right and top < bottom within 0 to {size}"
+            )
+    return list(boxes)
+
+
+def covered(boxes: Sequence[Box], *, samples: int, size: int, side: int) -> np.ndarray:
+    """bool (samples, side, side): the cells of a side x side map that overlap a box of their sample."""
+    inside = np.zeros((samples, side, side), bool)
+    for box in boxes:
+        rows = slice(box.top * side // size, -(-box.bottom * side // size))
+        columns = slice(box.left * side // size, -(-box.right * side // size))
+        inside[box.sample, rows, columns] = True
+    return inside
+
+
+def propose_boxes(
+    critic: Critic, pictures: np.ndarray, *, layer: str | None = None, feature: int | None = None, count: int = 52
+) -> tuple[list[Box], dict[str, Any]]:
+    """Boxes where a feature of the discriminator responds most, on the `count` samples where it does so most.
+
+    # differs from the paper: there a person drew 52 boxes round windows. Here the object is whatever the feature sees.
+    A box reaches from the strongest cell along its row and its column as far as cells respond at least half as much.
+
+    Args:
+        layer: a conv layer of D [the last that is at least 8 cells wide].
+        feature: a map of it [the one whose responses are rarest and strongest, by kurtosis: most like an object's].
+
+    Returns:
+        The boxes, and the layer and feature they come from.
+
+    Raises:
+        EvalkitError: no such layer or feature, or one that never responds.
+    """
+    sides = {name: critic.taps(pictures[:1], name).shape[2] for name in critic.layers}
+    layer = layer or [name for name, side in sides.items() if side >= min(8, max(sides.values()))][-1]
+    maps = np.clip(critic.taps(pictures, layer), 0, None)
+    if feature is None:
+        feature = _rarest(maps)
+    if not 0 <= feature < maps.shape[1]:
+        raise EvalkitError(f"{layer}: has features 0 to {maps.shape[1] - 1}, not {feature}")
+    responses, scale = maps[:, feature], pictures.shape[1] / maps.shape[2]
+    samples = np.argsort(-responses.max((1, 2)), kind="stable")[:count]
+    boxes = [_round_the_peak(responses[s], int(s), scale) for s in samples if responses[s].max() > 0]
+    if not boxes:
+        raise EvalkitError(f"{layer}, feature {feature}: responds to no sample, so it proposes no box; choose another")
+    return boxes, {"layer": layer, "feature": feature}
+
+
+def _rarest(maps: np.ndarray) -> int:
+    """The map (of n, maps, h, w) with the highest kurtosis over all samples and cells."""
+    values = maps.transpose(1, 0, 2, 3).reshape(maps.shape[1], -1).astype(np.float64)
+    centred = values - values.mean(1, keepdims=True)
+    variance = (centred**2).mean(1)
+    kurtosis = (centred**4).mean(1) / np.maximum(variance, 1e-12) ** 2
+    return int(np.where(variance > 0, kurtosis, -1).argmax())
+
+
+def _round_the_peak(response: np.ndarray, sample: int, scale: float) -> Box:
+    y, x = np.unravel_index(response.argmax(), response.shape)
+    strong = response >= response[y, x] / 2
+    left, right = _run(strong[y], int(x))
+    top, bottom = _run(strong[:, x], int(y))
+    return Box(sample, *(round(edge * scale) for edge in (left, top, right, bottom)))
+
+
+def _run(strong: np.ndarray, place: int) -> tuple[int, int]:
+    """Where the unbroken run of True round `place` starts, and the place after its end."""
+    weak = np.flatnonzero(~strong)
+    before, after = weak[weak < place], weak[weak > place]
+    return (int(before[-1]) + 1 if len(before) else 0), (int(after[0]) if len(after) else len(strong))
+
+
+@dataclass(frozen=True)
+class HiddenLayer:
+    """A layer's maps after their ReLU: what the deconvolution `reader` takes in, `maps` of them."""
+
+    name: str
+    reader: nn.Module
+    maps: int
 
 
 def _without(gan: FrozenGAN, z: Tensor, layer: HiddenLayer, maps: np.ndarray) -> np.ndarray:
@@ -118,24 +288,55 @@ def _random_changes(
     return {where: float(np.mean([change[where] for change in changes])) for where in changes[0]}
 
 
-def _change(before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> dict[str, float]:
-    change = np.abs(after.astype(np.float32) - before).mean(3)
-    found = {"inside": float(change[inside].mean())}
-    if not inside.all():
-        found["outside"] = float(change[~inside].mean())
-    return found
+def hidden_layers(generator: nn.Module) -> dict[str, HiddenLayer]:
+    """ "first" (the reshaped linear layer), "deconv1" and so on up to the last below the picture."""
+    assert isinstance(generator, Generator)
+    maps = [multiple * generator.recipe.width for multiple in generator.recipe.g_maps]
+    names = ["first", *(f"deconv{index}" for index in range(1, len(maps)))]
+    layers = zip(names, generator.deconvs, maps, strict=True)
+    return {name: HiddenLayer(name, reader, count) for name, reader, count in layers}
 
 
-def _shown(before: np.ndarray, after: np.ndarray, boxes: Sequence[Box], boxed: np.ndarray) -> dict[str, Picture]:
-    framed = before.repeat(3, axis=3) if before.shape[3] == 1 else before.copy()
-    for box in boxes:
-        image = Image.fromarray(framed[box.sample])
-        frame = (box.left, box.top, box.right - 1, box.bottom - 1)
-        ImageDraw.Draw(image).rectangle(frame, outline="red")
-        framed[box.sample] = np.asarray(image)
-    some = boxed[:_SHOWN]
-    rows = [Row("boxes", framed[some]), Row("as drawn", before[some]), Row("without the maps", after[some])]
-    return {
-        "forget.png": Picture("samples with and without the maps that draw what is in the boxes", png(captioned(rows))),
-        "samples.png": Picture("all samples by number, with their boxes", png(sheet(framed))),
-    }
+def find_layer(gan: FrozenGAN, name: str | None) -> HiddenLayer:
+    """A hidden layer of the generator by name; None: the second highest, the paper's choice (sec. 6.3.1).
+
+    Of the paper's bedroom network that is the one with 256 maps: 200 of them are dropped, more than the highest has.
+
+    Raises:
+        EvalkitError: no such layer; the message lists them.
+    """
+    layers = hidden_layers(gan.generator)
+    if name is None:
+        return list(layers.values())[max(0, len(layers) - 2)]
+    if name not in layers:
+        raise EvalkitError(f"recipe {gan.recipe.name}: its generator has no layer {name!r}; choose {', '.join(layers)}")
+    return layers[name]
+
+
+def recorded(gan: FrozenGAN, z: Tensor, layer: HiddenLayer) -> np.ndarray:
+    """The layer's maps for each z: float32 (N, maps, h, w)."""
+    found: list[Tensor] = []
+    hook = layer.reader.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0][:, : layer.maps].cpu()))
+    try:
+        with torch.no_grad():
+            for chunk in z.split(CHUNK):
+                gan.decode(chunk)
+    finally:
+        hook.remove()
+    return torch.cat(found).numpy()
+
+
+@contextmanager
+def dropped(layer: HiddenLayer, maps: Sequence[int] | np.ndarray) -> Iterator[None]:
+    """Within it, the generator draws with these maps of the layer at zero everywhere."""
+
+    def zero(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        kept = inputs[0].clone()
+        kept[:, maps] = 0
+        return (kept,)
+
+    hook = layer.reader.register_forward_pre_hook(zero)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -13,10 +13,9 @@ from evalkit.errors import EvalkitError, PictureError
 from evalkit.gan.networks import to_network_range, to_pictures
 from evalkit.gan.recipes import Recipe
 from evalkit.images import Fit
-from evalkit.images.fit import squared
-from evalkit.latent.finding import Finding, Picture
-from evalkit.latent.gan import FrozenGAN
-from evalkit.latent.pictures import Row, captioned, png
+from evalkit.images.decode import squared
+from evalkit.latent.experiment import Finding, Picture, Row, captioned, png
+from evalkit.latent.model import FrozenGAN
 
 _RANDOM = 128  # random z of which the nearest ones are starts, and the nearest one is the figure to beat
 _LR = 0.1  # Adam's, falling to 0 by a half cosine

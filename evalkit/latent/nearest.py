@@ -1,9 +1,11 @@
 """nearest: the training pictures nearest to samples, and whether they are nearer than real pictures are.
 
 A GAN that memorised its pictures draws samples nearer to them than pictures of the same kind that it never saw.
+
+The nearest of many rows, block by block: what nearest looks up in pixels and in features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +15,9 @@ from torch import Tensor
 
 from evalkit.errors import EvalkitError
 from evalkit.images import ImageSet
-from evalkit.images.view import Rows
-from evalkit.latent.critic import Critic
-from evalkit.latent.finding import Finding, Picture
-from evalkit.latent.gan import REFERENCE, FrozenGAN
-from evalkit.latent.neighbours import Block, nearest_rows
-from evalkit.latent.pictures import Row, captioned, png
+from evalkit.images.imageset import Rows
+from evalkit.latent.experiment import Finding, Picture, Row, captioned, png
+from evalkit.latent.model import REFERENCE, Critic, FrozenGAN
 
 _BLOCK = 1024  # training pictures compared at once
 _CANDIDATES = 4  # a picture's pixel-nearest that join those compared in features
@@ -124,18 +123,6 @@ def _flat(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 255
 
 
-def _pixel_blocks(gan: FrozenGAN, against: Comparison) -> Iterator[Block]:
-    for first in range(0, len(against.training), _BLOCK):
-        rows = against.training[first : first + _BLOCK]
-        yield rows, _flat(np.ascontiguousarray(against.images[rows][..., : gan.recipe.channels]))
-
-
-def _feature_blocks(critic: Critic, against: Comparison, rows: np.ndarray) -> Iterator[Block]:
-    for first in range(0, len(rows), _BLOCK):
-        block = rows[first : first + _BLOCK]
-        yield block, torch.from_numpy(critic.features(against.images[block]))
-
-
 def memorisation(table: pd.DataFrame) -> dict[str, float]:
     """Figures from the distances of samples and of held-out pictures, in pixels and in features."""
     found: dict[str, float] = {}
@@ -160,3 +147,45 @@ def _shown(samples: np.ndarray, table: pd.DataFrame, against: Comparison) -> byt
         found = table[f"{name}_row"].to_numpy()[: min(_SHOWN, len(samples))]
         rows.append(Row(f"nearest training picture by {name}s", against.images[found]))
     return png(captioned(rows))
+
+
+Block = tuple[np.ndarray, Tensor]  # row numbers (b,), vectors float32 (b, D)
+
+
+def _pixel_blocks(gan: FrozenGAN, against: Comparison) -> Iterator[Block]:
+    for first in range(0, len(against.training), _BLOCK):
+        rows = against.training[first : first + _BLOCK]
+        yield rows, _flat(np.ascontiguousarray(against.images[rows][..., : gan.recipe.channels]))
+
+
+def _feature_blocks(critic: Critic, against: Comparison, rows: np.ndarray) -> Iterator[Block]:
+    for first in range(0, len(rows), _BLOCK):
+        block = rows[first : first + _BLOCK]
+        yield block, torch.from_numpy(critic.features(against.images[block]))
+
+
+def nearest_rows(
+    queries: Tensor, blocks: Iterable[Block], *, own: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each query the `count` nearest rows: Euclidean distances and row numbers, (q, count), nearest first.
+
+    Found by |q|^2 + |b|^2 - 2 q.b, then measured anew by differences, so that a copy is at distance 0.
+
+    Args:
+        queries: float32 (q, D).
+        own: (q,) a row that is the query itself and does not count, -1 for none.
+    """
+    best = torch.full((len(queries), count), torch.inf)
+    rows = torch.full((len(queries), count), -1)
+    squares, own_rows = queries.square().sum(1, keepdim=True), torch.from_numpy(own)[:, None]
+    for numbers, vectors in blocks:
+        block_rows = torch.from_numpy(numbers)
+        estimate = squares + vectors.square().sum(1) - 2 * queries @ vectors.T
+        estimate[own_rows == block_rows] = torch.inf
+        found = estimate.topk(min(count, len(vectors)), largest=False).indices
+        exact = torch.stack([(vectors[f] - q).norm(dim=1) for q, f in zip(queries, found, strict=True)])
+        exact[block_rows[found] == own_rows] = torch.inf
+        best, order = torch.cat([best, exact], 1).sort(dim=1, stable=True)
+        rows = torch.cat([rows, block_rows[found]], 1).gather(1, order)[:, :count]
+        best = best[:, :count]
+    return best.numpy(), rows.numpy()

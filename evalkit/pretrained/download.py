@@ -9,8 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from evalkit.errors import EvalkitError
-from evalkit.pretrained.blobs import git_blob_sha1
-from evalkit.pretrained.index import ReleasedFile
+from evalkit.pretrained.dcgan_release import ReleasedFile, git_blob_sha1
 
 _TIMEOUT = 30.0  # seconds without a byte
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before another try; as many tries in a row may bring nothing

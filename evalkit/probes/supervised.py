@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.artifacts import sha256_json, write_atomically
-from evalkit.device import arithmetic, resolve_precision
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import Discriminator, build_networks, to_network_range
 from evalkit.gan.recipes import Recipe
-from evalkit.probes.classifier import Classifier, FitOptions, Predictions
+from evalkit.probes.classifiers import Classifier, FitOptions, Predictions
+from evalkit.runtime import arithmetic, resolve_precision
 
 _BATCH = 512  # pictures predicted at a time; no effect on predictions
 

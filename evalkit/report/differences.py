@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-from evalkit.features.views import Views
+from evalkit.features.augmentation import Views
 from evalkit.gan.recipes import RECIPES, Recipe
-from evalkit.report.material import Measured
-from evalkit.report.series import best
+from evalkit.report.data import Measured, best
 from evalkit.report.tables import LOSSY, original, pictures_of
 
 _IMAGENET = "ImageNet-1k: about 1,281,000 pictures of 1,000 classes"

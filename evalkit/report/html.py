@@ -1,17 +1,21 @@
-"""The report as one self-contained HTML page: tables, plots, samples, run cards; it loads nothing."""
+"""The report as one self-contained HTML page: tables, plots, samples, run cards; it loads nothing.
+
+Tables of the HTML page: figures beside the published ones, and what differs from the paper.
+
+Run cards on the HTML page: each a closed paragraph that opens to all that led to its figure.
+"""
 
 import base64
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 
-from evalkit.report.differences import differences_by_dataset
-from evalkit.report.figures import Shown, block_figures, picture_figures, training_figures
-from evalkit.report.html_cards import cards
-from evalkit.report.html_tables import difference_table, figures_table, lossy_tag, small
-from evalkit.report.material import Material, Measured
-from evalkit.report.series import best, grouped
-from evalkit.report.tables import MEASURED, Block, blocks, labels_text
+import pandas as pd
+
+from evalkit.report.data import Material, Measured, best, grouped
+from evalkit.report.differences import Difference, differences_by_dataset
+from evalkit.report.plots import Shown, block_figures, picture_figures, training_figures
+from evalkit.report.tables import LOSSY, MEASURED, PUBLISHED, Block, blocks, decimals, labels_text
 from evalkit.version import __version__
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser that enforces it loads nothing
@@ -124,3 +128,98 @@ def _part(place: str, title: str, content: str) -> str:
 def _differences(groups: dict[tuple[str, str], list[Measured]]) -> str:
     found = differences_by_dataset(groups)
     return "".join(f"<h3>{escape(name)}</h3>\n{difference_table(lines)}" for name, lines in found.items())
+
+
+_TABLE_HEAD = ("method", "%", "95 % interval", "n", "difference", "source")
+
+
+def figures_table(block: Block) -> str:
+    """The rows of one block, the published ones first; on a narrow page each row is a paragraph."""
+    body = "".join(_row(row) for _, row in block.rows.iterrows())
+    head = "".join(f"<th{_align(name)}>{name}</th>" for name in _TABLE_HEAD)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _align(name: str) -> str:
+    return ' class="number"' if name in ("%", "95 % interval", "n", "difference") else ""
+
+
+def _row(row: pd.Series) -> str:
+    published = row["origin"] == PUBLISHED
+    method = escape(row["method"]) + small(row["chosen"])
+    spread = f" ± {decimals(row['spread'])}" if decimals(row["spread"]) else ""
+    kind = "" if published else f"± {row['spread_kind']}"
+    value = decimals(row["value"]) + spread + lossy_tag(row["pictures"] == LOSSY) + small(kind)
+    low, high = decimals(row["interval_low"]), decimals(row["interval_high"])
+    interval = f"{low} to {high}{small(row['interval_kind'])}" if low else ""
+    about = f"to {row['versus']}: {row['verdict']}" if row["versus"] else ""
+    difference = decimals(row["difference"], signed=True) + small(about)
+    cells = [method, value, interval, str(row["n"]), difference, _source(row)]
+    body = "".join(
+        f'<td data-label="{name}"{_align(name)}>{cell and f"<div>{cell}</div>"}</td>'
+        for name, cell in zip(_TABLE_HEAD, cells, strict=True)
+    )
+    return f'<tr class="{row["origin"]}">{body}</tr>\n'
+
+
+def _source(row: pd.Series) -> str:
+    source = row["source"]
+    if row["origin"] == PUBLISHED:
+        return f'<span class="tag of">published</span> {escape(source.partition(", ")[2])}'
+    if "/" in source:
+        name = escape(source.rpartition("/")[2].removesuffix(".json"))
+        source = f'<a href="#card-{name}">run card</a>'
+    about = small(f"{row['date']}, {row['hardware']}")
+    return f'<span class="tag ours">measured</span> {source}{about}'
+
+
+def lossy_tag(lossy: bool) -> str:
+    """What stands beside every figure that was measured on lossy pictures."""
+    return ' <span class="tag lossy">lossy JPEG</span>' if lossy else ""
+
+
+def small(text: str) -> str:
+    """A second, smaller line; empty for no text."""
+    return f"<small>{escape(text)}</small>" if text else ""
+
+
+def difference_table(lines: list[Difference]) -> str:
+    """The differences as a table of what, paper, here."""
+    rows = "".join(
+        f'<tr><td>{escape(what)}</td><td data-label="paper">{escape(paper)}</td>'
+        f'<td data-label="here">{escape(here)}</td></tr>\n'
+        for what, paper, here in lines
+    )
+    head = "<thead><tr><th>what</th><th>paper</th><th>here</th></tr></thead>"
+    return f"<table>\n{head}\n<tbody>\n{rows}</tbody>\n</table>\n"
+
+
+_LEFT_OUT = ("format", "kind", "figure", "curve", "class_names", "layers")  # shown elsewhere on the page
+
+
+def cards(material: Material) -> str:
+    """Every figure's card, then why others have none."""
+    found = "".join(_card(each) for each in material.measured if each.card)
+    missing = "".join(f"<li>{escape(line)}</li>" for line in material.missing)
+    return found + (f'<ul class="notes">{missing}</ul>\n' if missing else "")
+
+
+def _card(each: Measured) -> str:
+    name = escape(each.row["card"])
+    title = f"{each.method}, {each.row['dataset']}, {each.row['protocol']}"
+    lines = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _flat(each.card))
+    link = f'<a href="cards/{name}.json">cards/{name}.json</a>'
+    return f'<details id="card-{name}"><summary>{escape(title)}: {link}</summary>\n<dl>{lines}</dl></details>\n'
+
+
+def _flat(card: dict, prefix: str = "") -> list[tuple[str, str]]:
+    """A card's entries as (name, text) pairs, nested ones under their dotted names."""
+    lines = []
+    for key, value in card.items():
+        if not prefix and key in _LEFT_OUT:
+            continue
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{key}.")
+        else:
+            lines.append((f"{prefix}{key}", f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return lines

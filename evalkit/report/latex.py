@@ -4,8 +4,7 @@ import re
 
 import pandas as pd
 
-from evalkit.report.tables import MEASURED, PUBLISHED, Block, blocks, decimals, lossy_mark
-from evalkit.report.text import footnotes
+from evalkit.report.tables import MEASURED, PUBLISHED, Block, blocks, decimals, footnotes, lossy_mark
 
 _HEAD = "% written by `evalkit report`; needs \\usepackage{booktabs}\n"
 _CARD_LETTERS = 8  # of a run card's name: enough to find the file

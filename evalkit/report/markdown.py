@@ -8,12 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from evalkit.artifacts import write_atomically
+from evalkit.report.data import Material, grouped
 from evalkit.report.differences import differences_by_dataset
-from evalkit.report.figures import block_figures, picture_figures, training_figures
-from evalkit.report.material import Material
-from evalkit.report.series import grouped
-from evalkit.report.tables import MEASURED, Block, blocks, decimals, value_text
-from evalkit.report.text import footnotes
+from evalkit.report.plots import block_figures, picture_figures, training_figures
+from evalkit.report.tables import MEASURED, Block, blocks, decimals, footnotes, value_text
 
 _KEPT = ("At a glance", "Test figure against", "Layers")  # the captions of the plots that one page has room for
 

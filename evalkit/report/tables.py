@@ -1,4 +1,7 @@
-"""Measured figures beside the published ones, as one table; its formats are in the modules beside this one."""
+"""Measured figures beside the published ones, as one table; its formats are in the modules beside this one.
+
+The comparison for a terminal.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,8 +9,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from evalkit.cards import FOLDER
-from evalkit.results import method_name, ordered
+from evalkit.results import FOLDER, method_name, ordered
 
 COLUMNS = (
     "dataset", "pictures", "protocol", "metric", "method", "value", "spread", "spread_kind", "interval_low",
@@ -164,3 +166,25 @@ def as_csv(table: pd.DataFrame) -> str:
     for column in ("value", "spread", "interval_low", "interval_high", "difference"):
         formatted[column] = [decimals(value, signed=column == "difference") for value in table[column]]
     return formatted.to_csv(index=False, lineterminator="\n")
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The comparison for a terminal: a block a data set and protocol."""
+    return "\n".join(_text_block(block) for block in blocks(table))
+
+
+def _text_block(block: Block) -> str:
+    lines = [block.title, *(_line(row, block) for _, row in block.rows.iterrows())]
+    return "\n".join(lines + [f"  ({note})" for note in footnotes(block)]) + "\n"
+
+
+def _line(row: pd.Series, block: Block) -> str:
+    origin = PUBLISHED if row["origin"] == PUBLISHED else f"measured, n = {row['n']}"
+    difference = f"{decimals(row['difference'], signed=True)}  {row['verdict']}" if row["versus"] else ""
+    return f"  {row['method']:<58} {value_text(row, block):<23} {origin:<17} {difference}".rstrip()
+
+
+def footnotes(block: Block) -> list[str]:
+    """What the letters beside the spreads mean, and the block's notes."""
+    kinds = [f"{letter}: ± {kind}" for letter, kind in zip("abcdefghij", block.kinds, strict=False)]
+    return kinds + block.notes

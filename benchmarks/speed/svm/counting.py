@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from evalkit.probes.l2svm.passes import Passes
+from evalkit.solver.passes import Passes
 
 
 @dataclass

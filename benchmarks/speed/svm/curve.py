@@ -16,8 +16,8 @@ from matplotlib.ticker import NullFormatter
 from rows import Given, chosen_rows, given, parser
 from table import Table, timed
 
-from evalkit.probes.l2svm import l2svm_path
-from evalkit.probes.l2svm.products import matrix_path
+from evalkit.solver import l2svm_path
+from evalkit.solver.passes import matrix_path
 
 COLUMNS = ("features", "method", "rows", "dimensions", "C", "seconds", "passes", "gap_by_gradient", "accuracy_percent")
 _METHODS = {"L2SVM": "C0", "LinearSVC": "C1", "L-BFGS, no preconditioner": "C2"}

@@ -15,7 +15,7 @@ from rates import rates
 from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
 
-from evalkit.probes.l2svm import LinearFit, l2svm_path
+from evalkit.solver import LinearFit, l2svm_path
 
 COLUMNS = ("features", "method", "problem", "rows", "dimensions", "wall_seconds", "cpu_seconds", "value", "unit")
 

@@ -10,7 +10,7 @@ import numpy as np
 from rows import chosen_rows, given, parser
 from table import Table, timed
 
-from evalkit.probes.l2svm import l2svm_path
+from evalkit.solver import l2svm_path
 
 COLUMNS = ("features", "varied", "rows", "dimensions", "classes", "Cs", "wall_seconds", "cpu_seconds", "passes")
 

@@ -13,7 +13,7 @@ from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
 
 from evalkit.errors import EvalkitError
-from evalkit.probes.l2svm import l2svm_path
+from evalkit.solver import l2svm_path
 
 COLUMNS = (
     *("features", "rows", "dimensions", "mean_squared_length", "wall_seconds", "cpu_seconds", "passes"),

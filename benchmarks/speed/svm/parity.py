@@ -17,7 +17,7 @@ from beside import objective, tight_peer
 from rows import GRID, Given, chosen_rows, gaussian, given, parser
 from table import Table, timed
 
-from evalkit.probes.l2svm import LinearFit, l2svm_path
+from evalkit.solver import LinearFit, l2svm_path
 
 COLUMNS = (
     *("kind", "features", "rows", "dimensions", "C", "problems", "relative_objective_difference"),

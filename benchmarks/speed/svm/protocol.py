@@ -11,7 +11,7 @@ from beside import in_a_file, peer, two_peers
 from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
 
-from evalkit.probes.l2svm import l2svm_draws
+from evalkit.solver import l2svm_draws
 
 COLUMNS = ("features", "method", "problem", "rows", "dimensions", "wall_seconds", "cpu_seconds", "value", "unit")
 

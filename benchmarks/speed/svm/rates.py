@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from table import timed
 
-from evalkit.probes.l2svm.products import matrix_path
+from evalkit.solver.passes import matrix_path
 
 
 def rates(dimensions: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.probes.svm import RELEASE_GRID
+from evalkit.probes.classifiers import RELEASE_GRID
 
 GRID = list(RELEASE_GRID)
 _MADE = (20_000, 2_000)  # rows and dimensions of Gaussian features

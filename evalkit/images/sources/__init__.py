@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import EvalkitError
-from evalkit.images.plan import Plan
-from evalkit.images.sources.arrays import npz_plan
-from evalkit.images.sources.downsampled import downsampled_plan, is_downsampled
-from evalkit.images.sources.folder import folder_plan
-from evalkit.images.sources.listing import listing_plan
+from evalkit.images.sources.base import Plan
+from evalkit.images.sources.folder import folder_plan, listing_plan
+from evalkit.images.sources.imagenet32 import downsampled_plan, is_downsampled
 from evalkit.images.sources.lsun import is_lmdb, lsun_plan
+from evalkit.images.sources.npz import npz_plan
 from evalkit.images.sources.parquet import parquet_plan
 from evalkit.images.sources.tar import is_webdataset, tar_plan, webdataset_plan
 

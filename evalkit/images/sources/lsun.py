@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EvalkitError
-from evalkit.images.plan import SHARD, Picture, Plan, identity_of, printable, split_of, split_order
+from evalkit.images.sources.base import SHARD, Picture, Plan, identity_of, printable, split_of, split_order
 
 _FILE = "data.mdb"
 

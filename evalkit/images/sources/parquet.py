@@ -13,7 +13,16 @@ import pyarrow.parquet
 from pyarrow import types
 
 from evalkit.errors import EvalkitError
-from evalkit.images.plan import SHARD, Picture, Plan, checked_labels, identity_of, printable, split_of, split_order
+from evalkit.images.sources.base import (
+    SHARD,
+    Picture,
+    Plan,
+    checked_labels,
+    identity_of,
+    printable,
+    split_of,
+    split_order,
+)
 
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 

@@ -1,19 +1,27 @@
 """Pictures in tars, never unpacked: WebDataset shards, ImageNet's tar of tars, or folders in a tar.
 
 The headers are read once, without the contents; a worker then reads each picture at its offset in the outermost file.
+
+Reading tars in place: members' offsets from the headers alone, pictures by offset. sources/tar.py says which.
 """
 
+import io
 import json
+import os
 import re
+import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from evalkit.errors import EvalkitError
-from evalkit.images.plan import (
+from evalkit.images.sources.base import (
+    MOST_BYTES,
     SHARD,
+    Picture,
     Plan,
     checked_labels,
     identity_of,
@@ -22,7 +30,6 @@ from evalkit.images.plan import (
     split_order,
 )
 from evalkit.images.sources.folder import EXTENSIONS, numbered, oord_variant, splits_and_classes
-from evalkit.images.tarfiles import Member, TarMembers, content_of, members
 
 _LABELS = (".cls", ".json")  # WebDataset's names for a sample's label
 
@@ -58,20 +65,6 @@ def webdataset_plan(root: Path, files: Sequence[Path]) -> Plan:
     names = words.read_text(encoding="utf-8", errors="backslashreplace").splitlines() if words.is_file() else []
     names = checked_labels(np.array([row[3] for row in rows]), names, files[0])
     return Plan("webdataset", _shards(rows), names, identity_of(files, root))
-
-
-def _samples(file: BinaryIO, path: Path) -> tuple[list[Member], dict[str, int]]:
-    pictures, labels = [], {}
-    for member in members(file, 0, path.stat().st_size, str(path)):
-        if member.name.lower().endswith(EXTENSIONS):
-            pictures.append(member)
-        elif member.name.endswith(_LABELS) and not member.problem:
-            at = file.tell()
-            label = _label(content_of(file, member)[:100_000], member.name, path)
-            file.seek(at)
-            if label is not None:
-                labels[_key(member.name)] = label
-    return pictures, labels
 
 
 def _key(name: str) -> str:
@@ -116,6 +109,35 @@ def tar_plan(root: Path, files: Sequence[Path]) -> Plan:
     return Plan("tar", _shards(rows), [printable(name) for name in names], identity_of(files, root), variant=variant)
 
 
+def _split(path: Path) -> str:
+    """The split a tar's name tells anywhere in it, as in imagenet1k-validation-07.tar or ILSVRC2012_img_val.tar."""
+    return split_of(re.split(r"[-_.]", path.stem)) or "train"
+
+
+_END = bytes(512)  # a tar ends with blocks of zeros
+
+
+class Member(NamedTuple):
+    name: str
+    offset: int  # of the contents, in the outermost file
+    size: int
+    problem: str
+
+
+def _samples(file: BinaryIO, path: Path) -> tuple[list[Member], dict[str, int]]:
+    pictures, labels = [], {}
+    for member in members(file, 0, path.stat().st_size, str(path)):
+        if member.name.lower().endswith(EXTENSIONS):
+            pictures.append(member)
+        elif member.name.endswith(_LABELS) and not member.problem:
+            at = file.tell()
+            label = _label(content_of(file, member)[:100_000], member.name, path)
+            file.seek(at)
+            if label is not None:
+                labels[_key(member.name)] = label
+    return pictures, labels
+
+
 def _pictures(path: Path) -> Iterator[tuple[Member, str]]:
     """(member, its name as it would be in a folder) of a tar's pictures; an inner tar counts as a folder."""
     with open(path, "rb") as file:
@@ -131,9 +153,76 @@ def _pictures(path: Path) -> Iterator[tuple[Member, str]]:
                 yield member, member.name.removeprefix("./")
 
 
-def _split(path: Path) -> str:
-    """The split a tar's name tells anywhere in it, as in imagenet1k-validation-07.tar or ILSVRC2012_img_val.tar."""
-    return split_of(re.split(r"[-_.]", path.stem)) or "train"
+def content_of(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own: the inner tar of a tar of tars."""
+
+    def __init__(self, file: BinaryIO, first: int, size: int):
+        self._file, self._first, self._size, self._at = file, first, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        self._file.seek(self._first + self._at)
+        found = self._file.read(left if count < 0 else min(count, left))
+        self._at += len(found)
+        return found
+
+
+def members(file: BinaryIO, start: int, size: int, source: str) -> Iterator[Member]:
+    """The members of the tar in `file` from `start` on, links and other oddities with the reason not to read them.
+
+    Raises:
+        EvalkitError: compressed, no tar, or cut short.
+    """
+    window = _Window(file, start, size)
+    try:
+        with tarfile.open(fileobj=window, mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte a picture
+                if not member.isdir():
+                    yield Member(member.name, start + member.offset_data, member.size, _problem(member))
+            window.seek(tar.offset)
+            if window.read(512) != _END:
+                raise EvalkitError(f"{source}: the tar is cut short or broken at byte {tar.offset:,}; fetch it again")
+    except (tarfile.TarError, OverflowError, UnicodeError) as error:
+        raise EvalkitError(f"{source}: not a whole, uncompressed tar ({error}); gunzip or fetch it again") from None
+
+
+@dataclass(frozen=True)
+class TarMembers:
+    """Pictures inside a tar: names, offsets and sizes of their contents, and labels."""
+
+    split: str
+    path: str
+    members: tuple[Member, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.members)
+
+    def pictures(self) -> Iterator[Picture]:
+        with open(self.path, "rb") as file:
+            for member, label in zip(self.members, self.labels, strict=True):
+                content = b"" if member.problem else content_of(file, member)
+                yield Picture(printable(member.name), content, label, member.problem)
 
 
 def _shards(rows: list[tuple[str, str, Member, int]]) -> list[TarMembers]:
@@ -146,3 +235,13 @@ def _shards(rows: list[tuple[str, str, Member, int]]) -> list[TarMembers]:
             shards.append(TarMembers(*rows[first][:2], tuple(r[2] for r in part), tuple(r[3] for r in part)))
             first = row
     return shards
+
+
+def _problem(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return "a link, not a file"
+    if not member.isreg() or member.issparse():
+        return "not a regular file"
+    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+        return "its name leads out of the archive"
+    return f"{member.size:,} bytes, more than a picture has" if member.size > MOST_BYTES else ""

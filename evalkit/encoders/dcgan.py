@@ -1,0 +1,163 @@
+"""Discriminators as encoders: a run, a checkpoint, or a recipe's network with its initial weights.
+
+pretrained:NAME: the discriminator of released, shipped or imported weights as an encoder.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
+from evalkit.encoders.module import Autocast
+from evalkit.errors import EvalkitError
+from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
+from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
+from evalkit.gan.norms import without_spectral_norm
+from evalkit.gan.recipes import Recipe, recipe_named
+from evalkit.gan.run_dir import find_checkpoint, run_of
+from evalkit.pretrained.registry import find_pretrained
+from evalkit.pretrained.store import load_discriminator, load_source_statistics, read_pretrained
+from evalkit.workspace import Workspace
+
+_RANDOM_SEED = 0
+
+
+def run_encoder(name: str, workspace: Workspace) -> Encoder:
+    """The discriminator of a run's last checkpoint, or of RUN@UPDATES or a path; "latest" is the latest run.
+
+    Where training kept a moving average of it, that one.
+    """
+    checkpoint = find_checkpoint(name, workspace)
+    manifest = read_checkpoint(checkpoint)
+    discriminator = Discriminator(stored_recipe(manifest))
+    weights = checkpoint / weights_file(manifest, "discriminator")
+    load_weights(discriminator, weights)
+    return discriminator_encoder(
+        f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}",
+        discriminator,
+        sha256=manifest["files"][weights.name]["sha256"],
+        weights=str(weights.resolve()),
+        images_sha256=manifest["made_from"]["images_sha256"],
+    )
+
+
+def random_encoder(recipe_name: str, workspace: Workspace) -> Encoder:
+    """The recipe's discriminator with its initial weights."""
+    recipe = recipe_named(recipe_name)
+    discriminator = build_networks(recipe, seed=_RANDOM_SEED)[1]
+    sha256 = hashlib.sha256(save({k: v.contiguous() for k, v in discriminator.state_dict().items()})).hexdigest()
+    return discriminator_encoder(f"random:{recipe.name}", discriminator, sha256=sha256)
+
+
+def discriminator_encoder(
+    name: str, discriminator: Discriminator, *, sha256: str, weights: str = "", images_sha256: str = ""
+) -> Encoder:
+    """A discriminator as an encoder: its taps are conv1, conv2, ... after their leaky ReLU.
+
+    Raises:
+        EvalkitError: a conditional discriminator, which needs classes.
+    """
+    recipe = discriminator.recipe
+    if recipe.classes:
+        raise EvalkitError(
+            f"recipe {recipe.name}: its discriminator takes classes, so it gives no features of a picture"
+        )
+    network = DiscriminatorNetwork(discriminator)
+    return Encoder(name, network, preprocessing_of(recipe), sha256, weights, images_sha256, "target")
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """Pictures into the generator's range: x / 127.5 - 1 for tanh [s4], x / 255 for sigmoid [release]."""
+    low = -1.0 if recipe.output == "tanh" else 0.0
+    return Preprocessing(size=recipe.size, channels=recipe.channels, range=(low, 1.0))
+
+
+class DiscriminatorNetwork(Network):
+    """The conv blocks; all of them are the paper's features (Radford et al. 2016, section 5.1)."""
+
+    def __init__(self, discriminator: Discriminator):
+        super().__init__()
+        self.discriminator = discriminator
+        self.default = tuple(f"conv{index + 1}" for index in range(len(discriminator.blocks)))
+
+    def forward(
+        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+    ) -> dict[str, Tensor]:
+        return _run_blocks(self.discriminator.blocks, pictures, layers, reduce)
+
+    def norms(self) -> dict[str, BatchNorm]:
+        return dict(self.discriminator.norms())
+
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        if any(norm.running_mean is None for norm in self.norms().values()):
+            return Autocast(self, precision)
+        return FoldedDiscriminator(self.discriminator, dtype=getattr(torch, precision))
+
+
+def _run_blocks(
+    blocks: nn.ModuleList, maps: Tensor, layers: Sequence[str] | None, reduce: Reduce | None
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for index, block in enumerate(blocks):
+        name = f"conv{index + 1}"
+        maps = block(maps)
+        if layers is None or name in layers:
+            found[name] = reduce(name, maps) if reduce else maps
+        if layers is not None and len(found) == len(layers):
+            break
+    return found
+
+
+class FoldedDiscriminator(nn.Module):
+    """The conv blocks with frozen batch norm folded into their weights, in `dtype`; called as `Network.forward`.
+
+    With g = gain / sqrt(variance + eps), norm(conv(x)) = conv_gw(x) + (bias - g mean).
+    """
+
+    def __init__(self, discriminator: Discriminator, *, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.blocks = nn.ModuleList()
+        for block in discriminator.blocks:
+            assert isinstance(block, ConvBlock)
+            self.blocks.append(_FoldedBlock(block))
+        self.to(dtype).to(memory_format=torch.channels_last).requires_grad_(False)
+
+    def forward(
+        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+    ) -> dict[str, Tensor]:
+        return _run_blocks(self.blocks, pictures.to(self.dtype), layers, reduce)
+
+
+class _FoldedBlock(nn.Module):
+    def __init__(self, block: ConvBlock):
+        super().__init__()
+        norm = block.norm
+        self.conv = fuse_conv_bn_eval(block.conv, norm) if isinstance(norm, nn.BatchNorm2d) else deepcopy(block.conv)
+        without_spectral_norm(self.conv)
+        self.leak = block.leak
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.leaky_relu_(self.conv(maps), self.leak)
+
+
+def pretrained_encoder(name: str, workspace: Workspace) -> Encoder:
+    """The discriminator of the weights of that name, or its first layers; a release that is not here is fetched."""
+    path = find_pretrained(name, workspace)
+    discriminator, manifest = load_discriminator(path), read_pretrained(path)
+    weights = path / "discriminator.safetensors"
+    encoder = discriminator_encoder(
+        f"pretrained:{name}",
+        discriminator,
+        sha256=manifest["files"][weights.name]["sha256"],
+        weights=str(weights.resolve()),
+        images_sha256=manifest["made_from"].get("images_sha256", ""),
+    )
+    return replace(encoder, source_statistics=load_source_statistics(path, manifest))

@@ -1,0 +1,240 @@
+"""kmeans:NAME, single-layer K-means features (Coates, Lee & Ng 2011), the baseline of the paper's CIFAR-10 table.
+
+`evalkit.encoders.shallow` learns the dictionary that this encoder loads. Its features want standardising.
+
+Learning the dictionary of K-means features (Coates, Lee & Ng 2011); the encoder `kmeans:NAME` gives the features.
+
+Numbers are those of the authors' demo: 400,000 patches of 6 x 6 pixels, whitened, 50 iterations.
+
+pixels: the pictures themselves in [0, 1], the baseline that any encoder should beat.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from evalkit.artifacts import Building, building, new_manifest, read_manifest
+from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.images.imageset import ImageSet
+from evalkit.workspace import Workspace
+
+KIND = "k-means dictionary"
+WEIGHTS = "kmeans.safetensors"
+PATCH = 6  # pixels a side [the authors' demo, as is the next]
+_CONTRAST = 10.0  # added to a patch's variance, of pixels in 0..255
+_LENGTH = PATCH * PATCH * 3
+
+
+def kmeans_encoder(rest: str, workspace: Workspace) -> Encoder:
+    """The dictionary of that name or path.
+
+    Raises:
+        ArtifactError: no dictionary there, or one of other shapes.
+    """
+    path = workspace.find(KIND, rest)
+    manifest = read_manifest(path, KIND, check_hashes=True)
+    weights = path / WEIGHTS
+    network = TriangleCode(_checked(load_dictionary(weights), str(weights)))
+    sha256, images = manifest["files"][WEIGHTS]["sha256"], manifest["made_from"]["images_sha256"]
+    return Encoder(
+        f"kmeans:{path.name}", network, Preprocessing(range=(0.0, 255.0)), sha256, str(weights.resolve()), images
+    )
+
+
+def load_dictionary(path: object) -> dict[str, Tensor]:
+    """The arrays of a dictionary's file.
+
+    Raises:
+        ArtifactError: no safetensors file.
+    """
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: not readable as a K-means dictionary ({error})") from None
+
+
+def _checked(found: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    expected = {"patches_mean": (_LENGTH,), "whitening": (_LENGTH, _LENGTH)}
+    shapes = {name: tuple(array.shape) for name, array in found.items()}
+    centroids = shapes.pop("centroids", ())
+    if shapes != expected or centroids[1:] != (_LENGTH,):
+        raise ArtifactError(f"{where}: arrays {shapes}, centroids {centroids}; expected {expected} and (K, {_LENGTH})")
+    return found
+
+
+def normalised(patches: Tensor) -> Tensor:
+    """Brightness and contrast taken out: (x - mean) / sqrt(var + 10) of pixels in 0..255, (n, 108)."""
+    centred = patches - patches.mean(1, keepdim=True)
+    return centred / (patches.var(1, keepdim=True) + _CONTRAST).sqrt()
+
+
+class TriangleCode(Network):
+    """Pictures (N, 3, h, w) in 0..255 -> one layer "triangle", (N, 4 K).
+
+    Each patch's max(0, mean distance - distance) to every centroid, summed over the picture's quadrants: upper left,
+    upper right, lower left, lower right.
+    """
+
+    default = ("triangle",)
+    mean: Tensor
+    whitening: Tensor
+    products: Tensor
+    squares: Tensor
+
+    def __init__(self, dictionary: dict[str, Tensor]):
+        super().__init__()
+        centroids = dictionary["centroids"].float()
+        self.register_buffer("mean", dictionary["patches_mean"].float())
+        self.register_buffer("whitening", dictionary["whitening"].float())
+        # |x - c|^2 = [x, |x|^2] [-2 c, 1] + |c|^2: one product
+        self.register_buffer("products", torch.cat([-2 * centroids.T, torch.ones(1, len(centroids))]))
+        self.register_buffer("squares", centroids.square().sum(1))
+
+    def forward(
+        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+    ) -> dict[str, Tensor]:
+        # one picture at a time: its 729 x K distances stay in the cache
+        rows = torch.stack([self._code(picture.float()) for picture in pictures])
+        return {"triangle": reduce("triangle", rows) if reduce else rows}
+
+    def _code(self, picture: Tensor) -> Tensor:
+        patches = picture.permute(1, 2, 0).unfold(0, PATCH, 1).unfold(1, PATCH, 1)  # rows, columns, 3, 6, 6
+        rows, columns = patches.shape[:2]
+        x = normalised(patches.permute(0, 1, 3, 4, 2).reshape(rows * columns, _LENGTH))
+        x = (x - self.mean) @ self.whitening
+        distances = torch.addmm(self.squares, torch.cat([x, x.square().sum(1, keepdim=True)], 1), self.products)
+        distances.clamp_min_(0).sqrt_()
+        code = torch.sub(distances.mean(1, keepdim=True), distances, out=distances).relu_()
+        return (_quadrants(rows, columns, code.device) @ code).flatten()
+
+    def norms(self) -> dict[str, BatchNorm]:
+        return {}
+
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        return self  # differences of near distances want float32
+
+
+def _quadrants(rows: int, columns: int, device: torch.device) -> Tensor:
+    """1 where a patch lies in a quadrant, (4, rows x columns); the middle row and column belong to the first half."""
+    down, across = (torch.arange(n, device=device) >= (n + 1) // 2 for n in (rows, columns))
+    index = 2 * down[:, None].long() + across[None, :].long()
+    return F.one_hot(index.flatten(), 4).T.float()
+
+
+PATCHES = 400_000
+_ZCA = 0.1  # added to the eigenvalues of the patches' covariance
+_ITERATIONS = 50
+_STEP = 5  # iterations between records of progress
+_CHUNK = 20_000  # patches normalised at a time
+
+
+def train_kmeans(
+    images: ImageSet, target: Path, *, centroids: int = 1600, patches: int = PATCHES, seed: int = 0
+) -> Path:
+    """Learns a dictionary on training pictures and returns its directory; killed, it goes on where it was.
+
+    The file holds `patches_mean` (108,), `whitening` (108, 108) and `centroids` (centroids, 108), float32. A patch is
+    row by row, pixel by pixel, red, green, blue.
+
+    Raises:
+        EvalkitError: fewer patches than centroids, or pictures smaller than a patch.
+    """
+    pictures = images.training
+    height, width = pictures.shape[1:3]
+    if patches < centroids or min(height, width) < PATCH:
+        raise EvalkitError(
+            f"{images.name}: {patches:,} patches of pictures of {height}x{width} for {centroids:,} centroids; "
+            f"expected at least one patch a centroid, and {PATCH}x{PATCH} pixels"
+        )
+    settings: dict[str, Any] = {"images": images.name, "centroids": centroids, "patches": patches, "seed": seed}
+    settings |= {"patch": PATCH, "zca": _ZCA, "iterations": _ITERATIONS}
+    made_from = {"images_sha256": images.sha256}
+    with building(target, settings=settings, made_from=made_from) as artifact:
+        if not _is_there(target, settings, made_from):
+            _learn(artifact, pictures, centroids, patches, seed)
+            artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
+    return target
+
+
+def _is_there(target: Path, settings: dict, made_from: dict) -> bool:
+    try:
+        manifest = read_manifest(target, KIND)
+    except ArtifactError:
+        return False
+    return manifest["settings"] == settings and manifest["made_from"] == made_from
+
+
+def _learn(artifact: Building, pictures: np.ndarray, centroids: int, patches: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sample = _normalised(sample_patches(pictures, patches, random))
+    mean, whitening = zca(sample)
+    sample = (sample - mean) @ whitening
+    found = sample[random.choice(patches, centroids, replace=False)]
+    done, kept = artifact.progress.get("iterations", 0), artifact.path / WEIGHTS
+    if done:
+        found = load_dictionary(kept)["centroids"].numpy()
+    steps = range(done, _ITERATIONS, _STEP)
+    for first in tqdm(steps, desc="k-means", unit=f"{_STEP} iterations", disable=None):
+        found = KMeans(centroids, init=found, n_init=1, max_iter=_STEP, tol=0).fit(sample).cluster_centers_
+        save_file({"patches_mean": _tensor(mean), "whitening": _tensor(whitening), "centroids": _tensor(found)}, kept)
+        artifact.save(iterations=first + _STEP)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def sample_patches(pictures: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Patches at random places of random pictures, uint8 (count, 108)."""
+    n, height, width = pictures.shape[:3]
+    which = np.sort(random.integers(0, n, count))
+    tops, lefts = random.integers(0, height - PATCH + 1, count), random.integers(0, width - PATCH + 1, count)
+    found = np.empty((count, PATCH, PATCH, 3), np.uint8)
+    for i, (picture, top, left) in enumerate(zip(which, tops, lefts, strict=True)):
+        found[i] = pictures[picture, top : top + PATCH, left : left + PATCH]
+    return found.reshape(count, -1)
+
+
+def _normalised(patches: np.ndarray) -> np.ndarray:
+    parts = (patches[first : first + _CHUNK] for first in range(0, len(patches), _CHUNK))
+    return np.concatenate([normalised(torch.from_numpy(part).float()).numpy() for part in parts])
+
+
+def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and whitening (D, D) of patches (n, D): the inverse root of their covariance + 0.1, float32."""
+    eigenvalues, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+    whitening = (vectors / np.sqrt(eigenvalues + _ZCA)) @ vectors.T
+    return patches.mean(0), whitening.astype(np.float32)
+
+
+def pixels_encoder(rest: str, workspace: Workspace) -> Encoder:
+    """Pictures of any size as one vector: row by row, pixel by pixel, red, green, blue."""
+    return Encoder("pixels", Pixels(), Preprocessing())
+
+
+class Pixels(Network):
+    """(N, 3, h, w) -> one layer "pixels", (N, h x w x 3)."""
+
+    default = ("pixels",)
+
+    def forward(
+        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+    ) -> dict[str, Tensor]:
+        rows = pictures.permute(0, 2, 3, 1).flatten(1)
+        return {"pixels": reduce("pixels", rows) if reduce else rows}
+
+    def norms(self) -> dict[str, BatchNorm]:
+        return {}
+
+    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        return self  # bf16 would round the pixels

@@ -1,0 +1,156 @@
+"""A probe on a run while it trains: does D's representation still get better?
+
+Every so many D updates a few-label SVM is fitted on frozen features of a benchmark's training pictures. The benchmark's
+test pictures are never looked at.
+"""
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evalkit.artifacts import read_manifest, sha256_json, write_atomically
+from evalkit.encoders import find_encoder
+from evalkit.errors import EvalkitError
+from evalkit.evaluation.evaluate import Progress, choose
+from evalkit.evaluation.label_subsets import draw_labels
+from evalkit.features.extract import extract
+from evalkit.gan.checkpoint import KIND
+from evalkit.gan.run_dir import best_checkpoint
+from evalkit.images.imageset import ImageSet, Rows
+from evalkit.probes.classifiers import RELEASE_GRID
+from evalkit.runtime import resolve_device
+from evalkit.solver import l2svm_draws
+from evalkit.workspace import Workspace
+
+COLUMNS = ("d_updates", "rewinds", "dataset", "labels_per_class", "validation_pictures", "C", "validation_percent")
+_VALIDATION = 5_000  # enough for +- 0.7 points; the same pictures each time, so differences show better than that
+_SEED = 0
+
+
+class TrainingProbe:
+    """Measures checkpoints of one run, as the trainer's watcher.
+
+    Writes RUN/probe.csv and RUN/probe.png, and keeps the checkpoint of the best validation accuracy as RUN/best.
+
+    Args:
+        images: the benchmark's pictures, of which only the `train` split is used.
+        run: the run's directory.
+        labels_per_class: k; k x K pictures are fitted, and normalise (the whole training split would take longer).
+        every: D updates between probes.
+
+    Raises:
+        EvalkitError: a class of the benchmark has too few pictures.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        run: Path,
+        *,
+        labels_per_class: int,
+        every: int,
+        device: str = "auto",
+        say: Progress = lambda line: None,
+    ):
+        self.run, self.labels_per_class, self.every, self.say = run, labels_per_class, every, say
+        self._device = str(resolve_device(device))
+        self.images = _excerpt(images, labels_per_class)
+
+    def __call__(self, checkpoint: Path) -> None:
+        """Measures the checkpoint unless it was measured before."""
+        settings = read_manifest(checkpoint, KIND)["settings"]
+        d_updates, rewinds = settings["d_updates"], settings["rewinds"]
+        found = self._rows()
+        if any((int(row["d_updates"]), int(row["rewinds"])) == (d_updates, rewinds) for row in found):
+            return
+        rows = [row for row in found if int(row["d_updates"]) < d_updates]  # later ones are from before a step back
+        try:
+            C, percent = self._measure(checkpoint)
+        except EvalkitError as error:  # a probe that fails must not end a run of days
+            self.say(f"probe after {d_updates} D updates: none ({error})")
+            return
+        best = max((float(row["validation_percent"]) for row in rows), default=-math.inf)
+        if percent > best:
+            _keep(checkpoint, best_checkpoint(self.run))
+        counts = (d_updates, rewinds, self.images.name, self.labels_per_class, len(self.images.split("validation")))
+        cells = (*counts, f"{C:g}", f"{percent:.2f}")
+        self._write([*rows, dict(zip(COLUMNS, map(str, cells), strict=True))])
+        self.say(f"probe after {d_updates} D updates: {percent:.2f} % (best before: {max(best, 0):.2f} %)")
+
+    def _measure(self, checkpoint: Path) -> tuple[float, float]:
+        """The C chosen and the validation accuracy in percent."""
+        target = self.run / "probe" / "features"
+        shutil.rmtree(target, ignore_errors=True)
+        found = extract(self.images, find_encoder(str(checkpoint), Workspace(self.run)), target, device=self._device)
+        fit, validation = found.rows("train"), found.rows("validation")
+
+        def score(Cs: Sequence[float]) -> list[float]:
+            fits = l2svm_draws(found, found.labels, [fit], list(Cs), evaluate_rows=validation, device=self._device)
+            return (fits.predictions[0] == found.labels[validation]).mean(axis=1).tolist()
+
+        choice = choose(score, RELEASE_GRID, say=lambda line: None)
+        shutil.rmtree(self.run / "probe")
+        return choice.value, 100 * max(choice.scores.values())
+
+    def _rows(self) -> list[dict[str, str]]:
+        path = self.run / "probe.csv"
+        if not path.exists():
+            return []
+        return list(csv.DictReader(io.StringIO(path.read_text())))
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.run / "probe.csv", text.getvalue())
+        _draw(rows, self.run / "probe.png")
+
+
+def _excerpt(images: ImageSet, labels_per_class: int) -> ImageSet:
+    """The pictures to fit and, of the other training pictures, those to validate on, as splits of a set in memory."""
+    first, end = images.splits.get("train", (0, len(images)))
+    everything = np.arange(first, end)
+    fit = draw_labels(images.labels, everything, labels_per_class, seed=[_SEED, labels_per_class])
+    others = np.setdiff1d(everything, fit)
+    validation = np.sort(np.random.default_rng(_SEED).permutation(others)[:_VALIDATION])
+    rows = np.concatenate([fit, validation])
+    return ImageSet(
+        name=images.name,
+        images=Rows(images.images, rows),  # type: ignore[arg-type]
+        labels=images.labels[rows],
+        class_names=images.class_names,
+        splits={"train": (0, len(fit)), "validation": (len(fit), len(rows))},
+        manifest={"made_from": {}, "files": {"images.npy": {"sha256": sha256_json([images.sha256, rows.tolist()])}}},
+    )
+
+
+def _keep(checkpoint: Path, target: Path) -> None:
+    """Copies a checkpoint, whole or not at all."""
+    building, discarded = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
+    for left in (building, discarded):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(checkpoint, building)
+    if target.exists():
+        target.rename(discarded)
+    building.rename(target)
+    shutil.rmtree(discarded, ignore_errors=True)
+
+
+def _draw(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """The curve of validation accuracy against D updates, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([int(row["d_updates"]) for row in rows], [float(row["validation_percent"]) for row in rows], marker="o")
+    axes.set_xlabel("D updates")
+    axes.set_ylabel("validation accuracy in %")
+    axes.set_title(f"{rows[0]['dataset']}, {rows[0]['labels_per_class']} labels a class")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

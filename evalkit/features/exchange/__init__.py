@@ -1,1 +1,0 @@
-"""Feature sets and other people's files: arrays made elsewhere come in, features go out, sets are joined."""

@@ -1,0 +1,187 @@
+"""What an experiment found, and its folder on disk: pictures, tables, figures, z, and a manifest of what made it.
+
+Pictures of pictures: contact sheets with numbers, rows with captions, looped GIFs.
+"""
+
+import io
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from evalkit.artifacts import MANIFEST, finish, locked, new_manifest, read_manifest, write_json
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.latent.model import FrozenGAN
+
+KIND = "finding"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file of the finding, as bytes, with the title that a gallery gives it."""
+
+    title: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment found.
+
+    Attributes:
+        verb: the command, e.g. "walk".
+        settings: all that was chosen: seeds, counts, options.
+        pictures: file name (PNG or GIF) -> picture.
+        figures: measured numbers, for figures.json.
+        tables: file name without suffix -> table, for a CSV each.
+        arrays: file name without suffix -> array, for a .npy each; "z" holds the z shown, in the pictures' order.
+        documents: file name without suffix -> JSON value, for a .json each.
+    """
+
+    verb: str
+    settings: dict[str, Any]
+    pictures: dict[str, Picture]
+    figures: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    documents: dict[str, Any] = field(default_factory=dict)
+
+
+def save(finding: Finding, gan: FrozenGAN, target: Path) -> Path:
+    """Writes the finding as the folder `target`, whole or not at all, in place of an earlier finding.
+
+    Raises:
+        EvalkitError: there is something else at `target`.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        try:
+            read_manifest(target, KIND)
+        except ArtifactError:
+            raise EvalkitError(
+                f"{target}: there, and not a finding of evalkit latent, so it is not replaced; give another --out"
+            ) from None
+    with locked(target):
+        building = target.with_name(target.name + ".partial")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        _write(finding, building)
+        about = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label}
+        manifest = new_manifest(KIND, settings=about | finding.settings, made_from=gan.made_from)
+        titles = {name: picture.title for name, picture in finding.pictures.items()}
+        finish(building, target, manifest | {"verb": finding.verb, "pictures": titles})
+    return target
+
+
+def _write(finding: Finding, building: Path) -> None:
+    for name, picture in finding.pictures.items():
+        (building / name).write_bytes(picture.content)
+    for name, table in finding.tables.items():
+        table.to_csv(building / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
+    for name, array in finding.arrays.items():
+        np.save(building / f"{name}.npy", array)
+    for name, document in ({"figures": finding.figures} | finding.documents).items():
+        write_json(building / f"{name}.json", document)
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """A picture for a report: `path` (PNG or GIF), with a title that names the GAN and what is shown."""
+
+    title: str
+    path: Path
+
+
+def gallery(folder: Path) -> list[GalleryPicture]:
+    """The pictures of the findings in `folder` (a workspace's `latent`, or one finding), by name; broken ones left out.
+
+    What an HTML report shows: each title says which GAN and what.
+    """
+    found = []
+    for place in sorted({path.parent for path in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")]}):
+        try:
+            manifest = read_manifest(place, KIND)
+        except ArtifactError:
+            continue
+        gan = manifest["settings"]["gan"]
+        found += [GalleryPicture(f"{gan}: {title}", place / name) for name, title in manifest["pictures"].items()]
+    return found
+
+
+_MARGIN = 4
+_TEXT = 12  # height of a line of the built-in font, in pixels
+_SIDE = 64  # pictures are enlarged, pixel by pixel, to at least about this side
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of pictures under a caption: uint8 (n, H, W, C)."""
+
+    caption: str
+    pictures: np.ndarray
+
+
+def enlarged(picture: np.ndarray, *, side: int = _SIDE) -> Image.Image:
+    """uint8 (H, W, C) as an RGB picture, each pixel a square, so that it is about `side` wide."""
+    image = Image.fromarray(np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture)
+    times = max(1, round(side / picture.shape[1]))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+
+
+def sheet(pictures: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.Image:
+    """A contact sheet: uint8 (n, H, W, C) in lines of `columns`, each picture with its number below."""
+    cells = [enlarged(picture) for picture in pictures]
+    wide, high = cells[0].width + _MARGIN, cells[0].height + _TEXT + _MARGIN
+    canvas = Image.new("RGB", (wide * min(columns, len(cells)) + _MARGIN, high * -(-len(cells) // columns)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, cell in enumerate(cells):
+        left, top = _MARGIN + index % columns * wide, index // columns * high
+        canvas.paste(cell, (left, top))
+        draw.text((left + cell.width // 2, top + cell.height + 1), str(first + index), fill="black", anchor="ma")
+    return canvas
+
+
+def captioned(rows: list[Row]) -> Image.Image:
+    """Rows of pictures, each under its caption; one without a caption follows closely."""
+    lines = [(row.caption, [enlarged(picture) for picture in row.pictures]) for row in rows]
+    width = max(
+        [sum(cell.width + _MARGIN for cell in cells) for _, cells in lines] + [_text_width(text) for text, _ in lines]
+    )
+    height = sum(_caption(text) + max(cell.height for cell in cells) + _MARGIN for text, cells in lines)
+    canvas = Image.new("RGB", (width + _MARGIN, height), "white")
+    draw, top = ImageDraw.Draw(canvas), 0
+    for text, cells in lines:
+        draw.text((_MARGIN, top + 1), text, fill="black")
+        top += _caption(text)
+        for index, cell in enumerate(cells):
+            canvas.paste(cell, (_MARGIN + index * (cell.width + _MARGIN), top))
+        top += max(cell.height for cell in cells) + _MARGIN
+    return canvas
+
+
+def _caption(text: str) -> int:
+    return _TEXT + _MARGIN if text else 0
+
+
+def _text_width(text: str) -> int:
+    return int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)) + 2 * _MARGIN
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as PNG."""
+    file = io.BytesIO()
+    image.save(file, format="png", optimize=True)
+    return file.getvalue()
+
+
+def gif(pictures: np.ndarray, *, milliseconds: int = 80) -> bytes:
+    """uint8 (n, H, W, C) as a GIF that starts over for ever."""
+    frames = [enlarged(picture, side=128) for picture in pictures]
+    file = io.BytesIO()
+    frames[0].save(
+        file, format="gif", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False
+    )
+    return file.getvalue()

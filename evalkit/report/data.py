@@ -1,0 +1,234 @@
+"""What a report is made of: the comparison, and whatever the workspace has on the runs behind it.
+
+The numbers behind the plots: series over C, labels and updates, confusions, layers. `plots` draws them.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evalkit.artifacts import read_manifest
+from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.evaluation.record import facts_of
+from evalkit.latent.experiment import GalleryPicture, gallery
+from evalkit.pretrained.registry import find_pretrained
+from evalkit.report.tables import compare
+from evalkit.results import Card, method_name, ordered, read_card, read_predictions, read_results
+from evalkit.workspace import Workspace
+
+_WEIGHTS = "pretrained:"
+_RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>\d+)")  # an encoder's name: a run and how far it was trained
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of results.csv with what its run card holds; `card` and `predictions` are empty where there is none.
+
+    Attributes:
+        row: of results.csv; method: as tables name it.
+        predictions: int64 (fits, test rows); labels: int64 (test rows,).
+        training: how the encoder was trained, by the card, else by its run in the workspace; empty if neither says.
+    """
+
+    row: pd.Series
+    method: str
+    card: Card
+    predictions: np.ndarray
+    labels: np.ndarray
+    training: dict[str, Any]
+
+    @property
+    def trained(self) -> tuple[str, int]:
+        """The run (or the weights handed on) and its D updates; ("", 0) for encoders that are neither."""
+        if self.row["encoder"].startswith(_WEIGHTS) and self.training.get("d_updates"):
+            return self.row["encoder"], self.training["d_updates"] + self.training.get("d_updates_before", 0)
+        return _trained(self.row["encoder"])
+
+
+def _trained(encoder: str) -> tuple[str, int]:
+    found = _RUN.match(encoder)
+    return (found["run"], int(found["updates"])) if found else ("", 0)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report shows.
+
+    Attributes:
+        table: measured and published figures, from `compare`.
+        measured: the measured ones with their run cards, in the order of results.csv.
+        samples: run, or weights handed on -> its grids of samples, fewest updates first.
+        probes: likewise -> its probe.csv (accuracy while training).
+        gallery: pictures of the experiments in the workspace's `latent`.
+        folder: that of results.csv; run cards' names in `table` begin there.
+        missing: why a card or its predictions are not in the report, one line each.
+    """
+
+    table: pd.DataFrame
+    measured: list[Measured]
+    samples: dict[str, list[Path]]
+    probes: dict[str, pd.DataFrame]
+    gallery: list[GalleryPicture]
+    folder: Path
+    missing: list[str]
+
+
+def gather(results: Path, workspace: Workspace) -> Material:
+    """Reads the figures, their run cards beside `results`, and the workspace's pictures of the runs measured.
+
+    Raises:
+        ArtifactError: `results` has other columns.
+    """
+    table = read_results(results)
+    missing: list[str] = []
+    measured = [_measured(results, row, workspace, missing) for _, row in ordered(table).iterrows()]
+    folders = {name: _folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
+    samples = {name: sorted([*at.glob("samples/*.png"), *at.glob("samples-*.png")]) for name, at in folders.items()}
+    probes = {name: pd.read_csv(at / "probe.csv") for name, at in folders.items() if (at / "probe.csv").is_file()}
+    return Material(
+        table=compare(table),
+        measured=measured,
+        samples={name: found for name, found in samples.items() if found},
+        probes=probes,
+        gallery=gallery(workspace.home / "latent"),
+        folder=results.parent,
+        missing=missing,
+    )
+
+
+def _folder(trained: str, workspace: Workspace) -> Path:
+    """Where a run, or the weights handed on from one, has its samples and its probe's curve, if it is here."""
+    if trained.startswith(_WEIGHTS):
+        with contextlib.suppress(EvalkitError):
+            return find_pretrained(trained.removeprefix(_WEIGHTS), workspace, fetch_missing=False)
+    return workspace.home / "runs" / trained
+
+
+def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> Measured:
+    """The row with its card; a card that is missing or was changed is named in `missing` instead."""
+    card: Card = {}
+    predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
+    if row["card"]:
+        try:
+            card = read_card(results, row["card"])
+            predictions, labels = read_predictions(results, row["card"], card)
+        except ArtifactError as error:
+            missing.append(str(error))
+    training = card.get("training") or _training_of_the_run(row["encoder"], workspace)
+    return Measured(row, method_name(row), card, predictions, labels, training)
+
+
+def _training_of_the_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
+    run, updates = _trained(encoder)
+    try:
+        manifest = read_manifest(workspace.home / "runs" / run, "run")
+    except ArtifactError:
+        return {}
+    return facts_of(manifest, workspace) | {"d_updates": updates}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one method: x, percent, half width of the spread (0 where there is none), and the x that was chosen."""
+
+    name: str
+    x: tuple[float, ...]
+    percent: tuple[float, ...]
+    spread: tuple[float, ...]
+    chosen: float | None = None
+
+
+def over_C(group: Sequence[Measured]) -> list[Line]:
+    """Validation accuracy at every C tried, from the run cards of one data set and protocol."""
+    lines = []
+    for each in group:
+        points = each.card.get("curve", [])
+        if len(points) > 1 and str(each.row["chosen"]).startswith("C "):
+            x, percent = zip(*points, strict=True)
+            lines.append(Line(each.method, x, percent, (0.0,) * len(x), float(each.row["C"])))
+    return lines
+
+
+def over_labels(group: Sequence[Measured]) -> list[Line]:
+    """Test figures of one data set against the number of training labels; methods with one number are left out."""
+    return _lines(group, lambda each: each.method, lambda each: float(each.row["n_train"]))
+
+
+def over_updates(group: Sequence[Measured]) -> list[Line]:
+    """Test figures of one data set and protocol against a run's D updates; runs with one checkpoint are left out."""
+    trained = [each for each in group if each.trained[0]]
+    return _lines(trained, _method_of_the_run, lambda each: float(each.trained[1]))
+
+
+def _method_of_the_run(each: Measured) -> str:
+    run, updates = each.trained
+    return each.method.replace(f"{run}@{updates}", run, 1)
+
+
+def _lines(group: Sequence[Measured], name: Callable[[Measured], str], x: Callable[[Measured], float]) -> list[Line]:
+    """One line a name, points in the order of x; a name with one x gives none."""
+    points: dict[str, dict[float, Measured]] = {}
+    for each in group:
+        points.setdefault(name(each), {})[x(each)] = each
+    lines = []
+    for method, found in sorted(points.items()):
+        xs = tuple(sorted(found))
+        if len(xs) > 1:
+            rows = [found[place].row for place in xs]
+            lines.append(
+                Line(method, xs, tuple(float(r["value"]) for r in rows), tuple(float(r["spread"]) for r in rows))
+            )
+    return lines
+
+
+def probed(run: str, probe: pd.DataFrame) -> list[Line]:
+    """Validation accuracy against D updates, as a run probed itself while it trained; one line a data set."""
+    return [
+        Line(
+            f"{run}, {labels} labels a class of {dataset}",
+            tuple(rows["d_updates"].astype(float)),
+            tuple(rows["validation_percent"].astype(float)),
+            (0.0,) * len(rows),
+        )
+        for (dataset, labels), rows in probe.sort_values("d_updates").groupby(["dataset", "labels_per_class"])
+    ]
+
+
+def by_layer(group: Sequence[Measured]) -> dict[str, list[tuple[str, float, float]]]:
+    """Encoder and classifier -> (layers, percent, spread) of one data set and protocol, "all" last."""
+    found: dict[str, dict[str, tuple[str, float, float]]] = {}
+    for each in group:  # of several figures of one method the one of most fits, which comes last
+        name = f"{each.row['encoder']} + {each.row['classifier']}"
+        layers = each.row["layers"] or "all"
+        found.setdefault(name, {})[layers] = (layers, float(each.row["value"]), float(each.row["spread"]))
+    ordered = {n: sorted(rows.values(), key=lambda row: (row[0] == "all", row[0])) for n, rows in found.items()}
+    return {name: rows for name, rows in ordered.items() if any(layers != "all" for layers, _, _ in rows)}
+
+
+def confusion(each: Measured) -> np.ndarray:
+    """Percent of the pictures of a class (row) that were taken for each class (column), over all fits; (K, K)."""
+    classes = len(each.card["class_names"])
+    truth = np.broadcast_to(each.labels, each.predictions.shape)
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (truth.ravel(), each.predictions.ravel()), 1)
+    return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def grouped(material: Material) -> dict[tuple[str, str], list[Measured]]:
+    """The measured figures by (data set, protocol), in their order."""
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for each in material.measured:
+        groups.setdefault((each.row["dataset"], each.row["protocol"]), []).append(each)
+    return groups
+
+
+def best(group: Sequence[Measured]) -> Measured:
+    """The best of a group: the highest accuracy, or the lowest error; figures chosen on test are passed over."""
+    fair = [each for each in group if each.row["selected_on"] != "test"] or list(group)
+    return max(fair, key=lambda each: each.row["value"] * (-1 if "error" in each.row["metric"] else 1))

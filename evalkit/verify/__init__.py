@@ -1,1 +1,0 @@
-"""verify: re-computes what it can of measured figures, from their run cards and the artifacts at hand."""
