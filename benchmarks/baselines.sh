@@ -16,6 +16,6 @@ for baseline in kmeans knn logistic whitened pixels; do
   done
 done
 if [ -n "$ablated" ]; then
-  run ablate --features "$ablated" --protocol "$set_name:400" --repeats 3
+  run ablate --features "$ablated" --protocol "$set_name:400" --num-test-subsets 3
 fi
 run report

@@ -1,8 +1,8 @@
-"""What each batch-norm mode and bf16 do to accuracy: one encoder, the same pictures and the same label draws.
+"""What each batch-norm mode and bf16 do to accuracy: one encoder, the same images and the same label draws.
 
     python benchmarks/batch_norm.py CHECKPOINT IMAGES SOURCE_IMAGES WORK [--out benchmarks/results/batch-norm.csv]
 
-CHECKPOINT is a training run's checkpoint, IMAGES a prepared CIFAR-10, SOURCE_IMAGES the pictures trained on. A sample
+CHECKPOINT is a training run's checkpoint, IMAGES a prepared CIFAR-10, SOURCE_IMAGES the images trained on. A sample
 of each split stands for all of it (--train, --test, --source), in feature sets under WORK; a killed run goes on.
 C is chosen on validation rows for each row of the table; `difference` is to `target` in bf16, draw by draw.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.artifacts import building, new_manifest
+from evalkit.artifacts import new_manifest, write_artifact
 from evalkit.encoders import find_encoder
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.protocol import Protocol
@@ -26,14 +26,16 @@ from evalkit.workspace import Workspace
 ROWS = [("target", "bfloat16", "float16"), ("target", "float32", "float32"), ("source", "bfloat16", "float16"),
         ("running", "bfloat16", "float16"), ("batch", "bfloat16", "float16")]  # fmt: skip
 COLUMNS = ["batch_norm", "precision", "dtype", "accuracy_percent", "std", "n", "difference", "difference_std", "C",
-           "encoder", "order", "labels_per_class", "train_pictures", "test_pictures", "source_pictures", "device",
+           "encoder", "order", "labels_per_class", "train_images", "test_images", "source_images", "device",
            "versions", "date"]  # fmt: skip
 
 
 def sample(images: ImageSet, folder: Path, counts: dict[str, int], order: str) -> ImageSet:
     """An image set of some rows of each split in `counts`: the first as stored, or a random draw in random order."""
     settings = {"name": f"{images.name}-sample", "rows": counts, "order": order}
-    with building(folder / settings["name"], settings=settings, made_from={"images_sha256": images.sha256}) as artifact:
+    with write_artifact(
+        folder / settings["name"], settings=settings, made_from={"images_sha256": images.sha256}
+    ) as artifact:
         random = np.random.default_rng(0)
         splits_rows = {name: np.arange(*images.splits[name]) for name in counts}
         if order == "random":
@@ -53,11 +55,11 @@ def accuracies(checkpoint: Path, images: ImageSet, source: ImageSet, work: Path,
     """The figure, and the test accuracy of each draw in percent."""
     mode, precision, dtype = row
     encoder = find_encoder(str(checkpoint), Workspace(work))
-    encoder = replace(encoder, images_sha256=source.sha256)  # a sample of the pictures that it was trained on
+    encoder = replace(encoder, images_sha256=source.sha256)  # a sample of the images that it was trained on
     features = extract(images, encoder, work / f"{mode}-{precision}", batch_norm=mode, source_images=source,
                        dtype=dtype, precision=precision)  # fmt: skip
     found = evaluate(features, protocol, say=print)
-    return found.figure, 100 * (found.predictions == found.test_labels).mean(axis=1)
+    return found.result, 100 * (found.predictions == found.test_labels).mean(axis=1)
 
 
 def main():
@@ -69,7 +71,7 @@ def main():
         ("test", 5000),
         ("source", 10_000),
         ("labels-per-class", 100),
-        ("repeats", 10),
+        ("num_test_subsets", 10),
     ):
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--order", choices=["random", "stored"], default="random", help="files may be sorted by class")
@@ -79,7 +81,7 @@ def main():
     images = sample(load_images(asked.images), asked.work, {"train": asked.train, "test": asked.test}, asked.order)
     source = load_images(asked.source_images)
     source = sample(source, asked.work, {next(iter(source.splits)): asked.source}, asked.order)
-    protocol = Protocol(asked.labels_per_class, repeats=asked.repeats, select_draws=5)
+    protocol = Protocol(asked.labels_per_class, num_test_subsets=asked.repeats, num_selection_subsets=5)
     table, reference = [], None
     for row in ROWS:
         figure, by_draw = accuracies(asked.checkpoint, images, source, asked.work, row, protocol)

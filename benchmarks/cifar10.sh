@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From pictures to the rows that this project publishes: trains imagenet32 on one picture source, then benchmarks/publish.sh.
+# From images to the rows that this project publishes: trains imagenet32 on one image source, then benchmarks/publish.sh.
 #
-#   benchmarks/cifar10.sh TRAINING_PICTURES CIFAR10_PICTURES [D_UPDATES] [HOME]
+#   benchmarks/cifar10.sh TRAINING_IMAGES CIFAR10_IMAGES [D_UPDATES] [HOME]
 #
 # Both sources are whatever `evalkit prepare` takes. Killed, it goes on where it was.
 set -euo pipefail

@@ -2,11 +2,11 @@
 
     python benchmarks/dedup.py IMAGE_SET [--against IMAGE_SET] [--planted 500] [--only VARIANT …] [--out FILE.csv]
 
-IMAGE_SET is a prepared set. Of PLANTED random pictures each a copy is added that was encoded again as JPEG (quality 75
+IMAGE_SET is a prepared set. Of PLANTED random images each a copy is added that was encoded again as JPEG (quality 75
 and 90), shifted by a pixel, made 10 % and 20 % brighter. "recall": the share of copies in their original's group.
 "false positives" are, of random pairs inside groups, those whose edges or colours differ (dedup/likeness.py).
-With --against, the pictures shared with its test split are counted, and the recall of planted leaks: test pictures of
-that set put among the training pictures as they are.
+With --against, the images shared with its test split are counted, and the recall of planted leaks: test images of
+that set put among the training images as they are.
 """
 
 import argparse
@@ -35,26 +35,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def encoded(picture: np.ndarray, quality: int) -> np.ndarray:
+def encoded(image: np.ndarray, quality: int) -> np.ndarray:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=quality)
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream))
 
 
-def shifted(picture: np.ndarray) -> np.ndarray:
-    return np.pad(picture, ((0, 0), (1, 0), (0, 0)), mode="edge")[:, :-1]
+def shifted(image: np.ndarray) -> np.ndarray:
+    return np.pad(image, ((0, 0), (1, 0), (0, 0)), mode="edge")[:, :-1]
 
 
-def brighter(picture: np.ndarray, factor: float) -> np.ndarray:
-    return np.minimum(np.round(picture * factor), 255).astype(np.uint8)
+def brighter(image: np.ndarray, factor: float) -> np.ndarray:
+    return np.minimum(np.round(image * factor), 255).astype(np.uint8)
 
 
 CHANGES = {
-    "encoded again, quality 90": lambda picture: encoded(picture, 90),
-    "encoded again, quality 75": lambda picture: encoded(picture, 75),
+    "encoded again, quality 90": lambda image: encoded(image, 90),
+    "encoded again, quality 75": lambda image: encoded(image, 75),
     "shifted by a pixel": shifted,
-    "10 % brighter": lambda picture: brighter(picture, 1.1),
-    "20 % brighter": lambda picture: brighter(picture, 1.2),
+    "10 % brighter": lambda image: brighter(image, 1.1),
+    "20 % brighter": lambda image: brighter(image, 1.2),
 }
 
 
@@ -92,25 +92,25 @@ def duplicates(directory: Path, scratch: Path, variant: str, rows: np.ndarray, o
         table.append([f"recall, {change}", f"{100 * same / len(rows):.1f}", "%", len(rows), "", "", seconds])
     bounds = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
     table.append(["false positives", about["false_positive_percent"], "%", *bounds])
-    table.append(["groups", about["groups"], "groups", about["pictures"], "", about["largest"], seconds])
+    table.append(["groups", about["groups"], "groups", about["images"], "", about["largest"], seconds])
     for count in ("pairs_proposed", "pairs_confirmed"):
         if count in about:
-            table.append([count.replace("_", " "), about[count], "pairs", about["pictures"], "", "", seconds])
+            table.append([count.replace("_", " "), about[count], "pairs", about["images"], "", "", seconds])
     dropped = dropped_originals(scratch / variant, originals)
-    return [*table, ["dropped without planted copies", dropped, "pictures", originals, "", "", seconds]]
+    return [*table, ["dropped without planted copies", dropped, "images", originals, "", "", seconds]]
 
 
 def leaks(directory: Path, scratch: Path, variant: str, against: Path, originals: int, planted: int, training) -> list:
-    """Pictures shared with the other set's test split: the set's own, and the planted ones at its end."""
+    """Images shared with the other set's test split: the set's own, and the planted ones at its end."""
     start = time.perf_counter()
     place = scratch / f"{variant}, leaks"
     about = dedup(directory, place, against=against, options=training, **VARIANTS[variant]).manifest["dedup"]
     seconds = f"{time.perf_counter() - start:.0f}"
     shared = np.array([row for name, row in groups_of(place) if name == "planted"])
-    own, found = np.sum(shared < originals), np.sum(shared >= about["pictures"] - planted)
+    own, found = np.sum(shared < originals), np.sum(shared >= about["images"] - planted)
     judged = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
     return [
-        [f"shared with {against.name} test", own, "pictures", originals, "", "", seconds],
+        [f"shared with {against.name} test", own, "images", originals, "", "", seconds],
         [
             f"recall, planted leaks of {against.name} test",
             f"{100 * found / planted:.1f}",
@@ -125,12 +125,12 @@ def leaks(directory: Path, scratch: Path, variant: str, against: Path, originals
 
 
 def plant(images: Path, against: Path | None, scratch: Path, rows: np.ndarray) -> Path:
-    """The set with changed copies of `rows` behind it and, behind those, the first test pictures of the other set."""
-    pictures = np.asarray(load_images(images).images)
-    copies = [np.stack([change(pictures[row]) for row in rows]) for change in CHANGES.values()]
+    """The set with changed copies of `rows` behind it and, behind those, the first test images of the other set."""
+    real_images = np.asarray(load_images(images).images)
+    copies = [np.stack([change(real_images[row]) for row in rows]) for change in CHANGES.values()]
     leaked = [np.asarray(load_images(against).split("test")[: len(rows)])] if against else []
-    np.savez(scratch / "planted.npz", images=np.concatenate([pictures, *copies, *leaked]))
-    prepare(scratch / "planted.npz", scratch / "planted", size=pictures.shape[1], workers=1)
+    np.savez(scratch / "planted.npz", images=np.concatenate([real_images, *copies, *leaked]))
+    prepare(scratch / "planted.npz", scratch / "planted", size=real_images.shape[1], workers=1)
     return scratch / "planted"
 
 
@@ -139,11 +139,11 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--planted", type=int, default=500)
-    parser.add_argument("--pictures", type=int, default=AutoencoderOptions.pictures, help="shown in training")
+    parser.add_argument("--images", type=int, default=AutoencoderOptions.images, help="shown in training")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dedup-recall.csv"))
     options = parser.parse_args()
-    training = AutoencoderOptions(pictures=options.pictures)
+    training = AutoencoderOptions(images=options.real_images)
     originals = len(load_images(options.images))
     rows = np.sort(np.random.default_rng(0).permutation(originals)[: options.planted])
     table: list[list[object]] = []
@@ -167,7 +167,7 @@ def write(options: argparse.Namespace, table: list[list[object]]) -> None:
         file.write(
             f"# {torch.get_num_threads()} threads, seconds on a busy machine; low and high: 95 % bounds, or the "
         )
-        file.write(f"largest group; the autoencoder was shown {options.pictures:,} pictures\n")
+        file.write(f"largest group; the autoencoder was shown {options.real_images:,} images\n")
         file.write("# " + ", ".join(f"{name} {version}" for name, version in versions().items()) + "\n")
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
 

@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--device cuda] [--width 128] [--features features.npy] [--rows 60000] [--out gpu.csv]
 
 Checks one update of each network, features and both SVM solvers against the CPU in float32, then times training at the
-recipe's batch size on made pictures, the SVM's grid of 7 C on five sixths of its rows, and its few-label protocol.
+recipe's batch size on made images, the SVM's grid of 7 C on five sixths of its rows, and its few-label protocol.
 Prints and writes one row a check or time: name, value, unit. Exit status 1 when a check is out of its bound.
 """
 
@@ -21,20 +21,20 @@ import torch
 
 from evalkit.encoders.dcgan import discriminator_encoder
 from evalkit.features.batchnorm import set_statistics
-from evalkit.features.pooling import Taps, join, lay_out
+from evalkit.features.pooling import LayerSelection, feature_columns, join
 from evalkit.gan.checkpoint import new_state
 from evalkit.gan.networks import draw_z, to_network_range
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.steps import discriminator_step, generator_step
 from evalkit.runtime import arithmetic, describe_device, resolve_device
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (1024, 32, 32, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (1024, 32, 32, 3), dtype=np.uint8)
 TIMED_STEPS = 20
 
 
 def step(state, device, precision="float32"):
-    """One G and one D update on the same pictures and z wherever it runs; returns both losses."""
-    real = to_network_range(torch.from_numpy(PICTURES[: state.recipe.batch_size]).to(device), state.recipe)
+    """One G and one D update on the same images and z wherever it runs; returns both losses."""
+    real = to_network_range(torch.from_numpy(IMAGES[: state.recipe.batch_size]).to(device), state.recipe)
     z = draw_z(state.recipe.batch_size, state.recipe, torch.Generator().manual_seed(1)).to(device)
     networks = (state.generator, state.discriminator)
     with arithmetic(precision, device):
@@ -44,15 +44,15 @@ def step(state, device, precision="float32"):
 
 
 def features(recipe, device):
-    """float32 features of the pictures by random weights, statistics from themselves."""
+    """float32 features of the images by random weights, statistics from themselves."""
     encoder = discriminator_encoder("random", new_state(recipe, seed=0, device=device).discriminator, sha256="")
     step, names = encoder.preprocessing, encoder.network.default
-    set_statistics(encoder.network, PICTURES, preprocessing=step, precision="float32", device=device, progress=False)
-    network = encoder.network.lowered(names, precision="float32", sample=torch.empty(0)).to(device)
+    set_statistics(encoder.network, IMAGES, preprocessing=step, precision="float32", device=device, progress=False)
+    network = encoder.network.optimized_for_inference(names, precision="float32", sample=torch.empty(0)).to(device)
     with torch.inference_mode():
-        maps = network(step(torch.from_numpy(PICTURES).to(device)), names, None)
-    layers = lay_out({name: each.shape[1:] for name, each in maps.items()}, Taps())
-    return join({name: Taps()(each) for name, each in maps.items()}, layers).cpu().numpy()
+        maps = network(step(torch.from_numpy(IMAGES).to(device)), names, None)
+    layers = feature_columns({name: each.shape[1:] for name, each in maps.items()}, LayerSelection())
+    return join({name: LayerSelection()(each) for name, each in maps.items()}, layers).cpu().numpy()
 
 
 def checks(recipe, device):
@@ -84,8 +84,11 @@ def main():
     parser.add_argument("--rows", type=int, default=60_000, help="rows for the SVM, a sixth of them to predict")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "gpu.csv")
     arguments = parser.parse_args()
-    device, recipe = resolve_device(arguments.device), override(RECIPES["imagenet32"], {"width": arguments.width})
-    about = f"{describe_device(device)}, torch {torch.__version__}, width {recipe.width}"
+    device, recipe = (
+        resolve_device(arguments.device),
+        override(RECIPES["imagenet32"], {"base_channels": arguments.width}),
+    )
+    about = f"{describe_device(device)}, torch {torch.__version__}, width {recipe.base_channels}"
     rows, failed = [("device", about, "")], False
     given = gpu_svm.given(arguments.features, arguments.rows, device)
     for name, value, bound in chain(checks(recipe, device), gpu_svm.checks(*given, device)):

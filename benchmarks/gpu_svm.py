@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evalkit.probes.classifiers import RELEASE_GRID
+from evalkit.probes.classifiers import RELEASE_C_GRID
 from evalkit.solver import fit as path
-from evalkit.solver import l2svm_draws, l2svm_path
+from evalkit.solver import l2svm_path, l2svm_subsets
 
-GRID = list(RELEASE_GRID)
+GRID = list(RELEASE_C_GRID)
 WIDTH, FACTORS = 28_672, 300
 
 
@@ -50,7 +50,7 @@ def checks(features: torch.Tensor, labels: np.ndarray, device: torch.device) -> 
         yield f"SVM objectives, {name}, largest relative difference", float(np.max(relative)), 2e-6
     draws, test = [np.arange(0, 1000), np.arange(500, 1400)], np.arange(1400, len(features))
     found = [
-        l2svm_draws(features, labels[: len(features)], draws, GRID, evaluate_rows=test, device=d)
+        l2svm_subsets(features, labels[: len(features)], draws, GRID, evaluate_rows=test, device=d)
         for d in ("cpu", device)
     ]
     yield (
@@ -76,10 +76,10 @@ def times(features: torch.Tensor, labels: np.ndarray, device: torch.device) -> I
     random = np.random.default_rng(1)
     draws = [random.choice(training, min(1000, len(training) // 2), replace=False) for _ in range(100)]
     chosen, fits = _timed(
-        lambda: l2svm_draws(features, labels, draws[:10], GRID, evaluate_rows=validation, device=device)
+        lambda: l2svm_subsets(features, labels, draws[:10], GRID, evaluate_rows=validation, device=device)
     )
     best = GRID[int((fits.predictions == labels[validation]).mean((0, 2)).argmax())]
-    tested, _ = _timed(lambda: l2svm_draws(features, labels, draws, [best], evaluate_rows=test, device=device))
+    tested, _ = _timed(lambda: l2svm_subsets(features, labels, draws, [best], evaluate_rows=test, device=device))
     yield f"SVM protocol, 7 C x 10 draws of {len(draws[0])}", chosen, "s"
     yield f"SVM protocol, with 100 draws at C = {best:g}", chosen + tested, "s"
     yield from _rates(features, device)

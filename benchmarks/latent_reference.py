@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
-from evalkit.gan.networks import Generator, draw_z, to_pictures
+from evalkit.gan.networks import Generator, draw_z, to_images
 from evalkit.latent.model import freeze_batch_norm
 
 SIZES = (32, 64, 128, 256, 512)
@@ -37,12 +37,12 @@ def main() -> None:
         writer.writerow(["reference", "mean_difference", "largest_difference", "pairs"])
         writer.writerow(["own batch of 64", *differences([beside_others(generator, z, seed) for seed in range(SEEDS)])])
         for size in SIZES:
-            pictures = []
+            images = []
             for seed in range(1, SEEDS + 1):
                 freeze_batch_norm(generator, drawn(size, seed, generator), None)
                 with torch.no_grad():
-                    pictures.append(to_pictures(generator(z), generator.recipe))
-            writer.writerow([size, *differences(pictures)])
+                    images.append(to_images(generator(z), generator.recipe))
+            writer.writerow([size, *differences(images)])
             file.flush()
 
 
@@ -53,16 +53,16 @@ def drawn(count: int, seed: int, generator: Generator) -> torch.Tensor:
 def beside_others(generator: Generator, z: torch.Tensor, seed: int) -> np.ndarray:
     """Eight of the z, each first in a batch whose other z depend on the seed."""
     generator.train()
-    pictures = []
+    images = []
     with torch.no_grad():
         for index in range(8):
             others = drawn(63, 1000 * (seed + 1) + index, generator)
-            pictures.append(to_pictures(generator(torch.cat([z[index : index + 1], others])), generator.recipe)[:1])
-    return np.concatenate(pictures)
+            images.append(to_images(generator(torch.cat([z[index : index + 1], others])), generator.recipe)[:1])
+    return np.concatenate(images)
 
 
-def differences(pictures: list[np.ndarray]) -> list[str]:
-    found = [np.abs(a.astype(float) - b).mean() for a, b in itertools.combinations(pictures, 2)]
+def differences(images: list[np.ndarray]) -> list[str]:
+    found = [np.abs(a.astype(float) - b).mean() for a, b in itertools.combinations(images, 2)]
     return [f"{np.mean(found):.2f}", f"{np.max(found):.2f}", str(len(found))]
 
 

@@ -3,7 +3,7 @@
     python benchmarks/moving_average.py IMAGES CHECKPOINT... > moving-average.csv
 
 IMAGES is a prepared image set (evalkit-home/images/cifar10), CHECKPOINT a folder of a run with d_ema, whose D trains
-as if there were no average. Validation accuracy of the training probe, 400 labels a class, the same pictures each time.
+as if there were no average. Validation accuracy of the training probe, 400 labels a class, the same images each time.
 """
 
 import csv
@@ -45,7 +45,7 @@ def probed(images: Path, checkpoint: Path, run: Path) -> dict[str, str]:
 
 def main(images: Path, checkpoints: list[Path]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["run", "d_updates", "d_ema", "weights", "validation_pictures", "C", "validation_percent"])
+    writer.writerow(["run", "d_updates", "d_ema", "weights", "validation_images", "C", "validation_percent"])
     for checkpoint in checkpoints:
         recipe = read_checkpoint(checkpoint)["settings"]["recipe"]
         with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def main(images: Path, checkpoints: list[Path]) -> None:
             for each in (plain, checkpoint):
                 weights = weights_file(read_checkpoint(each), "discriminator").removesuffix(".safetensors")
                 row = probed(images, each, Path(folder) / weights)
-                found = (row[key] for key in ("validation_pictures", "C", "validation_percent"))
+                found = (row[key] for key in ("validation_images", "C", "validation_percent"))
                 writer.writerow([run_of(checkpoint).name, row["d_updates"], recipe["d_ema"], weights, *found])
                 sys.stdout.flush()
 

@@ -2,10 +2,10 @@
 # From a trained run to what this project publishes: the weights in pretrained/, the figures measured with them, each
 # layer alone, run cards, and benchmarks/REPORT.md (and .html, .tex).
 #
-#   benchmarks/publish.sh CHECKPOINT CIFAR10_PICTURES [HOME [NOTE]]        (in the folder of a clone)
+#   benchmarks/publish.sh CHECKPOINT CIFAR10_IMAGES [HOME [NOTE]]        (in the folder of a clone)
 #
-# CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_PICTURES is whatever `evalkit
-# prepare` takes; HOME has the pictures trained on, and may hold other figures (benchmarks/baselines.sh), which are published
+# CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_IMAGES is whatever `evalkit
+# prepare` takes; HOME has the images trained on, and may hold other figures (benchmarks/baselines.sh), which are published
 # too; NOTE is one more line on the weights' card. Killed, it goes on.
 set -euo pipefail
 checkpoint=$1 cifar=$2 home=${3:-evalkit-home} note=${4:-}
@@ -14,16 +14,16 @@ name=imagenet32-tiny results=benchmarks/results
 run() { evalkit --home "$home" "$@"; }
 
 run pretrained import "$checkpoint" --name $name --out pretrained/$name --dtype float16 --replace --licence MIT --source-batch-norm \
-  --source "trained by this project, without labels, on Tiny ImageNet's 100,000 training pictures at 32x32" \
-  --note "trained on pictures of ImageNet, whose terms allow research that is not commercial" \
-  --note "far fewer D updates than the paper's 150,000, a thirteenth of its pictures: features to start from, not the paper's" \
+  --source "trained by this project, without labels, on Tiny ImageNet's 100,000 training images at 32x32" \
+  --note "trained on images of ImageNet, whose terms allow research that is not commercial" \
+  --note "far fewer D updates than the paper's 150,000, a thirteenth of its images: features to start from, not the paper's" \
   ${note:+--note "$note"}
 run reproduce cifar10 --data "$cifar" --encoder pretrained:$name
 features=$(basename "$home"/features/cifar10*--pretrained-$name)
-run ablate --features "$features" --protocol "${features%%--*}:400" --repeats 3
+run ablate --features "$features" --protocol "${features%%--*}:400" --num-test-subsets 3
 run svm --features "$features" --protocol "${features%%--*}:400" --scaling standardise
 run svm --features "$features" --layers conv1..conv4  # as many as the release's files at hand have
-for deviation in "" --mirror "--mirror --shift 2"; do  # each differs from the paper, and its rows say so
+for deviation in "" --hflip "--hflip --shift 2"; do  # each differs from the paper, and its rows say so
   run extract --dataset "${features%%--*}" --encoder pretrained:$name --batch-norm source $deviation
   run svm
   run svm --protocol "${features%%--*}:400"

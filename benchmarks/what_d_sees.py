@@ -1,10 +1,10 @@
-"""What a trained D goes by, and what G's pictures are like: a row for each checkpoint.
+"""What a trained D goes by, and what G's images are like: a row for each checkpoint.
 
     python benchmarks/what_d_sees.py IMAGES CHECKPOINT... > what-d-sees.csv
 
 IMAGES is the prepared image set that the runs trained on (evalkit-home/images/tiny-imagenet). Mean logits of D itself
-(not of a moving average) on training pictures, on the same mirrored, upside down and at a quarter of their contrast, in
-the recipe's batches with batch statistics, as in training; its kernels' standard deviation; samples beside pictures.
+(not of a moving average) on training images, on the same mirrored, upside down and at a quarter of their contrast, in
+the recipe's batches with batch statistics, as in training; its kernels' standard deviation; samples beside images.
 """
 
 import csv
@@ -21,7 +21,7 @@ from evalkit.gan.networks import Discriminator, Generator, to_network_range
 from evalkit.gan.run_dir import run_of
 from evalkit.images import load_images
 
-PICTURES, SAMPLES, SEED = 1536, 196, 1
+IMAGES, SAMPLES, SEED = 1536, 196, 1
 WAYS = {
     "as_they_are": lambda x: x,
     "mirrored": lambda x: x.flip(3),
@@ -29,57 +29,57 @@ WAYS = {
     "quarter_contrast": lambda x: x / 4,
 }
 COLUMNS = (
-    "run", "d_updates", "pictures", "logit_std", *(f"logit_{way}" for way in WAYS), "kernels_std",
+    "run", "d_updates", "images", "logit_std", *(f"logit_{way}" for way in WAYS), "kernels_std",
     "samples_spread", "samples_contrast", "samples_diversity",
 )  # fmt: skip
 
 
-def spread(pictures: np.ndarray) -> float:
-    """Root mean square distance of pixels from the mean picture."""
-    return float(np.sqrt(pictures.astype(np.float32).var(0).mean()))
+def spread(real_images: np.ndarray) -> float:
+    """Root mean square distance of pixels from the mean image."""
+    return float(np.sqrt(real_images.astype(np.float32).var(0).mean()))
 
 
-def contrast(pictures: np.ndarray) -> float:
-    """Root mean square distance of pixels from their own picture's mean colour."""
-    return float(np.sqrt(pictures.astype(np.float32).var((1, 2)).mean()))
+def contrast(real_images: np.ndarray) -> float:
+    """Root mean square distance of pixels from their own image's mean colour."""
+    return float(np.sqrt(real_images.astype(np.float32).var((1, 2)).mean()))
 
 
 @torch.no_grad()
-def logits(discriminator: Discriminator, pictures: Tensor, way: str) -> Tensor:
-    """D's logits on pictures shown in one of the WAYS, (N,)."""
-    batches = pictures.split(discriminator.recipe.batch_size)
+def logits(discriminator: Discriminator, real_images: Tensor, way: str) -> Tensor:
+    """D's logits on images shown in one of the WAYS, (N,)."""
+    batches = real_images.split(discriminator.recipe.batch_size)
     return torch.cat([discriminator(WAYS[way](batch)) for batch in batches])
 
 
 @torch.no_grad()
-def row(checkpoint: Path, pictures: np.ndarray) -> list[str]:
+def row(checkpoint: Path, real_images: np.ndarray) -> list[str]:
     """The cells of one checkpoint."""
     manifest = read_checkpoint(checkpoint)
     recipe = stored_recipe(manifest)
     generator, discriminator = Generator(recipe), Discriminator(recipe).train()
     load_weights(generator, checkpoint / "generator.safetensors")
     load_weights(discriminator, checkpoint / "discriminator.safetensors")
-    found = {way: logits(discriminator, to_network_range(torch.from_numpy(pictures), recipe), way) for way in WAYS}
+    found = {way: logits(discriminator, to_network_range(torch.from_numpy(real_images), recipe), way) for way in WAYS}
     samples = sample(generator, recipe, SAMPLES, seed=SEED)
     numbers = [
         found["as_they_are"].std(),
         *(each.mean() for each in found.values()),
         torch.cat([block.conv.weight.flatten() for block in discriminator.blocks]).std(),
-        spread(samples) / spread(pictures),
-        contrast(samples) / contrast(pictures),
+        spread(samples) / spread(real_images),
+        contrast(samples) / contrast(real_images),
         diversity(samples),
     ]
     name, updates = run_of(checkpoint).name, manifest["settings"]["d_updates"]
-    return [name, str(updates), str(len(pictures)), *(f"{float(number):.4f}" for number in numbers)]
+    return [name, str(updates), str(len(real_images)), *(f"{float(number):.4f}" for number in numbers)]
 
 
 def main(images: Path, checkpoints: list[Path]) -> None:
     train = load_images(images).split("train")
-    pictures = np.asarray(train[np.sort(np.random.default_rng(SEED).permutation(len(train))[:PICTURES])])
+    real_images = np.asarray(train[np.sort(np.random.default_rng(SEED).permutation(len(train))[:IMAGES])])
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
     for checkpoint in checkpoints:
-        writer.writerow(row(checkpoint, pictures))
+        writer.writerow(row(checkpoint, real_images))
         sys.stdout.flush()
 
 

@@ -185,7 +185,7 @@ def locked(path: Path) -> Iterator[None]:
 PROGRESS = "progress.json"
 
 
-class RowWriter:
+class NpyWriter:
     """Appends rows to a `.npy` file whose number of rows is known only at the end.
 
     Args:
@@ -228,7 +228,7 @@ class RowWriter:
         self.sync()
         self._file.close()
 
-    def __enter__(self) -> "RowWriter":
+    def __enter__(self) -> "NpyWriter":
         return self
 
     def __exit__(self, failure: object, *_: object) -> None:
@@ -239,7 +239,7 @@ class RowWriter:
             self._file.close()
 
 
-class Building:
+class ArtifactWriter:
     """An artifact under construction in `TARGET.partial`, with the progress that a resumed command starts from."""
 
     def __init__(self, target: Path, settings: dict[str, Any], made_from: dict[str, Any]):
@@ -280,7 +280,7 @@ class Building:
 
 
 @contextmanager
-def building(target: Path, *, settings: dict[str, Any], made_from: dict[str, Any]) -> Iterator[Building]:
+def write_artifact(target: Path, *, settings: dict[str, Any], made_from: dict[str, Any]) -> Iterator[ArtifactWriter]:
     """Opens `target` for building under a lock; resumes when an interrupted one has equal settings and inputs."""
     with locked(target):
-        yield Building(target, settings, made_from)
+        yield ArtifactWriter(target, settings, made_from)

@@ -18,8 +18,8 @@ class ArtifactError(EvalkitError):
     """An artifact on disk is missing, broken, stale, or not of the expected kind."""
 
 
-class PictureError(EvalkitError):
-    """A file that should hold pictures (or one picture) does not."""
+class ImageError(EvalkitError):
+    """A file that should hold images (or one image) does not."""
 
 
 class ConvergenceError(EvalkitError):

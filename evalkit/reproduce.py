@@ -18,7 +18,7 @@ from evalkit.gan.recipes import Recipe, TrainOptions, recipe_named
 from evalkit.gan.run_dir import find_checkpoint
 from evalkit.images import ImageSet, dataset_names, find_images, load_images, prepare_from
 from evalkit.pretrained.registry import shipped
-from evalkit.results import Figure
+from evalkit.results import Result
 from evalkit.runtime import local_device, resolve_device
 from evalkit.workspace import Workspace
 
@@ -26,14 +26,14 @@ from evalkit.workspace import Workspace
 def training_images(
     workspace: Workspace, recipe: Recipe, name: str | None = None, *, download: bool = True
 ) -> ImageSet:
-    """The pictures to train on: those named, else the recipe's, else the latest prepared set that is no benchmark.
+    """The images to train on: those named, else the recipe's, else the latest prepared set that is no benchmark.
 
     Raises:
         EvalkitError: there are none; the message says how to prepare some.
     """
     if name or recipe.images:
         return find_images(workspace, name or recipe.images, download=download, progress=True)
-    for path in reversed(workspace.all("image set")):
+    for path in reversed(workspace.artifacts("image set")):
         if path.name.removesuffix("-jpeg") not in set(dataset_names()) - {"imagenet"}:
             return load_images(path)
     return find_images(workspace, "imagenet", progress=True)
@@ -56,13 +56,13 @@ def train_gan(
 
     Args:
         start: the checkpoint a new run goes on from: a path, RUN or RUN@UPDATES.
-        probe: DATASET:K, a benchmark whose training pictures measure the features while they are trained.
+        probe: DATASET:K, a benchmark whose training images measure the features while they are trained.
         probe_updates: D updates between probes, by default a fiftieth of the training.
     """
     pictures = training_images(workspace, recipe, images, download=download)
-    run = workspace.place(RUN_KIND, name or recipe.name)
-    workspace.take(run)
-    say(f"images: {pictures.name} ({len(pictures):,} pictures)")
+    run = workspace.path_of(RUN_KIND, name or recipe.name)
+    workspace.mark_latest(run)
+    say(f"images: {pictures.name} ({len(pictures):,} images)")
     say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
     every = probe_updates or max(1, recipe.d_updates // 50)
     watcher = _training_probe(workspace, run, probe, every, options, download, say) if probe else None
@@ -94,15 +94,15 @@ def reproduce(
     download: bool = True,
     say: Say = quiet,
     show: Say = quiet,
-    tell: Callable[[Figure], None] = lambda figure: None,
+    on_result: Callable[[Result], None] = lambda figure: None,
 ) -> None:
-    """Runs what is missing of a reproduction: pictures, training, features and figures of encoder and baselines.
+    """Runs what is missing of a reproduction: images, training, features and figures of encoder and baselines.
 
     Without an encoder it takes the weights shipped for it; without those, or asked to, it trains.
 
     Args:
         name: one of REPRODUCTIONS.
-        data: source of the data set's pictures (a folder, Parquet files), instead of torchvision's download.
+        data: source of the data set's images (a folder, Parquet files), instead of torchvision's download.
         images: the image set to train on, instead of the recipe's.
         encoder: a trained encoder, instead of the shipped weights or of training one.
         train: train even if there are shipped weights.
@@ -124,9 +124,9 @@ def reproduce(
         encoder = str(train_gan(workspace, recipe, images=images, options=options, download=download, say=say))
     for each in (encoder, *(chosen.baselines if baselines else ())):
         features = extract_features(workspace, dataset, each, device=device, download=download, say=say)
-        path = workspace.place(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
+        path = workspace.path_of(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
         for labels_per_class in chosen.labels_per_class:
             protocol = Protocol(labels_per_class=labels_per_class)
             if not is_measured(workspace, features, protocol):
                 say(f"protocol: {protocol.name}")
-                tell(measure(workspace, protocol, features=str(path), device=device, say=say, show=show).figure)
+                on_result(measure(workspace, protocol, features=str(path), device=device, say=say, show=show).result)

@@ -27,14 +27,14 @@ _NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Result:
     """One measured number.
 
     Attributes:
-        dataset, encoder: names; features: D, numbers a picture.
+        dataset, encoder: names; features: D, numbers an image.
         protocol: "all" or labels a class; metric: accuracy_percent or error_percent.
         value: in percent; the mean over fits.
-        spread: half width in percent; spread_kind names what it is of: single fits over draws, or the test pictures.
+        spread: half width in percent; spread_kind names what it is of: single fits over draws, or the test images.
         n: fits behind the value.
         C: chosen on validation (empty for classifiers without one); grid: the values tried.
         validation_percent: mean accuracy there at the chosen value.
@@ -47,22 +47,22 @@ class Figure:
         scaling: "standardised", or empty for features as they are; chosen: the setting picked, e.g. "C = 0.0005".
         selected_on: "validation", or "test" where --select-on-test was given.
         std: sample standard deviation over fits (n - 1), in percent points; empty for one fit.
-        interval_low, interval_high: in percent; interval_kind names what it is of: the mean over fits, or the pictures.
+        interval_low, interval_high: in percent; interval_kind names what it is of: the mean over fits, or the images.
         draws_sha256: of the validation rows and label draws.
         card: name of the run card, empty where there is none.
     """
 
     dataset: str
     encoder: str
-    features: int
+    num_features: int
     protocol: str
     metric: str
     value: float
-    spread: float
-    spread_kind: str
+    uncertainty: float
+    uncertainty_type: str
     n: int
     C: float
-    grid: str
+    search_range: str
     validation_percent: float
     n_train: int
     n_validation: int
@@ -80,25 +80,25 @@ class Figure:
     classifier: str = "L2-SVM"
     layers: str = ""
     scaling: str = ""
-    chosen: str = ""
-    selected_on: str = "validation"
+    hyperparameter: str = ""
+    select_on: str = "validation"
     std: float = _NAN
     interval_low: float = _NAN
     interval_high: float = _NAN
-    interval_kind: str = ""
-    draws_sha256: str = ""
+    interval_type: str = ""
+    label_subsets_sha256: str = ""
     card: str = ""
 
 
-COLUMNS = tuple(field.name for field in fields(Figure))
+COLUMNS = tuple(field.name for field in fields(Result))
 KEY = [
-    "dataset", "protocol", "encoder", "layers", "scaling", "classifier", "n", "features_sha256", "grid", "selected_on",
-    "seed", "draws_sha256",
+    "dataset", "protocol", "encoder", "layers", "scaling", "classifier", "n", "features_sha256", "search_range", "select_on",
+    "seed", "label_subsets_sha256",
 ]  # fmt: skip
-_DEFAULTS = {field.name: field.default for field in fields(Figure) if field.default is not MISSING}
+_DEFAULTS = {field.name: field.default for field in fields(Result) if field.default is not MISSING}
 _FORMATS = {
     "value": "{:.2f}",
-    "spread": "{:.2f}",
+    "uncertainty": "{:.2f}",
     "std": "{:.3f}",
     "interval_low": "{:.2f}",
     "interval_high": "{:.2f}",
@@ -113,8 +113,8 @@ _FORMATS = {
 def method_name(row: pd.Series) -> str:
     """What tables call a row of results.csv: encoder and classifier, and whatever is not the protocol's default."""
     remarks = [str(row[key]) for key in ("layers", "scaling") if row[key]]
-    remarks += ["release grid"] if str(row["grid"]).startswith("release") else []
-    remarks += ["C chosen on test"] if row["selected_on"] == "test" else []
+    remarks += ["release grid"] if str(row["search_range"]).startswith("release") else []
+    remarks += ["C chosen on test"] if row["select_on"] == "test" else []
     return f"{row['encoder']} + {row['classifier']}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
@@ -128,8 +128,8 @@ def read_results(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
-    texts = {field.name: str for field in fields(Figure) if field.type in (str, "str")}
-    empty = {field.name: [""] for field in fields(Figure) if field.name not in texts}
+    texts = {field.name: str for field in fields(Result) if field.type in (str, "str")}
+    empty = {field.name: [""] for field in fields(Result) if field.name not in texts}
     try:
         table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=empty)
     except (ValueError, UnicodeDecodeError) as error:
@@ -167,14 +167,18 @@ def write_results(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def add_figure(path: Path, figure: Figure) -> None:
+def add_result(path: Path, figure: Result) -> None:
     """Puts a figure into results.csv, replacing the row of the same key; a row without a draws' hash has any."""
     with locked(path):
         table = read_results(path)
         row = pd.DataFrame([asdict(figure)])
         same = pd.Series(True, index=table.index)
         for key in KEY:
-            same &= table[key].astype(str).isin([str(getattr(figure, key)), *([""] if key == "draws_sha256" else [])])
+            same &= (
+                table[key]
+                .astype(str)
+                .isin([str(getattr(figure, key)), *([""] if key == "label_subsets_sha256" else [])])
+            )
         kept = table[~same]
         write_results(path, row if kept.empty else pd.concat([kept, row], ignore_index=True))
 

@@ -44,7 +44,7 @@ class Workspace:
         return self.home / "results.csv"
 
     @property
-    def draws(self) -> Path:
+    def label_subsets(self) -> Path:
         """The folder of label draws that figures were measured on."""
         return self.home / "draws"
 
@@ -53,19 +53,19 @@ class Workspace:
         """Where torchvision puts, and looks for, the files of named datasets."""
         return self.home / "downloads"
 
-    def place(self, kind: str, name: str) -> Path:
+    def path_of(self, kind: str, name: str) -> Path:
         """Where the artifact `name` of a kind ("image set", "run", "feature set") belongs."""
         if not name or name != Path(name).name or name.startswith("."):
             raise EvalkitError(f"{name!r} is no name for a {kind}: expected one word without slashes or a leading dot")
         return self.home / _FOLDERS[kind] / name
 
-    def all(self, kind: str) -> list[Path]:
+    def artifacts(self, kind: str) -> list[Path]:
         """The finished artifacts of a kind, oldest first."""
         folder = self.home / _FOLDERS[kind]
         found = [path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"]
         return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
 
-    def take(self, path: Path) -> None:
+    def mark_latest(self, path: Path) -> None:
         """Makes an artifact the latest of its kind: a command that finds its output finished has chosen it, too."""
         if (path / MANIFEST).is_file():
             now = time.time_ns()  # finer than the file system's own clock, which ticks every few milliseconds
@@ -77,7 +77,7 @@ class Workspace:
         Raises:
             ArtifactError: there is none; the message names the command that makes one.
         """
-        found = self.all(kind)
+        found = self.artifacts(kind)
         if not found:
             raise ArtifactError(f"{self.home}: no {kind} in this workspace; make one with `{_MAKERS[kind]}`")
         return found[-1]
@@ -91,7 +91,7 @@ class Workspace:
         path = Path(name_or_path)
         if (path / MANIFEST).is_file():
             return path
-        if path.name == name_or_path and (self.place(kind, name_or_path) / MANIFEST).is_file():
-            return self.place(kind, name_or_path)
-        names = ", ".join(found.name for found in self.all(kind)) or "none"
+        if path.name == name_or_path and (self.path_of(kind, name_or_path) / MANIFEST).is_file():
+            return self.path_of(kind, name_or_path)
+        names = ", ".join(found.name for found in self.artifacts(kind)) or "none"
         raise ArtifactError(f"{name_or_path}: no such {kind}; in {self.home}: {names}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalkit.artifacts import RowWriter, building, new_manifest
+from evalkit.artifacts import NpyWriter, new_manifest, write_artifact
 from evalkit.images.imageset import KIND, ImageSet, load_images
 
 torch.set_num_threads(2)
@@ -17,9 +17,9 @@ def write_image_set(
 ) -> ImageSet:
     """An image set on disk from arrays."""
     settings = {"name": directory.name}
-    with building(directory, settings=settings, made_from={}) as artifact:
+    with write_artifact(directory, settings=settings, made_from={}) as artifact:
         for name, array in (("images.npy", images), ("labels.npy", labels)):
-            writer = RowWriter(artifact.path / name, array.shape[1:], array.dtype)
+            writer = NpyWriter(artifact.path / name, array.shape[1:], array.dtype)
             writer.append(array)
             writer.close()
         manifest = new_manifest(KIND, settings=settings, made_from={})
@@ -30,7 +30,7 @@ def write_image_set(
 
 @pytest.fixture
 def striped(tmp_path: Path) -> ImageSet:
-    """240 training and 120 test pictures of 3 classes: stripes of a class's direction and random phase, with noise."""
+    """240 training and 120 test images of 3 classes: stripes of a class's direction and random phase, with noise."""
     random = np.random.default_rng(0)
     labels = np.tile(np.arange(3), 120)
     across, down = np.meshgrid(np.arange(32), np.arange(32))

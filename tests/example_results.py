@@ -11,26 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.report.data import gather
+from evalkit.report.data import gather_report_data
 from evalkit.report.render import FORMATS, write_report
-from evalkit.results import Figure, add_figure, write_card
+from evalkit.results import Result, add_result, write_card
 from evalkit.workspace import Workspace
 
 GOLDEN = Path(__file__).parent / "golden"
 
 CLASSES = ["airplane", "cat_&_dog", "ship"]
-FIGURE = Figure(
+FIGURE = Result(
     dataset="cifar10-jpeg",
     encoder="imagenet32@150000",
-    features=28672,
+    num_features=28672,
     protocol="all",
     metric="accuracy_percent",
     value=0.0,
-    spread=0.75,
-    spread_kind="95% binomial interval over test pictures",
+    uncertainty=0.75,
+    uncertainty_type="95% binomial interval over test images",
     n=1,
     C=2e-4,
-    grid="extended 1e-05..0.01",
+    search_range="extended 1e-05..0.01",
     validation_percent=82.1,
     n_train=50000,
     n_validation=10000,
@@ -44,19 +44,19 @@ FIGURE = Figure(
     device="CPU, 2 threads",
     versions="evalkit 0",
     date="2026-01-02",
-    chosen="C = 0.0002",
+    hyperparameter="C = 0.0002",
     interval_low=60.0,
     interval_high=70.0,
-    interval_kind="95% bootstrap interval over test pictures",
-    draws_sha256="d1",
+    interval_type="95% bootstrap interval over test images",
+    label_subsets_sha256="d1",
 )
-FEW = {"protocol": "400", "spread": 0.5, "spread_kind": "1.96 std over draws", "n": 2, "n_train": 4000, "std": 0.25,
-       "interval_kind": "95% t interval of the mean"}  # fmt: skip
+FEW = {"protocol": "400", "uncertainty": 0.5, "uncertainty_type": "1.96 std over draws", "n": 2, "n_train": 4000, "std": 0.25,
+       "interval_type": "95% t interval of the mean"}  # fmt: skip
 TRAINING = {
     "recipe": {"name": "imagenet32", "lr": 0.0001},
     "d_updates": 800,
     "images": "tiny-imagenet",
-    "pictures": 100_000,
+    "num_images": 100_000,
     "classes": 200,
     "precision": "bfloat16",
 }
@@ -70,35 +70,39 @@ def add_example(results, *, right=20, trained=True, **changes):
     figure = dataclasses.replace(figure, value=100 * float((predictions == labels).mean()))
     row = {key: value for key, value in dataclasses.asdict(figure).items() if key != "card" and value == value}
     content = {
-        "figure": row,
-        "protocol": {"labels_per_class": 400 if figure.protocol == "400" else None, "select_draws": 3, "repeats": 2},
+        "result": row,
+        "protocol": {
+            "labels_per_class": 400 if figure.protocol == "400" else None,
+            "num_selection_subsets": 3,
+            "num_test_subsets": 2,
+        },
         "curve": [[1e-4, 81.0], [2e-4, 82.1], [5e-4, 80.5]],
         "class_names": CLASSES,
         "training": TRAINING if trained else {},
     }
     card = write_card(results, content, predictions=predictions, labels=labels)
     figure = dataclasses.replace(figure, card=card)
-    add_figure(results, figure)
+    add_result(results, figure)
     return figure
 
 
 def write_example(results):
-    """Figures of two tables on lossy pictures and one on others: two checkpoints, a layer, pixels, errors."""
+    """Figures of two tables on lossy images and one on others: two checkpoints, a layer, pixels, errors."""
     add_example(results)
     add_example(results, encoder="imagenet32@75000", right=18, features_sha256="half")
     add_example(results, layers="conv1..conv4", right=17)
     add_example(results, encoder="pixels", right=12, features_sha256="p", weights_sha256="", trained=False)
     add_example(results, right=15, **FEW)
-    add_example(results, encoder="pixels", right=10, features_sha256="p", selected_on="test", trained=False, **FEW)
+    add_example(results, encoder="pixels", right=10, features_sha256="p", select_on="test", trained=False, **FEW)
     add_example(results, dataset="svhn", metric="error_percent", trained=False, **(FEW | {"protocol": "100"}))
     without = dataclasses.replace(FIGURE, encoder="random:imagenet32", value=65.0, features_sha256="r")
-    add_figure(results, without)
+    add_result(results, without)
 
 
 def write_all_formats(folder):
     """The example's report in every format, in `folder`; the page without its plots: matplotlib's versions differ."""
     write_example(folder / "results.csv")
-    material = gather(folder / "results.csv", Workspace(folder))
+    material = gather_report_data(folder / "results.csv", Workspace(folder))
     for suffix in FORMATS:
         write_report(material, folder / f"report{suffix}")
     page = folder / "report.html"

@@ -14,7 +14,7 @@ from evalkit.evaluation.protocol import BASELINES
 from evalkit.features.featureset import load_features
 from evalkit.features.transforms import scale
 from evalkit.gan.recipes import recipe_named
-from evalkit.probes.classifiers import FitOptions
+from evalkit.probes.classifiers import SolverOptions
 from evalkit.probes.supervised import Search, SupervisedCNN, draw_trial
 from evalkit.results import read_results
 from evalkit.workspace import Workspace
@@ -24,7 +24,7 @@ TINY = {"kmeans": ["--centroids", 8, "--patches", 400], "cnn": ["--trials", 2, "
 
 @pytest.fixture
 def home(tmp_path):
-    """A workspace with striped pictures: 120 of training, 60 of test, of three classes."""
+    """A workspace with striped images: 120 of training, 60 of test, of three classes."""
     random = np.random.default_rng(0)
     labels = np.tile(np.arange(3), 60)
     across, down = np.meshgrid(np.arange(32), np.arange(32))
@@ -44,7 +44,18 @@ def run(home):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_by_one_command(run, home, name):
-    options = ["--protocol", "striped:8", "--repeats", 2, "--select-draws", 2, "--recipe", "digits", "--device", "cpu"]
+    options = [
+        "--protocol",
+        "striped:8",
+        "--num-test-subsets",
+        2,
+        "--num-selection-subsets",
+        2,
+        "--recipe",
+        "digits",
+        "--device",
+        "cpu",
+    ]
     result = run("baseline", name, *options, *TINY.get(name, []))
     assert result.exit_code == 0, result.output
     row = read_results(home / "results.csv").iloc[0]
@@ -58,12 +69,14 @@ def test_every_baseline_by_one_command(run, home, name):
 
 def test_a_baseline_on_other_features_and_on_an_earlier_runs_draws(run, home):
     run("extract", "--dataset", "striped", "--encoder", "random:digits", "--device", "cpu")
-    assert run("svm", "--protocol", "striped:8", "--repeats", 2, "--select-draws", 2).exit_code == 0
+    assert run("svm", "--protocol", "striped:8", "--num-test-subsets", 2, "--num-selection-subsets", 2).exit_code == 0
     (draws,) = (home / "draws").iterdir()
-    result = run("baseline", "knn", "--features", "striped--random-digits", "--dataset", "striped", "--draws", draws)
+    result = run(
+        "baseline", "knn", "--features", "striped--random-digits", "--dataset", "striped", "--label-subsets", draws
+    )
     assert result.exit_code == 0, result.output
     table = read_results(home / "results.csv")
-    assert table["encoder"].tolist() == ["random:digits"] * 2 and table["draws_sha256"].nunique() == 1
+    assert table["encoder"].tolist() == ["random:digits"] * 2 and table["label_subsets_sha256"].nunique() == 1
 
 
 def test_a_protocol_of_another_data_set_is_one_line(run):
@@ -78,13 +91,13 @@ def test_a_protocol_of_another_data_set_is_one_line(run):
 
 def test_the_ablation_measures_each_layer_once(run, home):
     run("extract", "--dataset", "striped", "--encoder", "random:digits", "--device", "cpu")
-    options = ["--protocol", "striped:8", "--repeats", 2, "--select-draws", 2, "--device", "cpu"]
+    options = ["--protocol", "striped:8", "--num-test-subsets", 2, "--num-selection-subsets", 2, "--device", "cpu"]
     assert run("ablate", *options).stdout.count("\n") == 3
     again = run("ablate", *options)
     assert again.stdout == "" and again.stderr.count("measured before") == 3
     assert run("ablate", *options, "--cumulative").stdout.count("\n") == 3
     table = read_results(home / "results.csv").set_index("layers")
-    assert table["features"].to_dict() == {
+    assert table["num_features"].to_dict() == {
         "conv1": 512, "conv2": 1024, "conv3": 2048, "conv1..conv1": 512, "conv1..conv2": 1536, "conv1..conv3": 3584,
     }  # fmt: skip
     assert table.loc["conv1", "value"] == table.loc["conv1..conv1", "value"]
@@ -142,7 +155,7 @@ def test_the_supervised_network_is_the_discriminator_with_an_output_a_class():
 def test_the_supervised_network_learns(home, tmp_path):
     images = np.load(home / "images/striped/images.npy").reshape(180, -1)
     labels = np.load(home / "images/striped/labels.npy")
-    search = Search(replace(recipe_named("digits"), width=8), tmp_path / "fits", updates=15)
+    search = Search(replace(recipe_named("digits"), base_channels=8), tmp_path / "fits", updates=15)
     rows, test = np.arange(120), np.arange(120, 180)
-    found = search(images, labels, [rows], (4,), test, FitOptions()).labels[0]
+    found = search(images, labels, [rows], (4,), test, SolverOptions()).labels[0]
     assert (found == labels[test]).mean() > 0.6  # chance is a third

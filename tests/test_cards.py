@@ -35,15 +35,15 @@ def test_round_trip_and_a_name_that_follows_the_content(results):
 
 def test_a_recorded_figure_leads_to_its_card(tmp_path):
     workspace, features = Workspace(tmp_path), feature_set()
-    protocol = Protocol(labels_per_class=5, select_draws=2, repeats=4)
+    protocol = Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=4)
     evaluation = record(workspace, evaluate(features, protocol, device="cpu"), features, protocol)
     row = read_results(workspace.results).iloc[0]
-    assert row["card"] == evaluation.figure.card
+    assert row["card"] == evaluation.result.card
     card = read_card(workspace.results, row["card"])
     predictions, labels = read_predictions(workspace.results, row["card"], card)
-    assert 100 * (predictions == labels).mean() == pytest.approx(card["figure"]["value"]) == evaluation.figure.value
-    assert card["protocol"]["repeats"] == 4 and card["protocol"]["seed"] == 0
-    assert card["draws_sha256"] == row["draws_sha256"] and card["features_sha256"] == "f"
+    assert 100 * (predictions == labels).mean() == pytest.approx(card["result"]["value"]) == evaluation.result.value
+    assert card["protocol"]["num_test_subsets"] == 4 and card["protocol"]["seed"] == 0
+    assert card["label_subsets_sha256"] == row["label_subsets_sha256"] and card["features_sha256"] == "f"
     assert dict(card["curve"])[row["C"]] == pytest.approx(row["validation_percent"], abs=0.005)
     assert set(card["seconds"]) == {"draw", "choose", "test"} and card["versions"]["python"]
     assert card["solver"]["duality_gap"] <= 1e-6 and card["hardware"]["cores"] >= 1

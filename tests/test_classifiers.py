@@ -17,8 +17,8 @@ from evalkit.probes.classifiers import (
     CLASSIFIERS,
     NEIGHBOURS,
     SVM,
-    FitOptions,
     Predictions,
+    SolverOptions,
     classifier_named,
     predict_knn,
     predict_logistic,
@@ -30,7 +30,7 @@ def test_reference_knn_equals_scikit_learn(monkeypatch, block):
     monkeypatch.setattr(knn_module, "_BLOCK", block)
     features = feature_set()
     rows, test = features.rows("train")[::2], features.rows("test")
-    found = predict_knn(features.features, features.labels, [rows], NEIGHBOURS, test, FitOptions()).labels
+    found = predict_knn(features.features, features.labels, [rows], NEIGHBOURS, test, SolverOptions()).labels
     for index, k in enumerate(NEIGHBOURS):
         expected = KNeighborsClassifier(k).fit(features.features[rows], features.labels[rows])
         assert np.array_equal(found[0, index], expected.predict(features.features[test])), k
@@ -39,7 +39,7 @@ def test_reference_knn_equals_scikit_learn(monkeypatch, block):
 def test_knn_of_a_row_that_is_there_is_its_own_label_and_k_beyond_the_rows_takes_all():
     features = feature_set()
     rows = np.arange(30)
-    found = predict_knn(features.features, features.labels, [rows], (1, 50), rows, FitOptions()).labels[0]
+    found = predict_knn(features.features, features.labels, [rows], (1, 50), rows, SolverOptions()).labels[0]
     assert np.array_equal(found[0], features.labels[rows])
     assert set(found[1]) == {0}  # ten of each of three classes: the smallest label of equals
 
@@ -48,14 +48,14 @@ def test_reference_logistic_regression_equals_scikit_learn_fitted_afresh():
     features = feature_set()
     draws = [features.rows("train")[:90], features.rows("train")[90:]]
     test, Cs = features.rows("test"), (1.0, 0.01)
-    found = predict_logistic(features.features, features.labels, draws, Cs, test, FitOptions()).labels
+    found = predict_logistic(features.features, features.labels, draws, Cs, test, SolverOptions()).labels
     for number, rows in enumerate(draws):
         for index, C in enumerate(Cs):
             model = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(
                 features.features[rows], features.labels[rows]
             )
             agree = found[number, index] == model.predict(features.features[test])
-            assert agree.mean() >= 0.99  # scikit-learn's default tolerance may turn a picture on the border
+            assert agree.mean() >= 0.99  # scikit-learn's default tolerance may turn an image on the border
 
 
 def test_a_logistic_regression_that_does_not_converge_is_refused(monkeypatch):
@@ -69,15 +69,15 @@ def test_a_logistic_regression_that_does_not_converge_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_classifier_under_both_protocols(name):
     features = feature_set(count=150)
-    for protocol in (Protocol(), Protocol(labels_per_class=5, select_draws=2, repeats=3)):
+    for protocol in (Protocol(), Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=3)):
         found = evaluate(features, protocol, classifier=name, device="cpu")
         correct = found.predictions == found.test_labels
-        assert found.figure.value == pytest.approx(100 * correct.mean()) and 50 < found.figure.value <= 100
-        assert found.figure.classifier == classifier_named(name).label
-        assert found.figure.chosen.startswith(classifier_named(name).letter + " = ")
-        assert found.figure.grid.startswith("extended " if classifier_named(name).extends else "fixed ")
-        values, scores = zip(*found.C_curve, strict=True)
-        assert found.figure.validation_percent == max(scores) and list(values) == sorted(values)
+        assert found.result.value == pytest.approx(100 * correct.mean()) and 50 < found.result.value <= 100
+        assert found.result.classifier == classifier_named(name).display_name
+        assert found.result.hyperparameter.startswith(classifier_named(name).hyperparameter + " = ")
+        assert found.result.search_range.startswith("extended " if classifier_named(name).extend_search else "fixed ")
+        values, scores = zip(*found.validation_curve, strict=True)
+        assert found.result.validation_percent == max(scores) and list(values) == sorted(values)
 
 
 def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
@@ -87,8 +87,8 @@ def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
         asked.append((len(draws), len(values), options.tol))
         return SVM.predict(features, labels, draws, values, rows, options)
 
-    protocol = Protocol(labels_per_class=5, select_draws=2, repeats=3)
-    figure = evaluate(feature_set(count=150), protocol, classifier=replace(SVM, predict=recorded, extends=False)).figure
+    protocol = Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=3)
+    figure = evaluate(feature_set(count=150), protocol, classifier=replace(SVM, predict=recorded, extend_search=False)).result
     assert asked == [(2, 7, 1e-5), (3, 1, None)] and figure.error_estimate <= 1e-6
 
 
@@ -105,7 +105,7 @@ def test_many_rows_are_not_fitted_at_every_value(few, calls, monkeypatch):
         return Predictions(right)
 
     found = evaluate(feature_set(), Protocol(), classifier=replace(SVM, predict=best_at_the_second))
-    assert asked == calls and found.figure.C == 2e-4 and len(found.C_curve) == calls[0]
+    assert asked == calls and found.result.C == 2e-4 and len(found.validation_curve) == calls[0]
 
 
 @pytest.mark.parametrize(("tol", "named"), [(1e-30, "1.0e-30"), (0.0, "0.0e")])
@@ -113,7 +113,7 @@ def test_the_svm_is_fitted_to_the_tolerance_asked_for(tol, named):
     features = feature_set()
     rows, test = features.rows("train"), features.rows("test")
     with pytest.raises(ConvergenceError, match=f"expected at most {named}"):
-        SVM.predict(features.features, features.labels, [rows], (1.0,), test, FitOptions(tol=tol))
+        SVM.predict(features.features, features.labels, [rows], (1.0,), test, SolverOptions(tol=tol))
 
 
 def test_an_unknown_classifier_lists_the_known():

@@ -20,7 +20,18 @@ from evalkit.gan.recipes import RECIPES
 from evalkit.pretrained import registry as find
 from evalkit.results import read_results
 
-SMALL = ["--set", "width=4", "--set", "batch_size=32", "--updates", "3", "--device", "cpu", "--precision", "float32"]
+SMALL = [
+    "--set",
+    "base_channels=4",
+    "--set",
+    "batch_size=32",
+    "--updates",
+    "3",
+    "--device",
+    "cpu",
+    "--precision",
+    "float32",
+]
 
 
 @pytest.fixture
@@ -43,32 +54,35 @@ def assert_one_line(result, *parts):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder a class, two splits, 64 + 20 pictures of 40 x 36: red-ish and blue-ish noise."""
+def images(tmp_path):
+    """A folder a class, two splits, 64 + 20 images of 40 x 36: red-ish and blue-ish noise."""
     random = np.random.default_rng(0)
     for split, count in (("train", 32), ("test", 10)):
         for channel, name in ((0, "red"), (2, "blue")):
-            folder = tmp_path / "pictures" / split / name
+            folder = tmp_path / "images" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
                 noise = random.integers(0, 160, (36, 40, 3), dtype=np.uint8)
                 noise[..., channel] += 90
                 Image.fromarray(noise).save(folder / f"{i}.png")
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
-def test_the_three_commands_chain_without_options(run, pictures, tmp_path):
-    assert run("prepare", pictures, "--name", "colours").exit_code == 0
+def test_the_three_commands_chain_without_options(run, images, tmp_path):
+    assert run("prepare", images, "--name", "colours").exit_code == 0
     trained = run("train-gan", *SMALL)
     assert trained.exit_code == 0, trained.output
-    assert "images: colours (84 pictures)" in trained.stderr and "d-00000003" in trained.stdout
+    assert "images: colours (84 images)" in trained.stderr and "d-00000003" in trained.stdout
     extracted = run("extract", "--dataset", "colours", "--device", "cpu")
     assert "encoder: imagenet32@3, " in extracted.stderr
     assert extracted.stdout == "84 x 896 features of colours by imagenet32@3\n"
     fitted = run("svm", "--device", "cpu")
     assert f"features: {tmp_path / 'home/features/colours--imagenet32@3'} (84 x 896)" in fitted.stderr
     assert "colours, imagenet32@3, L2-SVM, labels a class: all: test accuracy 100.00 %" in fitted.stdout
-    assert run("svm", "--labels-per-class", 3, "--repeats", 4, "--features", "colours--imagenet32@3").exit_code == 0
+    assert (
+        run("svm", "--labels-per-class", 3, "--num-test-subsets", 4, "--features", "colours--imagenet32@3").exit_code
+        == 0
+    )
     reported = run("report")
     assert "colours, 3 labels a class: accuracy in %" in reported.stdout
     assert (tmp_path / "home/report.csv").read_text().count("\n") == 3
@@ -76,17 +90,17 @@ def test_the_three_commands_chain_without_options(run, pictures, tmp_path):
     assert table["protocol"].tolist() == ["3", "all"] and table["n"].tolist() == [4, 1]
 
 
-def test_the_next_command_takes_what_the_last_one_found_finished(run, pictures):
-    run("prepare", pictures, "--name", "colours")
+def test_the_next_command_takes_what_the_last_one_found_finished(run, images):
+    run("prepare", images, "--name", "colours")
     for encoder in ("pixels", "random:digits", "pixels"):  # the last extraction finds its features there
         assert run("extract", "--dataset", "colours", "--encoder", encoder).exit_code == 0
-    assert "colours--pixels" in run("svm", "--labels-per-class", 2, "--repeats", 2).stderr
+    assert "colours--pixels" in run("svm", "--labels-per-class", 2, "--num-test-subsets", 2).stderr
 
 
 def test_reproduce_runs_what_is_missing_and_no_more(run, monkeypatch):
     small = dataclasses.replace(REPRODUCTIONS["digits"], labels_per_class=(1,), baselines=("random:digits",))
     monkeypatch.setitem(REPRODUCTIONS, "digits", small)
-    monkeypatch.setitem(RECIPES, "digits", dataclasses.replace(RECIPES["digits"], d_updates=2, width=4))
+    monkeypatch.setitem(RECIPES, "digits", dataclasses.replace(RECIPES["digits"], d_updates=2, base_channels=4))
     first = run("reproduce", "digits", "--device", "cpu")
     assert first.exit_code == 0, first.output
     for encoder in ("digits@2", "random:digits"):
@@ -99,7 +113,7 @@ def test_reproduce_runs_what_is_missing_and_no_more(run, monkeypatch):
 def test_reproduce_takes_the_shipped_weights_unless_it_is_to_train(run, monkeypatch, tmp_path):
     small = dataclasses.replace(REPRODUCTIONS["digits"], labels_per_class=(1,), shipped="demo")
     monkeypatch.setitem(REPRODUCTIONS, "digits", small)
-    monkeypatch.setitem(RECIPES, "digits", dataclasses.replace(RECIPES["digits"], d_updates=2, width=4))
+    monkeypatch.setitem(RECIPES, "digits", dataclasses.replace(RECIPES["digits"], d_updates=2, base_channels=4))
     monkeypatch.setattr(find, "shipped_folder", lambda: tmp_path / "shipped")
     options = ["--device", "cpu", "--no-baselines"]
     trained = run("reproduce", "digits", *options)  # nothing shipped yet
@@ -113,8 +127,8 @@ def test_reproduce_takes_the_shipped_weights_unless_it_is_to_train(run, monkeypa
     assert "run: " in run("reproduce", "digits", *options, "--train").stderr
 
 
-def test_doctor_and_datasets_say_what_is_where(run, pictures):
-    run("prepare", pictures, "--name", "colours")
+def test_doctor_and_datasets_say_what_is_where(run, images):
+    run("prepare", images, "--name", "colours")
     result = run("doctor")
     assert f"torch: {torch.__version__.split('+')[0]}" in result.stdout
     assert "colours: 32 x 32 pixels, train 64, test 20" in result.stdout
@@ -158,21 +172,21 @@ def test_missing_and_empty_sources(run, tmp_path):
     assert_one_line(run("prepare", tmp_path / "empty"), "empty")
 
 
-def test_bad_pictures_are_named_counted_and_skipped_or_stop_a_strict_prepare(run, pictures):
-    (pictures / "train/red/a.jpg").write_text("not a picture")
-    Image.new("RGB", (40, 40)).save(pictures / "train/red/b.jpg")
-    whole = (pictures / "train/red/b.jpg").read_bytes()
-    (pictures / "train/red/b.jpg").write_bytes(whole[: len(whole) // 2])
-    result = run("prepare", pictures, "--name", "colours")
+def test_bad_images_are_named_counted_and_skipped_or_stop_a_strict_prepare(run, images):
+    (images / "train/red/a.jpg").write_text("not an image")
+    Image.new("RGB", (40, 40)).save(images / "train/red/b.jpg")
+    whole = (images / "train/red/b.jpg").read_bytes()
+    (images / "train/red/b.jpg").write_bytes(whole[: len(whole) // 2])
+    result = run("prepare", images, "--name", "colours")
     assert result.exit_code == 0 and "skipped 2" in result.stderr
     assert "train/red/a.jpg" in result.stderr and "train/red/b.jpg" in result.stderr
-    assert_one_line(run("prepare", pictures, "--name", "strict", "--strict"), "train/red/a.jpg")
+    assert_one_line(run("prepare", images, "--name", "strict", "--strict"), "train/red/a.jpg")
 
 
-def test_unknown_names_list_the_choices(run, pictures):
+def test_unknown_names_list_the_choices(run, images):
     assert_one_line(run("train-gan", "--recipe", "dcgan"), "no such recipe; choose imagenet32, svhn")
     assert_one_line(run("extract", "--dataset", "cifar11"), "cifar10, ")
-    run("prepare", pictures, "--name", "colours")
+    run("prepare", images, "--name", "colours")
     assert_one_line(run("extract", "--dataset", "colours", "--encoder", "resnet"), "resnet: no such run")
     assert_one_line(run("svm", "--features", "mine"), "mine: no such feature set")
     assert_one_line(run("reproduce", "imagenet"), "is not one of")
@@ -189,20 +203,20 @@ def test_a_named_data_set_without_its_files_says_where_they_go(run, tmp_path):
     assert_one_line(run("extract", "--no-download"), str(tmp_path / "home/downloads"), "cifar")
 
 
-def test_one_class_and_too_few_labels(run, pictures):
-    run("prepare", pictures, "--name", "colours")
+def test_one_class_and_too_few_labels(run, images):
+    run("prepare", images, "--name", "colours")
     run("extract", "--dataset", "colours", "--encoder", "pixels")
     assert_one_line(run("svm", "--labels-per-class", 50), "draws 50 labels a class, class 0 has 26")
-    run("prepare", pictures / "train/red", "--name", "flat")
+    run("prepare", images / "train/red", "--name", "flat")
     run("extract", "--dataset", "flat", "--encoder", "pixels")
     assert_one_line(run("svm"), "flat")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits are POSIX")
 @pytest.mark.parametrize("command", [("extract", "--dataset", "colours", "--encoder", "pixels"), ("train-gan", *SMALL)])
-def test_a_full_disk_is_one_line_and_keeps_what_was_finished(run, pictures, tmp_path, command):
+def test_a_full_disk_is_one_line_and_keeps_what_was_finished(run, images, tmp_path, command):
     """The limit on a file's size stands in for the full disk: both fail a write with an errno."""
-    run("prepare", pictures, "--name", "colours")
+    run("prepare", images, "--name", "colours")
     before = sorted((tmp_path / "home/images/colours").iterdir())
 
     def limit():

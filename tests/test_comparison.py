@@ -11,7 +11,7 @@ from evalkit.evaluation.label_curve import parse_labels
 from evalkit.evaluation.statistics import compare_predictions, mcnemar, paired_fits
 from evalkit.results import read_results
 
-FEW = ("--protocol", "striped:5", "--repeats", 4, "--select-draws", 2, "--device", "cpu")
+FEW = ("--protocol", "striped:5", "--num-test-subsets", 4, "--num-selection-subsets", 2, "--device", "cpu")
 
 
 def test_reference_paired_fits():
@@ -30,7 +30,7 @@ def test_fits_that_differ_by_a_constant(shift, p_value):
 
 
 def test_value_of_mcnemar():
-    """Of 20 pictures A alone gets 6 right, B alone 1: p = 2 (C(7,0) + C(7,1)) / 2^7 = 0.125."""
+    """Of 20 images A alone gets 6 right, B alone 1: p = 2 (C(7,0) + C(7,1)) / 2^7 = 0.125."""
     a = np.array([True] * 6 + [False] + [True] * 9 + [False] * 4)
     b = np.array([False] * 6 + [True] + [True] * 9 + [False] * 4)
     found = mcnemar(a, b)
@@ -65,14 +65,14 @@ def test_compare_on_the_command_line(run, home):  # noqa: F811
     assert "A: pixels + L2-SVM; striped, labels a class: 5\n" in result.stdout
     assert f"A - B: {values['5', 'pixels'] - values['5', 'random:digits']:+.1f}" in result.stdout
     single = run("compare", home / f"cards/{cards['all', 'pixels']}.json", cards["all", "random:digits"][:6])
-    assert "McNemar's exact test over 60 test pictures: p = " in single.stdout
+    assert "McNemar's exact test over 60 test images: p = " in single.stdout
     assert "has 4 fits" in run("compare", cards["5", "pixels"], cards["all", "pixels"]).stderr
     assert "0 run cards of that name beside" in run("compare", "nothing", cards["all", "pixels"]).stderr
 
 
 def test_the_curve_has_a_figure_a_number_and_measures_each_once(run, home):  # noqa: F811
     run("extract", "--dataset", "striped", "--encoder", "pixels")
-    options = ("--labels", "2,5,all", "--repeats", 3, "--select-draws", 2, "--device", "cpu")
+    options = ("--labels", "2,5,all", "--num-test-subsets", 3, "--num-selection-subsets", 2, "--device", "cpu")
     first = run("curve", *options)
     assert first.exit_code == 0 and first.stdout.count("\n") == 3, first.output
     table = pd.read_csv(home / "curves/striped--pixels.csv")
@@ -82,7 +82,9 @@ def test_the_curve_has_a_figure_a_number_and_measures_each_once(run, home):  # n
     again = run("curve", *options)
     assert again.stderr.count("measured before") == 3
     assert pd.read_csv(home / "curves/striped--pixels.csv")["value"].tolist() == table["value"].tolist()
-    default = run("curve", "--repeats", 2, "--select-draws", 1, "--device", "cpu", "--out", home / "mine")
+    default = run(
+        "curve", "--num-test-subsets", 2, "--num-selection-subsets", 1, "--device", "cpu", "--out", home / "mine"
+    )
     assert pd.read_csv(home / "mine.csv")["protocol"].tolist() == ["1", "2", "5", "10", "20", "all"], default.output
 
 

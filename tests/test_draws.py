@@ -15,12 +15,12 @@ from evalkit.artifacts import sha256_json
 from evalkit.cli import main
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import evaluate
-from evalkit.evaluation.label_subsets import make_draws, read_draws, write_draws
+from evalkit.evaluation.label_subsets import make_label_subsets, read_label_subsets, write_label_subsets
 from evalkit.evaluation.protocol import Protocol, protocol_named
 from evalkit.features.pooling import Layer
 from evalkit.results import read_results
 
-FEW = Protocol(labels_per_class=5, select_draws=3, repeats=4)
+FEW = Protocol(labels_per_class=5, num_selection_subsets=3, num_test_subsets=4)
 
 
 def test_value_of_protocols_by_name():
@@ -28,54 +28,60 @@ def test_value_of_protocols_by_name():
     assert protocol_named("cifar10-jpeg:400") == ("cifar10-jpeg", Protocol(400))
     dataset, svhn = protocol_named("svhn:1000")  # 1,000 in all: Radford et al. 2016, table 2
     assert (dataset, svhn.labels_per_class, svhn.validation) == ("svhn", 100, 10_000)
-    assert (svhn.grid, svhn.select_draws, svhn.repeats) == ("release", 10, 100)
+    assert (svhn.c_grid, svhn.num_selection_subsets, svhn.num_test_subsets) == ("release", 10, 100)
     for wrong in ("cifar10:", "cifar10:many", "cifar10:0", ":5"):
         with pytest.raises(EvalkitError, match="expected DATASET or DATASET:LABELS_PER_CLASS, such as cifar10, "):
             protocol_named(wrong)
 
 
 def test_all_labels_are_one_draw_of_all_rows():
-    draws = make_draws(feature_set(), Protocol())
+    draws = make_label_subsets(feature_set(), Protocol())
     assert np.array_equal(draws.test[0], np.arange(200))
     assert np.array_equal(np.union1d(draws.select[0], draws.validation[0]), np.arange(200))
     assert len(np.intersect1d(draws.select[0], draws.validation[0])) == 0
 
 
 @pytest.mark.parametrize(
-    "protocol", [Protocol(folds=4), Protocol(labels_per_class=5, select_draws=8, repeats=2, folds=4)]
+    "protocol", [Protocol(folds=4), Protocol(labels_per_class=5, num_selection_subsets=8, num_test_subsets=2, folds=4)]
 )
 def test_folds_partition_the_training_rows_and_are_fitted_without_themselves(protocol):
-    draws = make_draws(feature_set(), protocol)
+    draws = make_label_subsets(feature_set(), protocol)
     assert np.array_equal(np.sort(np.concatenate(draws.validation)), np.arange(200)) and len(draws.validation) == 4
     for number, rows in enumerate(draws.select):
         assert len(np.intersect1d(rows, draws.validation[number % 4])) == 0
-    assert evaluate(feature_set(), protocol, draws=draws, device="cpu").figure.n_validation == 50
+    assert evaluate(feature_set(), protocol, label_subsets=draws, device="cpu").result.n_validation == 50
 
 
 def test_chosen_on_test_says_so_and_is_the_best_on_test():
     """On test the value of the curve is the figure itself: the choice is biased, and the row shows it."""
-    found = evaluate(feature_set(), Protocol(selected_on="test"), device="cpu")
-    assert found.figure.selected_on == "test" and found.figure.value == pytest.approx(found.figure.validation_percent)
-    honest = evaluate(feature_set(), Protocol(), device="cpu").figure
-    assert found.figure.value >= honest.value and honest.selected_on == "validation"
+    found = evaluate(feature_set(), Protocol(select_on="test"), device="cpu")
+    assert found.result.select_on == "test" and found.result.value == pytest.approx(found.result.validation_percent)
+    honest = evaluate(feature_set(), Protocol(), device="cpu").result
+    assert found.result.value >= honest.value and honest.select_on == "validation"
 
 
-@pytest.mark.parametrize("protocol", [Protocol(), FEW, Protocol(folds=3), Protocol(selected_on="test")])
+@pytest.mark.parametrize("protocol", [Protocol(), FEW, Protocol(folds=3), Protocol(select_on="test")])
 def test_round_trip_of_a_file_gives_the_same_figure(tmp_path, protocol):
     features = feature_set()
     first = evaluate(features, protocol, device="cpu")
-    path = write_draws(tmp_path / "draws", first.draws)
-    assert write_draws(tmp_path / "draws", first.draws) == path and first.draws.sha256[:12] in path.name
-    draws = read_draws(path, features)
-    assert draws.sha256 == first.draws.sha256
+    path = write_label_subsets(tmp_path / "draws", first.label_subsets)
+    assert (
+        write_label_subsets(tmp_path / "draws", first.label_subsets) == path
+        and first.label_subsets.sha256[:12] in path.name
+    )
+    draws = read_label_subsets(path, features)
+    assert draws.sha256 == first.label_subsets.sha256
     # another seed and number of labels in the settings: the file's rows are what counts
-    again = evaluate(features, Protocol(labels_per_class=2, seed=9), draws=draws, device="cpu")
+    again = evaluate(features, Protocol(labels_per_class=2, seed=9), label_subsets=draws, device="cpu")
     assert np.array_equal(again.predictions, first.predictions)
-    assert again.figure.draws_sha256 == first.figure.draws_sha256 and again.figure.protocol == first.figure.protocol
+    assert (
+        again.result.label_subsets_sha256 == first.result.label_subsets_sha256
+        and again.result.protocol == first.result.protocol
+    )
 
 
 def test_the_hash_is_that_of_canonical_json(tmp_path):
-    path = write_draws(tmp_path, make_draws(feature_set(), FEW))
+    path = write_label_subsets(tmp_path, make_label_subsets(feature_set(), FEW))
     content = json.loads(path.read_text())
     del content["kind"]
     assert content.pop("sha256") == sha256_json(content)
@@ -83,7 +89,7 @@ def test_the_hash_is_that_of_canonical_json(tmp_path):
 
 def changed(tmp_path, **changes):
     """A file of draws with some values changed and its hash made right again."""
-    path = write_draws(tmp_path, make_draws(feature_set(), FEW))
+    path = write_label_subsets(tmp_path, make_label_subsets(feature_set(), FEW))
     content = json.loads(path.read_text()) | changes
     del content["sha256"]
     kind = content.pop("kind")
@@ -94,7 +100,7 @@ def changed(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"validation": [[250, 251]]}, "2 validation rows outside the split .* test pictures are neither fitted nor"),
+        ({"validation": [[250, 251]]}, "2 validation rows outside the split .* test images are neither fitted nor"),
         ({"test": [[1, 2, 3], [4, 250]]}, "1 training rows outside the split they belong to"),
         ({"test": []}, "0 training rows outside the split they belong to, or none at all"),
         (
@@ -107,17 +113,17 @@ def changed(tmp_path, **changes):
 )
 def test_draws_that_would_spoil_a_figure_are_refused(tmp_path, changes, message):
     with pytest.raises(EvalkitError, match=message):
-        read_draws(changed(tmp_path, **changes), feature_set())
+        read_label_subsets(changed(tmp_path, **changes), feature_set())
 
 
 def test_a_file_that_was_changed_or_is_none_is_refused(tmp_path):
-    path = write_draws(tmp_path, make_draws(feature_set(), FEW))
+    path = write_label_subsets(tmp_path, make_label_subsets(feature_set(), FEW))
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(EvalkitError, match="its rows do not hash to what it says; it was changed, get it again"):
-        read_draws(path, feature_set())
+        read_label_subsets(path, feature_set())
     path.write_text("rows")
     with pytest.raises(EvalkitError, match="not readable as label draws"):
-        read_draws(path, feature_set())
+        read_label_subsets(path, feature_set())
 
 
 @pytest.mark.parametrize(
@@ -125,8 +131,8 @@ def test_a_file_that_was_changed_or_is_none_is_refused(tmp_path):
     [
         ({"folds": 1}, "folds = 1, expected at least 2"),
         ({"folds": 80}, "80 folds, 66 rows in the smallest class: use fewer folds"),
-        ({"repeats": 5}, "all labels are one draw, nothing to repeat; give labels a class as well"),
-        ({"selected_on": "train"}, "selected_on 'train', expected validation or test"),
+        ({"num_test_subsets": 5}, "all labels are one draw, nothing to repeat; give labels a class as well"),
+        ({"select_on": "train"}, "select_on 'train', expected validation or test"),
     ],
 )
 def test_protocols_that_make_no_sense_are_refused(protocol, message):
@@ -137,17 +143,17 @@ def test_protocols_that_make_no_sense_are_refused(protocol, message):
 def test_layers_are_columns_and_unknown_ones_are_listed():
     features = feature_set()
     features.layers[:] = [Layer("conv1", 8, 1, 0, 8), Layer("conv2", 4, 1, 8, 4), Layer("conv3", 8, 1, 12, 8)]
-    figure = evaluate(features, FEW, layers="conv2..conv3", device="cpu").figure
-    assert (figure.layers, figure.features) == ("conv2..conv3", 12)
+    figure = evaluate(features, FEW, layers="conv2..conv3", device="cpu").result
+    assert (figure.layers, figure.num_features) == ("conv2..conv3", 12)
     alone = dataclasses.replace(features, features=np.ascontiguousarray(features.features[:, 8:]))
-    assert evaluate(alone, FEW, device="cpu").figure.value == figure.value
+    assert evaluate(alone, FEW, device="cpu").result.value == figure.value
     for wrong in ("conv4", "conv3..conv1", "conv1.."):
         with pytest.raises(EvalkitError, match="no layers of gaussian; choose conv1, conv2, conv3, or FIRST..LAST"):
             evaluate(features, FEW, layers=wrong, device="cpu")
 
 
 def test_svhn_1000_from_the_official_files_form_to_an_error_rate(tmp_path, monkeypatch):
-    """End to end on made pictures in SVHN's own format: the named protocol with fewer labels; errors in %."""
+    """End to end on made images in SVHN's own format: the named protocol with fewer labels; errors in %."""
     random = np.random.default_rng(0)
     sums = dict(SVHN.split_list)
     (tmp_path / "home/downloads").mkdir(parents=True)
@@ -159,9 +165,18 @@ def test_svhn_1000_from_the_official_files_form_to_an_error_rate(tmp_path, monke
         sums[split] = [*sums[split][:2], hashlib.md5(path.read_bytes()).hexdigest()]
     monkeypatch.setattr(SVHN, "split_list", sums)
     home = ["--home", str(tmp_path / "home")]
-    options = ["--protocol", "svhn:1000", "--labels-per-class", "10", "--select-draws", "2", "--repeats", "3"]
+    options = [
+        "--protocol",
+        "svhn:1000",
+        "--labels-per-class",
+        "10",
+        "--num-selection-subsets",
+        "2",
+        "--num-test-subsets",
+        "3",
+    ]
     result = CliRunner().invoke(main, [*home, "baseline", "pixels", *options])
     assert result.exit_code == 0 and result.stdout.startswith("svhn, pixels, L2-SVM, labels a class: 10: test error ")
     row = read_results(tmp_path / "home/results.csv").iloc[0]
     assert (row["n_train"], row["n"], row["n_validation"], row["n_test"]) == (100, 3, 60, 100)
-    assert row["metric"] == "error_percent" and row["grid"] == "release 0.0001..0.01" and row["value"] < 50
+    assert row["metric"] == "error_percent" and row["search_range"] == "release 0.0001..0.01" and row["value"] < 50

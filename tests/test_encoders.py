@@ -21,7 +21,7 @@ from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.batchnorm import MODES
 from evalkit.features.encoder_setup import list_layers
 from evalkit.features.extract import extract
-from evalkit.features.pooling import Taps, pool_to_grid
+from evalkit.features.pooling import LayerSelection, pool_to_grid
 from evalkit.workspace import Workspace
 
 CPU = {"device": "cpu", "precision": "float32"}
@@ -33,8 +33,8 @@ def own(module, preprocessing=None, **about):
     return Encoder("own", HookedNetwork(module), preprocessing or Preprocessing(), **about)
 
 
-def rows(images, encoder, folder, taps=Taps(), **options):
-    return extract(images, encoder, folder, taps=taps, dtype="float32", **CPU | options).features
+def rows(images, encoder, folder, taps=LayerSelection(), **options):
+    return extract(images, encoder, folder, layer_selection=taps, dtype="float32", **CPU | options).features
 
 
 def as_input(images):
@@ -64,7 +64,7 @@ class TwoBlocks(nn.Module):
         return self.fc(self.relu(second).mean((2, 3)))
 
 
-# -- the picture-to-tensor step
+# -- the image-to-tensor step
 
 
 def test_value_of_the_step_by_hand():
@@ -94,21 +94,23 @@ def test_the_step_is_stamped(striped, tmp_path):
 
 def test_value_of_average_pooling_and_of_whole_maps():
     ascending = torch.arange(16.0).view(1, 1, 4, 4)
-    assert Taps(grid=2, pool="average")(ascending).tolist() == [[2.5, 4.5, 10.5, 12.5]]
-    assert Taps(grid=2, pool="none")(ascending).tolist() == [list(range(16))]
-    assert Taps(grid=8)(ascending).tolist() == [list(range(16))]  # no cell is repeated to fill a larger grid
+    assert LayerSelection(pool_size=2, pool="average")(ascending).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+    assert LayerSelection(pool_size=2, pool="none")(ascending).tolist() == [list(range(16))]
+    assert LayerSelection(pool_size=8)(ascending).tolist() == [
+        list(range(16))
+    ]  # no cell is repeated to fill a larger grid
 
 
 def test_value_of_tokens():
     tokens = torch.tensor([[[1.0, 2], [3, 6]]])
-    assert Taps(tokens="class")(tokens).tolist() == [[1, 2]] and Taps()(tokens).tolist() == [[2, 4]]
+    assert LayerSelection(tokens="class")(tokens).tolist() == [[1, 2]] and LayerSelection()(tokens).tolist() == [[2, 4]]
 
 
 def test_reference_taps_are_those_before_they_are_overwritten(striped, tmp_path):
     """bn2's output is summed into and rectified in place afterwards; its features are from before that."""
     module = TwoBlocks().eval()
     names = ("bn1", "conv2", "bn2", "output")
-    found = rows(striped, own(module), tmp_path / "f", Taps(names, pool="none"), batch_norm="running")
+    found = rows(striped, own(module), tmp_path / "f", LayerSelection(names, pool="none"), batch_norm="running")
     with torch.no_grad():
         bn1 = module.bn1(module.conv1(as_input(striped.images)))
         conv2 = module.conv2(bn1.relu())
@@ -119,9 +121,9 @@ def test_reference_taps_are_those_before_they_are_overwritten(striped, tmp_path)
 
 def test_batch_norms_are_folded_where_that_changes_nothing(striped):
     network, sample = HookedNetwork(TwoBlocks().eval()), as_input(striped.images[:4])
-    lowered = network.lowered(["relu"], precision="float32", sample=sample).network.module
+    lowered = network.optimized_for_inference(["relu"], precision="float32", sample=sample).network.module
     assert isinstance(lowered.bn1, nn.Identity) and isinstance(lowered.bn2, nn.Identity)
-    tapped = network.lowered(["conv2"], precision="float32", sample=sample).network.module
+    tapped = network.optimized_for_inference(["conv2"], precision="float32", sample=sample).network.module
     assert isinstance(tapped.bn1, nn.Identity) and isinstance(tapped.bn2, nn.BatchNorm2d)
 
     class Skips(TwoBlocks):
@@ -129,14 +131,18 @@ def test_batch_norms_are_folded_where_that_changes_nothing(striped):
             maps = self.conv1(x)
             return self.bn1(maps) + maps
 
-    kept = HookedNetwork(Skips().eval()).lowered(["output"], precision="float32", sample=sample).network.module
+    kept = (
+        HookedNetwork(Skips().eval())
+        .optimized_for_inference(["output"], precision="float32", sample=sample)
+        .network.module
+    )
     assert isinstance(kept.bn1, nn.BatchNorm2d)
     torch.testing.assert_close(network(sample, ["output"])["output"], TwoBlocks().eval()(sample))  # itself untouched
 
 
 def test_reference_target_statistics_of_any_module(striped, tmp_path):
     encoder = own(TwoBlocks())
-    found = rows(striped, encoder, tmp_path / "f", Taps(("bn1",), pool="none"), batch_norm="target")
+    found = rows(striped, encoder, tmp_path / "f", LayerSelection(("bn1",), pool="none"), batch_norm="target")
     with torch.no_grad():
         maps = encoder.network.module.conv1(as_input(striped.split("train")))
     batches = [maps[:128], maps[128:]]
@@ -162,9 +168,9 @@ def test_invariance_statistics_belong_to_one_extraction(striped, tmp_path, first
         assert found[0] == found[1], mode
 
 
-def test_reference_batch_mode_normalises_each_128_pictures_of_a_split(striped, tmp_path):
+def test_reference_batch_mode_normalises_each_128_images_of_a_split(striped, tmp_path):
     module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
-    found = rows(striped, own(module), tmp_path / "f", Taps(("1",), pool="none"), batch_norm="batch")
+    found = rows(striped, own(module), tmp_path / "f", LayerSelection(("1",), pool="none"), batch_norm="batch")
     norm = nn.BatchNorm2d(2).train()
     with torch.no_grad():
         parts = [as_input(striped.images[a:b]) for a, b in ((0, 128), (128, 240), (240, 360))]
@@ -173,8 +179,8 @@ def test_reference_batch_mode_normalises_each_128_pictures_of_a_split(striped, t
 
 
 def test_the_name_says_what_differs(striped, tmp_path):
-    taps = Taps(("bn1", "bn2"), grid=2, pool="average")
-    features = extract(striped, own(TwoBlocks()), tmp_path / "f", taps=taps, batch_norm="target", **CPU)
+    taps = LayerSelection(("bn1", "bn2"), pool_size=2, pool="average")
+    features = extract(striped, own(TwoBlocks()), tmp_path / "f", layer_selection=taps, batch_norm="target", **CPU)
     assert features.encoder == "own (target batch norm, bn1+bn2, grid 2, average pooled)"
     plain = extract(striped, own(TwoBlocks()), tmp_path / "g", **CPU)
     assert plain.encoder == "own" and [(x.name, x.length) for x in plain.layers] == [("output", 5)]
@@ -211,11 +217,13 @@ class Moved(nn.Module):
 
 @pytest.mark.parametrize("only", [None, 32])
 def test_value_of_maps_with_channels_last(striped, tmp_path, only):
-    """The same numbers in the same columns as channels first: by growth with the picture, or by equal sides."""
+    """The same numbers in the same columns as channels first: by growth with the image, or by equal sides."""
     module = BothLayouts(only=only)
     names = ("conv", "back", "forth", "fixed")
-    features = extract(striped, own(module), tmp_path / "f", taps=Taps(names, grid=2), dtype="float32", **CPU)
-    assert [(x.name, x.maps, x.grid, x.channels_last) for x in features.layers] == [
+    features = extract(
+        striped, own(module), tmp_path / "f", layer_selection=LayerSelection(names, pool_size=2), dtype="float32", **CPU
+    )
+    assert [(x.name, x.channels, x.grid, x.channels_last) for x in features.layers] == [
         ("conv", 5, 2, False), ("back", 5, 2, True), ("forth", 5, 2, False), ("fixed", 5, 2, True)
     ]  # fmt: skip
     conv, back, forth, fixed = np.split(features.features, 4, axis=1)
@@ -228,11 +236,16 @@ def test_value_of_maps_with_channels_last(striped, tmp_path, only):
 def test_layouts_that_equal_sides_would_leave_open(striped, tmp_path):
     """8 maps of 8 x 8: growth tells them apart; where the network takes one size, only `layout` can."""
     names = ("conv", "back")
-    grown = extract(striped, own(BothLayouts(channels=8)), tmp_path / "a", taps=Taps(names), **CPU)
+    grown = extract(striped, own(BothLayouts(channels=8)), tmp_path / "a", layer_selection=LayerSelection(names), **CPU)
     assert [layer.channels_last for layer in grown.layers] == [False, True]
     one = BothLayouts(channels=8, only=32)
-    assert not any(x.channels_last for x in extract(striped, own(one), tmp_path / "b", taps=Taps(names), **CPU).layers)
-    told = extract(striped, own(one), tmp_path / "c", taps=Taps(("back",), layout="channels-last"), **CPU)
+    assert not any(
+        x.channels_last
+        for x in extract(striped, own(one), tmp_path / "b", layer_selection=LayerSelection(names), **CPU).layers
+    )
+    told = extract(
+        striped, own(one), tmp_path / "c", layer_selection=LayerSelection(("back",), layout="channels-last"), **CPU
+    )
     assert told.layers[0].channels_last and told.encoder == "own (back, channels-last)"
     assert np.array_equal(told.features, grown.features[:, : 8 * 16])
 
@@ -240,8 +253,8 @@ def test_layouts_that_equal_sides_would_leave_open(striped, tmp_path):
 def test_swin_is_read_with_channels_last(monkeypatch, tmp_path):
     monkeypatch.setattr("evalkit.encoders.hub._SIZE", 64)
     encoder = find_encoder("torchvision:swin_t", Workspace(tmp_path))
-    listed = list_layers(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), Taps())
-    found = {layer.name: (shape, layer.maps, layer.channels_last) for layer, shape, _ in listed}
+    listed = list_layers(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), LayerSelection())
+    found = {layer.name: (shape, layer.channels, layer.channels_last) for layer, shape, _ in listed}
     assert found["features.0.0"] == ((96, 16, 16), 96, False)  # the convolution that makes patches
     assert found["features.1"] == ((16, 16, 96), 96, True) and found["features.7"] == ((2, 2, 768), 768, True)
     assert found["permute"] == ((768, 2, 2), 768, False) and found["output"] == ((768,), 768, False)
@@ -262,7 +275,7 @@ def test_reference_resnet18_with_random_weights(striped, tmp_path, monkeypatch):
     few = type(striped)(
         "few", striped.images[:20], striped.labels[:20], ["a"] * 3, {"train": (0, 20)}, striped.manifest
     )
-    found = rows(few, encoder, tmp_path / "f", Taps(("layer4", "avgpool", "output"), grid=2))
+    found = rows(few, encoder, tmp_path / "f", LayerSelection(("layer4", "avgpool", "output"), pool_size=2))
     network = small_resnet().eval()
     step = models.ResNet18_Weights.DEFAULT.transforms(crop_size=64, resize_size=64, antialias=True)
     stem = nn.Sequential(*list(network.children())[:-2])
@@ -336,14 +349,14 @@ def test_reference_programs_of_both_kinds(striped, tmp_path):
     module = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU()).eval()
     step = {"preprocessing.json": json.dumps({"range": [-1, 1]})}
     torch.jit.save(torch.jit.script(module), tmp_path / "net.pt", _extra_files=step)
-    sizes = ({0: torch.export.Dim("pictures")},)
+    sizes = ({0: torch.export.Dim("images")},)
     exported = torch.export.export(module, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=sizes)
     torch.export.save(exported, tmp_path / "net.pt2", extra_files=step)
     with torch.no_grad():
         expected = module(as_input(striped.images) * 2 - 1).flatten(1).numpy()
     for file in ("net.pt", "net.pt2"):
         encoder = find_encoder(str(tmp_path / file), Workspace(tmp_path))
-        found = rows(striped, encoder, tmp_path / f"features-{file}", Taps(pool="none"))
+        found = rows(striped, encoder, tmp_path / f"features-{file}", LayerSelection(pool="none"))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
@@ -362,14 +375,16 @@ def test_the_readmes_module_of_ten_lines(striped, tmp_path):
     run += ["--encoder", f"{tmp_path / 'mine.py'}:network"]
     listed = CliRunner().invoke(main, [*run, "--list-layers"])
     assert listed.exit_code == 0, listed.output
-    assert re.search(r"\* output +256 x 7 x 7  C H W +4,096\n\* taken: 4,096 features a picture", listed.stdout), (
+    assert re.search(r"\* output +256 x 7 x 7  C H W +4,096\n\* taken: 4,096 features an image", listed.stdout), (
         listed.stdout
     )
     assert not (tmp_path / "features").exists()
     done = CliRunner().invoke(main, run)
     assert done.stdout == "360 x 4,096 features of striped by mine.py:network\n", done.output
-    assert "pictures to tensors: any size; range -1 to 1, mean 0, std 1" in done.stderr
-    fitted = CliRunner().invoke(main, ["--home", str(tmp_path), "svm", "--labels-per-class", "20", "--repeats", "3"])
+    assert "images to tensors: any size; range -1 to 1, mean 0, std 1" in done.stderr
+    fitted = CliRunner().invoke(
+        main, ["--home", str(tmp_path), "svm", "--labels-per-class", "20", "--num-test-subsets", "3"]
+    )
     accuracy = re.search(r"test accuracy ([\d.]+) %", fitted.stdout)
     assert accuracy and float(accuracy[1]) > 90, fitted.output  # the stripes' directions are easy
 
@@ -377,25 +392,27 @@ def test_the_readmes_module_of_ten_lines(striped, tmp_path):
 # -- what is refused
 
 
-def refused(images, module, match, tmp_path, taps=Taps(), **options):
+def refused(images, module, match, tmp_path, taps=LayerSelection(), **options):
     with pytest.raises(EvalkitError, match=match) as found:
         rows(images, own(module), tmp_path / "refused", taps, **options)
     assert "\n" not in str(found.value) and not (tmp_path / "refused").exists()
 
 
 def test_a_layer_that_does_not_exist(striped, tmp_path):
-    refused(striped, TwoBlocks(), "own: no layer 'conv3'; nearest: conv2, conv1", tmp_path, Taps(("bn1", "conv3")))
+    refused(
+        striped, TwoBlocks(), "own: no layer 'conv3'; nearest: conv2, conv1", tmp_path, LayerSelection(("bn1", "conv3"))
+    )
 
 
 def test_an_output_that_changes_with_the_batch(striped, tmp_path):
     norm = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
-    refused(striped, norm, "layer output of a picture changes by .* normalised over the batch", tmp_path)
+    refused(striped, norm, "layer output of an image changes by .* normalised over the batch", tmp_path)
 
     class Noisy(nn.Module):
         def forward(self, x):
             return nn.functional.dropout(x.flatten(1), training=True)
 
-    refused(striped, Noisy(), "layer output of a picture changes by .* or from run to run", tmp_path)
+    refused(striped, Noisy(), "layer output of an image changes by .* or from run to run", tmp_path)
     assert rows(striped, own(norm), tmp_path / "batch", batch_norm="batch").shape == (360, 64)  # asked for
 
 
@@ -412,8 +429,8 @@ def test_an_encoder_that_gives_no_numbers(striped, tmp_path):
     means = striped.images.reshape(360, -1).mean(1) / 255
     module.below = float(np.sort(means)[0] + 1e-6)
     worst = int(means.argmin())
-    assert worst >= 8  # the first pictures, which are tried, are in order
-    refused(striped, module, rf"feature 0 \(layer output\) of picture {worst} is nan as float32", tmp_path)
+    assert worst >= 8  # the first images, which are tried, are in order
+    refused(striped, module, rf"feature 0 \(layer output\) of image {worst} is nan as float32", tmp_path)
 
 
 def test_numbers_too_large_for_float16_are_refused(striped, tmp_path):
@@ -425,10 +442,10 @@ def test_numbers_too_large_for_float16_are_refused(striped, tmp_path):
         extract(striped, own(module), tmp_path / "f", **CPU)
 
 
-def test_a_picture_size_it_cannot_take(striped, tmp_path):
-    with pytest.raises(EvalkitError, match="own takes pictures of 64x64, these are 32x32; prepare them with --size 64"):
+def test_a_image_size_it_cannot_take(striped, tmp_path):
+    with pytest.raises(EvalkitError, match="own takes images of 64x64, these are 32x32; prepare them with --size 64"):
         extract(striped, own(nn.Flatten(), Preprocessing(size=64)), tmp_path / "f", **CPU)
-    refused(striped, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "own: fails on 8 pictures of 32x32", tmp_path)
+    refused(striped, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "own: fails on 8 images of 32x32", tmp_path)
 
 
 def test_networks_that_return_nothing_usable(striped, tmp_path):
@@ -474,12 +491,10 @@ def test_files_that_hold_no_program(tmp_path):
         find_encoder(str(tmp_path / "weights.pt"), Workspace(tmp_path))
 
 
-def test_a_program_with_a_fixed_number_of_pictures_is_refused(striped, tmp_path):
+def test_a_program_with_a_fixed_number_of_images_is_refused(striped, tmp_path):
     exported = torch.export.export(nn.Conv2d(3, 2, 3), (torch.zeros(1, 3, 32, 32),))
     torch.export.save(exported, tmp_path / "one.pt2")
-    with pytest.raises(
-        EvalkitError, match="one.pt2: fails on 8 pictures .* expected a network for any number of picture"
-    ):
+    with pytest.raises(EvalkitError, match="one.pt2: fails on 8 images .* expected a network for any number of image"):
         extract(striped, find_encoder(str(tmp_path / "one.pt2"), Workspace(tmp_path)), tmp_path / "f", **CPU)
 
 

@@ -136,7 +136,7 @@ def test_splits_as_ranges_leave_other_rows_out(arrays, tmp_path):
 
 def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
     calls = iter(range(3))
-    monkeypatch.setattr("evalkit.artifacts.RowWriter.append", _append_until(calls))
+    monkeypatch.setattr("evalkit.artifacts.NpyWriter.append", _append_until(calls))
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(StopIteration):
         import_features(paths, tmp_path / "b", splits=splits, **NAMES)
@@ -146,9 +146,9 @@ def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
 
 
 def _append_until(calls):
-    from evalkit.artifacts import RowWriter
+    from evalkit.artifacts import NpyWriter
 
-    append = RowWriter.append
+    append = NpyWriter.append
 
     def interrupted(self, rows):
         next(calls)
@@ -183,21 +183,21 @@ def test_value_of_joined_sets(pixels, tmp_path, monkeypatch):
     assert twice.features.shape == (360, first + 2 * second)
 
 
-def test_sets_of_other_pictures_are_not_joined(arrays, imported, pixels, tmp_path, striped):
+def test_sets_of_other_images_are_not_joined(arrays, imported, pixels, tmp_path, striped):
     with pytest.raises(EvalkitError, match="mine by theirs and striped by pixels: 40 and 360 rows, expected the same"):
         concat([imported, pixels[0]], tmp_path / "x")
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
     (tmp_path / "t.txt").write_text("\n".join(["train", "test", "train", "train"] * 10))
     other = import_features(paths, tmp_path / "other", splits=tmp_path / "t.txt", **NAMES)
-    with pytest.raises(EvalkitError, match="row 1 has label 1 and 2; expected the same pictures in the same order"):
+    with pytest.raises(EvalkitError, match="row 1 has label 1 and 2; expected the same images in the same order"):
         concat([imported, other], tmp_path / "x")
     (tmp_path / "t.json").write_text('{"train": [0, 20], "test": [20, 40]}')
     halves = import_features(paths, tmp_path / "halves", splits=tmp_path / "t.json", **NAMES)
     with pytest.raises(EvalkitError, match=r"splits {'train': \(0, 30\).* and {'train': \(0, 20\).*, expected"):
         concat([imported, halves], tmp_path / "x")
-    striped.manifest["files"]["images.npy"]["sha256"] = "0" * 64  # as if of other pictures
+    striped.manifest["files"]["images.npy"]["sha256"] = "0" * 64  # as if of other images
     elsewhere = extract(striped, find_encoder("pixels", Workspace(tmp_path)), tmp_path / "elsewhere", device="cpu")
-    with pytest.raises(EvalkitError, match=r"made from other pictures \([0-9a-f]{12}… and 000000000000…\), expected"):
+    with pytest.raises(EvalkitError, match=r"made from other images \([0-9a-f]{12}… and 000000000000…\), expected"):
         concat([pixels[0], elsewhere], tmp_path / "x")
     with pytest.raises(EvalkitError, match="1 feature set, expected two or more"):
         concat([imported], tmp_path / "x")
@@ -209,7 +209,7 @@ def test_sets_of_other_pictures_are_not_joined(arrays, imported, pixels, tmp_pat
 WRONG = {
     "lengths": ({}, {"y.npy": np.zeros(39, int)}, "y.npy: 39 labels for 40 rows of features"),
     "maps": ({}, {"X.npy": np.zeros((40, 2, 2))}, r"X.npy: features of shape \(40, 2, 2\), expected \(N, D\).*reshape"),
-    "vector": ({}, {"X.npy": np.zeros(40)}, r"X.npy: features of shape \(40,\), expected \(N, D\), a row a picture"),
+    "vector": ({}, {"X.npy": np.zeros(40)}, r"X.npy: features of shape \(40,\), expected \(N, D\), a row an image"),
     "objects": ({}, {"X.npy": np.array([[{}] * 3] * 40)}, "X.npy: no NumPy array of plain numbers or texts .*bject"),
     "texts": ({}, {"X.npy": np.full((40, 3), "a")}, r"X.npy: features <U1 \(40, 3\), expected numbers"),
     "one-hot": (

@@ -17,19 +17,19 @@ from evalkit.encoders.dcgan import discriminator_encoder, preprocessing_of
 from evalkit.encoders.module import HookedNetwork
 from evalkit.encoders.shallow import pixels_encoder
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.augmentation import Views
+from evalkit.features.augmentation import Augmentation
 from evalkit.features.batchnorm import set_statistics, statistics
 from evalkit.features.extract import _BATCH as BATCH
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
-from evalkit.features.pooling import Taps, join, lay_out, pool_to_grid
+from evalkit.features.pooling import LayerSelection, feature_columns, join, pool_to_grid
 from evalkit.features.writer import recorded
 from evalkit.gan.networks import build_networks, to_network_range
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.train import TrainOptions, train
 from evalkit.workspace import Workspace
 
-TINY = override(RECIPES["imagenet32"], {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2})
+TINY = override(RECIPES["imagenet32"], {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 2})
 CPU = {"device": "cpu", "precision": "float32"}
 
 
@@ -58,20 +58,23 @@ def test_value_of_pooling_a_map_that_the_grid_does_not_divide():
 
 def test_pinned_layout_of_the_paper():
     taps = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
-    layers = lay_out({name: tap.shape[1:] for name, tap in taps.items()}, Taps())
+    layers = feature_columns({name: tap.shape[1:] for name, tap in taps.items()}, LayerSelection())
     assert [layer.length for layer in layers] == [2048, 2048, 4096, 4096, 8192, 8192]
     assert layers[-1].offset + layers[-1].length == 28_672
     assert [taps[layer.name].shape[2] // 4 for layer in layers] == [8, 4, 4, 2, 2, 1]  # the windows
     svhn = build_networks(RECIPES["svhn"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
-    assert sum(layer.length for layer in lay_out({k: v.shape[1:] for k, v in svhn.items()}, Taps())) == 7_168
+    assert (
+        sum(layer.length for layer in feature_columns({k: v.shape[1:] for k, v in svhn.items()}, LayerSelection()))
+        == 7_168
+    )
 
 
 def test_value_of_concatenation_is_map_by_map_layer_by_layer():
     first = torch.arange(8.0).view(1, 2, 2, 2)
     second = torch.tensor([[[[9.0, 8], [7, 6]]]])
-    layers = lay_out({"a": (2, 2, 2), "b": (1, 2, 2), "c": (3,)}, Taps(grid=2))
+    layers = feature_columns({"a": (2, 2, 2), "b": (1, 2, 2), "c": (3,)}, LayerSelection(pool_size=2))
     outputs = {"a": first, "b": second, "c": torch.tensor([[-1.0, -2, -3]])}
-    rows = join({name: Taps(grid=2)(output) for name, output in outputs.items()}, layers)
+    rows = join({name: LayerSelection(pool_size=2)(output) for name, output in outputs.items()}, layers)
     assert rows.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 7, 6, -1, -2, -3]]
 
 
@@ -84,12 +87,12 @@ def convolve(x, weight, stride):
     return np.einsum("nchwij,ocij->nohw", windows, weight)
 
 
-def numpy_features(discriminator, train_pictures, pictures):
-    """float64 (n, D): statistics from batches of 128 of `train_pictures`, each normalised by itself, then frozen."""
+def numpy_features(discriminator, train_images, images):
+    """float64 (n, D): statistics from batches of 128 of `train_images`, each normalised by itself, then frozen."""
     weights = {k: v.double().numpy() for k, v in discriminator.state_dict().items()}
-    batches = [train_pictures[i : i + 128] / 127.5 - 1 for i in range(0, len(train_pictures), 128)]
+    batches = [train_images[i : i + 128] / 127.5 - 1 for i in range(0, len(train_images), 128)]
     batches = [batch.transpose(0, 3, 1, 2) for batch in batches]
-    x, layers = pictures.transpose(0, 3, 1, 2) / 127.5 - 1, []
+    x, layers = images.transpose(0, 3, 1, 2) / 127.5 - 1, []
     for i, stride in enumerate(discriminator.recipe.d_strides):
         kernel = weights[f"blocks.{i}.conv.weight"]
         batches, x = [convolve(batch, kernel, stride) for batch in batches], convolve(x, kernel, stride)
@@ -123,14 +126,14 @@ def random_encoder_like(encoder):
 
 def test_reference_features_averaged_over_views(striped, tmp_path):
     encoder = random_encoder()
-    d, training, pictures = encoder.network.discriminator, np.array(striped.training), np.array(striped.images[:40])
-    padded = np.pad(pictures, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    d, training, images = encoder.network.discriminator, np.array(striped.training), np.array(striped.images[:40])
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     corners = [padded[:, y : y + 32, x : x + 32] for y in (0, 4) for x in (0, 4)]
     for views, copies, said in (
-        (Views(mirror=True), [pictures], "with mirror image"),
-        (Views(mirror=True, shift=2), [pictures, *corners], "shifted by 2, with mirror image"),
+        (Augmentation(hflip=True), [images], "with mirror image"),
+        (Augmentation(hflip=True, shift=2), [images, *corners], "shifted by 2, with mirror image"),
     ):
-        found = extract(striped, encoder, tmp_path / "features", views=views, dtype="float32", **CPU)
+        found = extract(striped, encoder, tmp_path / "features", augmentation=views, dtype="float32", **CPU)
         copies = [*copies, *(copy[:, :, ::-1] for copy in copies)]
         expected = np.mean([numpy_features(d, training, copy) for copy in copies], axis=0)
         np.testing.assert_allclose(found.features[:40], expected, rtol=1e-4, atol=1e-5)
@@ -141,9 +144,9 @@ def test_reference_features_averaged_over_views(striped, tmp_path):
 
 def test_shifts_that_cannot_be_are_refused(striped, tmp_path):
     with pytest.raises(EvalkitError, match="shift = -1, expected a number of pixels"):
-        Views(shift=-1)
-    with pytest.raises(EvalkitError, match="shift = 32, expected less than the pictures' 32 pixels"):
-        extract(striped, random_encoder(), tmp_path / "features", views=Views(shift=32), **CPU)
+        Augmentation(shift=-1)
+    with pytest.raises(EvalkitError, match="shift = 32, expected less than the images' 32 pixels"):
+        extract(striped, random_encoder(), tmp_path / "features", augmentation=Augmentation(shift=32), **CPU)
     assert not list(tmp_path.rglob("statistics.safetensors"))  # nothing was computed for it
 
 
@@ -156,10 +159,10 @@ def test_a_norm_used_twice_averages_both_uses(striped):
         def forward(self, x):
             return self.norm(x) + self.norm(3 * x)
 
-    network, pictures = HookedNetwork(Twice()), striped.images[:130]  # two batches, so four uses
+    network, images = HookedNetwork(Twice()), striped.images[:130]  # two batches, so four uses
     where = {"precision": "float32", "device": torch.device("cpu"), "progress": False}
-    set_statistics(network, pictures, preprocessing=preprocessing_of(TINY), **where)
-    batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (pictures[:128], pictures[128:])]
+    set_statistics(network, images, preprocessing=preprocessing_of(TINY), **where)
+    batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (images[:128], images[128:])]
     expected = sum((1 + 3) * batch.mean((0, 2, 3)) for batch in batches) / 4
     found = {name: value for name, value in statistics(network).items() if name.endswith("mean")}
     torch.testing.assert_close(next(iter(found.values())), expected, rtol=1e-5, atol=1e-6)
@@ -195,10 +198,10 @@ def test_bfloat16_features_stay_near_float32(striped, tmp_path):
 def test_statistics_are_unweighted_averages_of_biased_batch_variances(striped):
     network = random_encoder().network
     discriminator = network.discriminator
-    pictures = striped.images[:130]  # a batch of 128 and one of 2, which count alike
+    images = striped.images[:130]  # a batch of 128 and one of 2, which count alike
     where = {"precision": "float32", "device": torch.device("cpu"), "progress": False}
-    set_statistics(network, pictures, preprocessing=preprocessing_of(TINY), **where)
-    batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (pictures[:128], pictures[128:])]
+    set_statistics(network, images, preprocessing=preprocessing_of(TINY), **where)
+    batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (images[:128], images[128:])]
     outputs = []
     for batch in batches:
         first = torch.nn.functional.leaky_relu(discriminator.blocks[0].conv(batch), 0.2)
@@ -214,7 +217,7 @@ def test_statistics_are_unweighted_averages_of_biased_batch_variances(striped):
 def trained(striped, tmp_path):
     workspace = Workspace(tmp_path / "home")
     options = TrainOptions(device="cpu", precision="float32")
-    train(striped, workspace.place("run", "tiny"), TINY, options=options)
+    train(striped, workspace.path_of("run", "tiny"), TINY, options=options)
     return workspace
 
 
@@ -226,10 +229,10 @@ def test_batch_norm_modes_differ_and_source_is_checked(striped, trained, tmp_pat
     source = extract(
         striped, find_encoder("latest", trained), tmp_path / "source", batch_norm="source", source_images=striped, **CPU
     )
-    assert np.array_equal(source.features, target.features)  # trained on the same pictures
+    assert np.array_equal(source.features, target.features)  # trained on the same images
     assert np.abs(running.features[:, -512:].astype(float) - target.features[:, -512:]).mean() > 0.05
     assert running.encoder == "tiny@2 (running batch norm)" and target.encoder == "tiny@2"
-    with pytest.raises(EvalkitError, match="needs the pictures it was trained on, found none given"):
+    with pytest.raises(EvalkitError, match="needs the images it was trained on, found none given"):
         extract(striped, encoder, tmp_path / "none", batch_norm="source", **CPU)
 
 

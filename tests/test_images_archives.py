@@ -95,7 +95,7 @@ def test_hostile_tar_members_are_named_and_nothing_is_written_outside(tmp_path):
         odd("cat/hard.png", tarfile.LNKTYPE, "cat/good.png"),
         odd("cat/pipe.png", tarfile.FIFOTYPE),
         (tarfile.TarInfo("cat/good.png"), png(PIXELS[0])),
-        (tarfile.TarInfo("cat/\udcff.png"), b"not a picture"),
+        (tarfile.TarInfo("cat/\udcff.png"), b"not an image"),
     ]
     source = tmp_path / "in" / "hostile.tar"
     source.parent.mkdir()
@@ -127,7 +127,7 @@ def test_failure_inner_tar_cut_short_and_compressed_tar(tmp_path):
     with pytest.raises(EvalkitError, match="not a whole, uncompressed tar .*gunzip"):
         prepared(tmp_path / "b.tar.gz", tmp_path)
     (tmp_path / "c.tar").write_bytes(tar({"readme.txt": b"x"}))
-    with pytest.raises(EvalkitError, match="c.tar: no pictures in this tar"):
+    with pytest.raises(EvalkitError, match="c.tar: no images in this tar"):
         prepared(tmp_path / "c.tar", tmp_path)
 
 
@@ -139,7 +139,7 @@ def write_webdataset(folder: Path) -> None:
         "set-train-0.tar": {
             "000.cls": b"1\n",
             "000.png": png(PIXELS[0]),
-            "000.json": b'{"width": 8}',
+            "000.json": b'{"base_channels": 8}',
             "001.png": png(PIXELS[1]),
             "001.cls": b"0",
             "002.png": png(PIXELS[2]),
@@ -287,17 +287,17 @@ def test_failure_lmdb_cut_short(tmp_path, keep):
     ],
 )
 def test_list_of_paths(tmp_path, lines, labels, names):
-    for name, pixels in (("my pictures/a.png", PIXELS[0]), ("b.png", PIXELS[1])):
+    for name, pixels in (("my images/a.png", PIXELS[0]), ("b.png", PIXELS[1])):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(png(pixels))
     absolute = tmp_path / "data" / "b.png"
-    (tmp_path / "data" / "list.txt").write_text(lines.format("my pictures/a.png", absolute))
+    (tmp_path / "data" / "list.txt").write_text(lines.format("my images/a.png", absolute))
     images = prepared(tmp_path / "data" / "list.txt", tmp_path)
     assert np.array_equal(images.images, PIXELS[:2])
     assert images.labels.tolist() == labels and list(images.class_names) == names
 
 
-def test_list_names_missing_pictures_and_devices(tmp_path):
+def test_list_names_missing_images_and_devices(tmp_path):
     (tmp_path / "a.png").write_bytes(png(PIXELS[0]))
     (tmp_path / "list.txt").write_text("a.png\nb.png\n/dev/zero\n")
     images = prepared(tmp_path / "list.txt", tmp_path)
@@ -306,7 +306,7 @@ def test_list_names_missing_pictures_and_devices(tmp_path):
 
 def test_failure_lists(tmp_path):
     (tmp_path / "list.txt").write_text("\n")
-    with pytest.raises(EvalkitError, match="list.txt: lists no picture"):
+    with pytest.raises(EvalkitError, match="list.txt: lists no image"):
         prepared(tmp_path / "list.txt", tmp_path)
     (tmp_path / "list.txt").write_text("a.png -7\n")
     with pytest.raises(EvalkitError, match="label -7 is out of range"):

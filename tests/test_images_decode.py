@@ -1,4 +1,4 @@
-"""Decoding and fitting of one picture: values worked by hand, and torch or Pillow as the other implementation."""
+"""Decoding and fitting of one image: values worked by hand, and torch or Pillow as the other implementation."""
 
 import io
 import struct
@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from evalkit.errors import EvalkitError, PictureError
-from evalkit.images.decode import Fit, fitted
+from evalkit.errors import EvalkitError, ImageError
+from evalkit.images.decode import ResizeOptions, decode_and_resize
 
 RNG = np.random.default_rng(0)
 
@@ -26,11 +26,11 @@ def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: obj
 
 
 def square(content: bytes | np.ndarray, size: int = 4, filter: str = "antialias") -> np.ndarray:
-    return fitted(content, Fit(size=size, filter=filter)).images[0]
+    return decode_and_resize(content, ResizeOptions(size=size, filter=filter)).images[0]
 
 
 @pytest.mark.parametrize("filter", ["antialias", "bilinear-noaa"])
-def test_a_picture_of_the_right_size_is_not_touched(filter):
+def test_a_image_of_the_right_size_is_not_touched(filter):
     pixels = random_rgb(4, 4)
     assert np.array_equal(square(encoded(pixels), filter=filter), pixels)
 
@@ -47,9 +47,9 @@ def test_value_crop_starts_at_half_the_difference_rounded_up(long, first, filter
 def test_value_longer_side_is_rounded_half_up():
     pixels = random_rgb(8, 10)  # 8 -> 4, so 10 -> 5, and 8 x 9 -> 4 x 4.5 -> 4 x 5
     for width in (10, 9):
-        picture = Image.fromarray(np.ascontiguousarray(pixels[:, :width]))
-        wanted = picture.resize((5, 4), Image.Resampling.BILINEAR).crop((1, 0, 5, 4))
-        assert np.array_equal(square(encoded(picture)), np.asarray(wanted))
+        image = Image.fromarray(np.ascontiguousarray(pixels[:, :width]))
+        wanted = image.resize((5, 4), Image.Resampling.BILINEAR).crop((1, 0, 5, 4))
+        assert np.array_equal(square(encoded(image)), np.asarray(wanted))
 
 
 def resized_by_torch(pixels: np.ndarray, side: int, antialias: bool) -> np.ndarray:
@@ -93,10 +93,10 @@ def test_noaa_crop_is_the_middle_of_the_whole():
 
 def test_value_greyscale_has_three_equal_channels_and_is_counted():
     grey = RNG.integers(0, 256, (4, 4), dtype=np.uint8)
-    decoded = fitted(encoded(grey), Fit(size=4))
+    decoded = decode_and_resize(encoded(grey), ResizeOptions(size=4))
     assert decoded.grey and decoded.format == "PNG"
     assert np.array_equal(decoded.images[0], grey[:, :, None].repeat(3, axis=2))
-    assert not fitted(encoded(random_rgb(4, 4)), Fit(size=4)).grey
+    assert not decode_and_resize(encoded(random_rgb(4, 4)), ResizeOptions(size=4)).grey
 
 
 def test_value_transparency_shows_white():
@@ -109,12 +109,12 @@ def test_value_transparency_shows_white():
 
 
 def test_value_palette_with_a_transparent_colour():
-    picture = Image.new("P", (4, 4), 1)
-    picture.putpalette([10, 20, 30, 40, 50, 60])
-    picture.putpixel((0, 0), 0)
-    found = square(encoded(picture, transparency=0))
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((0, 0), 0)
+    found = square(encoded(image, transparency=0))
     assert found[0, 0].tolist() == [255, 255, 255] and found[3, 3].tolist() == [40, 50, 60]
-    assert square(encoded(picture))[0, 0].tolist() == [10, 20, 30]
+    assert square(encoded(image))[0, 0].tolist() == [10, 20, 30]
 
 
 def test_value_grey_with_alpha_and_black_and_white():
@@ -141,7 +141,7 @@ def test_value_cmyk():
 
 def test_value_16_bits_are_scaled_not_clipped():
     deep = np.array([[0, 257 * 100], [65535, 257 * 200 + 129]], np.uint16)
-    found = fitted(encoded(deep), Fit(size=2))
+    found = decode_and_resize(encoded(deep), ResizeOptions(size=2))
     assert found.images[0][:, :, 1].tolist() == [[0, 100], [255, 201]]
     assert found.grey
 
@@ -166,7 +166,7 @@ def test_value_exif_orientation_6_turns_clockwise():
 def test_value_arrays_of_one_and_three_channels():
     pixels = random_rgb(4, 4)
     assert np.array_equal(square(pixels), pixels)
-    one = fitted(pixels[:, :, :1], Fit(size=4))
+    one = decode_and_resize(pixels[:, :, :1], ResizeOptions(size=4))
     assert one.grey and np.array_equal(one.images[0], pixels[:, :, :1].repeat(3, axis=2))
 
 
@@ -181,18 +181,18 @@ def _png_claiming(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     "content,reason",
     [
-        (b"hello, world", "not a picture"),
+        (b"hello, world", "not an image"),
         (b"", "the file is empty"),
         (encoded(random_rgb(64, 64), "JPEG")[:700], "truncated"),
-        (encoded(random_rgb(64, 64))[:700], "broken picture"),
+        (encoded(random_rgb(64, 64))[:700], "broken image"),
         (_png_claiming(12_000, 12_000), "decompression bomb"),
         (_png_claiming(60_000, 60_000), "decompression bomb"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
     ],
 )
-def test_failure_what_is_no_picture_is_refused_with_the_reason(content, reason):
-    with pytest.raises(PictureError, match=reason):
+def test_failure_what_is_no_image_is_refused_with_the_reason(content, reason):
+    with pytest.raises(ImageError, match=reason):
         square(content)
 
 
@@ -207,13 +207,13 @@ def scenery(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [16, 32])
 def test_scaled_decoding_is_near_exact_decoding(height, width, size):
     content = encoded(scenery(height, width), "JPEG", quality=95)
-    exact = fitted(content, Fit(size=size)).images[0].astype(int)
-    scaled = fitted(content, Fit(size=size, decode="scaled")).images[0]
+    exact = decode_and_resize(content, ResizeOptions(size=size)).images[0].astype(int)
+    scaled = decode_and_resize(content, ResizeOptions(size=size, decode="scaled")).images[0]
     # A crop that is off by a tenth of a pixel of the result differs by 2 at these edges.
     assert 0 < np.abs(scaled - exact).mean() < 0.5
 
 
-def test_scaled_decoding_touches_no_small_picture_no_png_and_no_turned_one():
+def test_scaled_decoding_touches_no_small_image_no_png_and_no_turned_one():
     exif = Image.Exif()
     exif[0x0112] = 6
     for content in (
@@ -221,14 +221,19 @@ def test_scaled_decoding_touches_no_small_picture_no_png_and_no_turned_one():
         encoded(scenery(375, 500)),
         encoded(scenery(375, 500), "JPEG", exif=exif),
     ):
-        exact, scaled = (fitted(content, Fit(size=64, decode=decode)).images[0] for decode in ("exact", "scaled"))
+        exact, scaled = (
+            decode_and_resize(content, ResizeOptions(size=64, decode=decode)).images[0]
+            for decode in ("exact", "scaled")
+        )
         assert np.array_equal(exact, scaled)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_scaled_decoding_of_grey_and_cmyk(mode):
     content = encoded(Image.fromarray(scenery(375, 500)).convert(mode), "JPEG", quality=95)
-    exact, scaled = (fitted(content, Fit(size=32, decode=decode)) for decode in ("exact", "scaled"))
+    exact, scaled = (
+        decode_and_resize(content, ResizeOptions(size=32, decode=decode)) for decode in ("exact", "scaled")
+    )
     assert exact.grey == scaled.grey == (mode == "L")
     assert np.abs(exact.images[0].astype(int) - scaled.images[0]).mean() < 0.5
 
@@ -242,8 +247,8 @@ def test_a_line_of_pixels_does_not_fill_the_memory():
 
 def test_failure_unknown_filter_lists_the_choices():
     with pytest.raises(EvalkitError, match="'lanczos'; choose from antialias, bilinear-noaa"):
-        Fit(filter="lanczos")
+        ResizeOptions(filter="lanczos")
     with pytest.raises(EvalkitError, match="scaled decoding averages pixels, .*choose --decode exact"):
-        Fit(filter="bilinear-noaa", decode="scaled")
+        ResizeOptions(filter="bilinear-noaa", decode="scaled")
     with pytest.raises(EvalkitError, match="size 0"):
-        Fit(size=0)
+        ResizeOptions(size=0)

@@ -20,30 +20,30 @@ from evalkit.images.dedup.matching import groups, like_colours, like_edges, like
 from evalkit.images.imageset import Rows
 from evalkit.workspace import Workspace
 
-OPTIONS = AutoencoderOptions(pictures=2_500, batch_size=50)
+OPTIONS = AutoencoderOptions(images=2_500, batch_size=50)
 
 
 def scenes(count: int, seed: int) -> np.ndarray:
-    """Pictures, uint8 (count, 32, 32, 3), no two alike: random frequencies that fall off as photographs' do."""
+    """Images, uint8 (count, 32, 32, 3), no two alike: random frequencies that fall off as photographs' do."""
     random = np.random.default_rng(seed)
     waves = np.cos(np.pi * np.arange(16)[:, None] * (np.arange(32) + 0.5) / 32)
     light, colour = random.normal(0, 1, (count, 16, 16, 1)), random.normal(0, 0.2, (count, 16, 16, 3))
     weights = (light + colour) / (1 + np.arange(16)[:, None, None] + np.arange(16)[:, None])
-    pictures = np.einsum("nklc,ky,lx->nyxc", weights, waves, waves)
-    return (127 + 45 * pictures).clip(0, 255).astype(np.uint8)
+    images = np.einsum("nklc,ky,lx->nyxc", weights, waves, waves)
+    return (127 + 45 * images).clip(0, 255).astype(np.uint8)
 
 
-def shifted(picture: np.ndarray) -> np.ndarray:
-    return np.pad(picture, ((1, 0), (0, 0), (0, 0)), mode="edge")[:32]
+def shifted(image: np.ndarray) -> np.ndarray:
+    return np.pad(image, ((1, 0), (0, 0), (0, 0)), mode="edge")[:32]
 
 
-def brighter(picture: np.ndarray) -> np.ndarray:
-    return np.minimum(picture * 1.15, 255).astype(np.uint8)
+def brighter(image: np.ndarray) -> np.ndarray:
+    return np.minimum(image * 1.15, 255).astype(np.uint8)
 
 
-def encoded_again(picture: np.ndarray) -> np.ndarray:
+def encoded_again(image: np.ndarray) -> np.ndarray:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=85)
+    Image.fromarray(image).save(stream, "JPEG", quality=85)
     return np.asarray(Image.open(stream))
 
 
@@ -56,10 +56,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def image_set(directory: Path, pictures: np.ndarray, name: str, *, test: int = 0) -> ImageSet:
-    arrays = {"x_train": pictures[: len(pictures) - test], "y_train": np.arange(len(pictures) - test) % 3}
+def image_set(directory: Path, images: np.ndarray, name: str, *, test: int = 0) -> ImageSet:
+    arrays = {"x_train": images[: len(images) - test], "y_train": np.arange(len(images) - test) % 3}
     if test:
-        arrays |= {"x_test": pictures[-test:], "y_test": np.arange(test) % 3}
+        arrays |= {"x_test": images[-test:], "y_test": np.arange(test) % 3}
     np.savez(directory / f"{name}.npz", **arrays)
     return prepare(directory / f"{name}.npz", directory / name, workers=1)
 
@@ -89,7 +89,7 @@ def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_pat
     assert np.array_equal(np.asarray(view.images), np.load(planted / "images.npy")[kept])
     assert view.labels.tolist() == [row % 3 for row in kept] and view.splits == {"train": (0, len(kept))}
     assert view.manifest["dedup"]["unlike"] == 0 and view.manifest["dedup"]["dropped"] == len(gone)
-    assert f"{len(kept)} of 104 pictures kept, {len(gone)} duplicates in {len(wanted)} groups" in dedup_summary(view)[0]
+    assert f"{len(kept)} of 104 images kept, {len(gone)} duplicates in {len(wanted)} groups" in dedup_summary(view)[0]
     sheet = Image.open(tmp_path / "view" / "largest.png")
     assert np.array_equal(np.asarray(sheet)[:32, :32], np.load(planted / "images.npy")[5])
     assert sorted(path.name for path in (tmp_path / "view").iterdir()) == [
@@ -100,7 +100,7 @@ def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_pat
     ]  # an index, no copy
 
 
-def test_the_papers_hash_groups_equal_pictures(planted, tmp_path):
+def test_the_papers_hash_groups_equal_images(planted, tmp_path):
     """The paper's own procedure: equal codes, nothing compared."""
     paper = {"options": OPTIONS, "device": "cpu", "distance": 0, "confirm": False}
     view = dedup(planted, tmp_path / "view", **paper)
@@ -115,24 +115,24 @@ def test_the_autoencoder_finds_what_was_planted(planted, tmp_path):
 
 
 def test_invariance_the_papers_hash_does_not_see_brightness():
-    pictures = scenes(40, seed=4) // 2 + 20
+    images = scenes(40, seed=4) // 2 + 20
     cpu = torch.device("cpu")
-    model, _ = train_autoencoder(pictures, OPTIONS, seed=0, device=cpu)
-    codes = autoencoder_codes(model, pictures, cpu, shifted=True)
+    model, _ = train_autoencoder(images, OPTIONS, seed=0, device=cpu)
+    codes = autoencoder_codes(model, images, cpu, shifted=True)
     assert codes.shape == (40, 9, 16) and len(np.unique(codes[:, 0], axis=0)) > 30
-    assert np.array_equal(codes[:, :1], autoencoder_codes(model, pictures, cpu, shifted=False))
-    brighter_by_far = autoencoder_codes(model, pictures + 60, cpu, shifted=False)
+    assert np.array_equal(codes[:, :1], autoencoder_codes(model, images, cpu, shifted=False))
+    brighter_by_far = autoencoder_codes(model, images + 60, cpu, shifted=False)
     assert np.unpackbits(codes[:, :1] ^ brighter_by_far).sum() <= 1  # a unit at zero, to float32's rounding
 
 
 def test_the_autoencoder_learns_and_leaves_torchs_generator_alone():
-    pictures = scenes(60, seed=3)[:, ::4, ::4]
+    images = scenes(60, seed=3)[:, ::4, ::4]
     torch.manual_seed(7)
     state = torch.get_rng_state()
     errors = [
-        train_autoencoder(
-            pictures, AutoencoderOptions(pictures=shown, batch_size=50), seed=0, device=torch.device("cpu")
-        )[1]
+        train_autoencoder(images, AutoencoderOptions(images=shown, batch_size=50), seed=0, device=torch.device("cpu"))[
+            1
+        ]
         for shown in (50, 20_000)
     ]
     assert errors[1] < errors[0] / 3
@@ -156,14 +156,14 @@ def test_leaks_between_two_sets(planted, tmp_path):
     assert "2 also in benchmark (test)" in dedup_summary(view)[0]
 
 
-def test_a_view_is_found_again_and_refused_when_its_pictures_changed(planted, tmp_path):
+def test_a_view_is_found_again_and_refused_when_its_images_changed(planted, tmp_path):
     first = dedup(planted, tmp_path / "view", mode="exact")
     assert dedup(planted, tmp_path / "view", mode="exact").sha256 == first.sha256
     assert first.sha256 not in (load_images(planted).sha256, dedup(planted, tmp_path / "p", mode="perceptual").sha256)
     with pytest.raises(EvalkitError, match="holds another image set .mode exact -> perceptual"):
         dedup(planted, tmp_path / "view", mode="perceptual")
     prepare(tmp_path / "planted.npz", planted, size=16, workers=1, replace=True)
-    with pytest.raises(ArtifactError, match="view: a view of other pictures than those now in .*; run dedup again"):
+    with pytest.raises(ArtifactError, match="view: a view of other images than those now in .*; run dedup again"):
         load_images(tmp_path / "view")
 
 
@@ -174,8 +174,8 @@ def test_the_command_takes_names_and_prints_the_views_folder(planted, tmp_path):
     workspace = Workspace(tmp_path / "home")
     for options, name in (([], "planted-dedup"), (["--against", "other"], "planted-without-other")):
         result = CliRunner().invoke(dedup_command, ["planted", "--mode", "exact", *options], obj=workspace)
-        assert result.exit_code == 0 and result.stdout == f"{workspace.place('image set', name)}\n"
-        assert "pictures kept" in result.stderr and load_images(tmp_path / name).name == name
+        assert result.exit_code == 0 and result.stdout == f"{workspace.path_of('image set', name)}\n"
+        assert "images kept" in result.stderr and load_images(tmp_path / name).name == name
     assert len(load_images(tmp_path / "planted-dedup")) == 103
 
 
@@ -186,7 +186,7 @@ def test_failure_modes_sizes_and_places(planted, tmp_path):
         dedup(planted, planted, mode="exact")
     image_set(tmp_path, scenes(4, seed=0), "other", test=2)
     prepare(tmp_path / "other.npz", tmp_path / "small", size=16, workers=1)
-    with pytest.raises(EvalkitError, match="pictures of 32 x 32 and 16 x 16; prepare them in one size"):
+    with pytest.raises(EvalkitError, match="images of 32 x 32 and 16 x 16; prepare them in one size"):
         dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small")
     with pytest.raises(EvalkitError, match="no split 'extra'; it has train, test: choose with --against-split"):
         dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small", against_split="extra")
@@ -253,19 +253,19 @@ def test_value_copies_are_alike_by_colours_and_by_edges_and_strangers_are_not():
         assert like(red, red - np.array([9, 0, 0], np.uint8)) and not like(red, np.roll(red, 1, axis=2))
 
 
-def test_what_the_pictures_do_not_confirm_is_no_duplicate(planted, tmp_path):
-    """At 24 of 64 bits strangers come with the copies; the pictures themselves tell them apart."""
+def test_what_the_images_do_not_confirm_is_no_duplicate(planted, tmp_path):
+    """At 24 of 64 bits strangers come with the copies; the images themselves tell them apart."""
     loose = dedup(planted, tmp_path / "loose", mode="perceptual", distance=24, confirm=False)
     view = dedup(planted, tmp_path / "view", mode="perceptual", distance=24)
     assert loose.manifest["dedup"]["largest"] > 50 and loose.manifest["dedup"]["unlike"] > 50
     assert rows_by_group(tmp_path / "view") == [[5, 100, 101], [7, 102], [9, 103]]
     counts = view.manifest["dedup"]
     assert counts["pairs_confirmed"] == 4 < 50 < counts["pairs_proposed"]
-    assert f"proposed {counts['pairs_proposed']:,} pairs, the pictures themselves confirmed 4" in dedup_summary(view)[1]
+    assert f"proposed {counts['pairs_proposed']:,} pairs, the images themselves confirmed 4" in dedup_summary(view)[1]
 
 
-def test_unlike_pictures_of_one_code_are_told_apart():
-    """Six rows of one code: 0, 2 and 4 are one picture, 1 and 5 another."""
+def test_unlike_images_of_one_code_are_told_apart():
+    """Six rows of one code: 0, 2 and 4 are one image, 1 and 5 another."""
     codes, kind = np.zeros((6, 1, 8), np.uint8), [0, 1, 0, 2, 0, 1]
     found = groups(codes, alike=lambda a, b: kind[a] == kind[b])
     assert [group.tolist() for group in found] == [[0, 2, 4], [1, 5]]
@@ -273,12 +273,12 @@ def test_unlike_pictures_of_one_code_are_told_apart():
 
 
 def test_value_codes():
-    pictures = scenes(3, seed=2)
-    assert np.array_equal(exact(pictures), exact(pictures.copy()))
-    assert len(np.unique(exact(np.concatenate([pictures, pictures[:1] ^ 1])), axis=0)) == 4
-    middle, down = perceptual(pictures[:1])[0, 0], perceptual(shifted(pictures[0])[None])[0]
-    assert any(np.array_equal(middle, window) for window in down)  # a window of the shifted picture is the middle's
-    assert not np.array_equal(perceptual(pictures[:1])[0, 0], perceptual(pictures[1:2])[0, 0])
+    images = scenes(3, seed=2)
+    assert np.array_equal(exact(images), exact(images.copy()))
+    assert len(np.unique(exact(np.concatenate([images, images[:1] ^ 1])), axis=0)) == 4
+    middle, down = perceptual(images[:1])[0, 0], perceptual(shifted(images[0])[None])[0]
+    assert any(np.array_equal(middle, window) for window in down)  # a window of the shifted image is the middle's
+    assert not np.array_equal(perceptual(images[:1])[0, 0], perceptual(images[1:2])[0, 0])
 
 
 def test_value_wilson_interval():

@@ -1,4 +1,4 @@
-"""Face crops: boxes of a face drawn here, margins by hand, counts of pictures with none, one and several."""
+"""Face crops: boxes of a face drawn here, margins by hand, counts of images with none, one and several."""
 
 import io
 from importlib.util import find_spec
@@ -16,8 +16,8 @@ needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="the extra [f
 
 def with_faces(*centres: int) -> Image.Image:
     """A grey photograph, 400 x 200, with a drawn face of about 100 pixels at each centre."""
-    picture = Image.new("RGB", (400, 200), (90, 90, 90))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (400, 200), (90, 90, 90))
+    draw = ImageDraw.Draw(image)
     for x in centres:
         draw.ellipse((x - 45, 35, x + 45, 165), fill=(225, 190, 165))
         for side in (-20, 20):
@@ -25,7 +25,7 @@ def with_faces(*centres: int) -> Image.Image:
             draw.rectangle((x + side - 14, 60, x + side + 14, 66), fill=(80, 50, 40))
         draw.polygon(((x, 85), (x - 9, 112), (x + 9, 112)), fill=(195, 155, 130))
         draw.ellipse((x - 20, 126, x + 20, 136), fill=(140, 60, 60))
-    return picture.filter(ImageFilter.GaussianBlur(2))
+    return image.filter(ImageFilter.GaussianBlur(2))
 
 
 @needs_opencv
@@ -43,14 +43,14 @@ def test_value_margins_and_edges():
     assert _widened((50, 40, 20, 20), (200, 100), 0.5) == (40, 30, 80, 70)
     assert _widened((0, 80, 20, 20), (200, 100), 0.5) == (0, 60, 40, 100)  # moved inside
     assert _widened((185, 40, 10, 10), (200, 100), 1.0) == (170, 30, 200, 60)  # from the right, too
-    assert _widened((50, 0, 90, 90), (200, 100), 1.0) == (45, 0, 145, 100)  # cut to the picture
+    assert _widened((50, 0, 90, 90), (200, 100), 1.0) == (45, 0, 145, 100)  # cut to the image
 
 
 @needs_opencv
-def test_prepare_gives_a_picture_a_face_and_counts(tmp_path):
-    for name, picture in {"a": with_faces(100, 290), "b": with_faces(), "c": with_faces(200)}.items():
+def test_prepare_gives_a_image_a_face_and_counts(tmp_path):
+    for name, image in {"a": with_faces(100, 290), "b": with_faces(), "c": with_faces(200)}.items():
         (tmp_path / "in" / name).mkdir(parents=True)
-        picture.save(tmp_path / "in" / name / "1.png")
+        image.save(tmp_path / "in" / name / "1.png")
     faces = Faces(score=0.0)
     images = prepare(tmp_path / "in", tmp_path / "out", size=64, workers=1, faces=faces)
     assert images.images.shape == (3, 64, 64, 3) and images.labels.tolist() == [0, 0, 2]
@@ -58,7 +58,7 @@ def test_prepare_gives_a_picture_a_face_and_counts(tmp_path):
     crop = with_faces(200).crop(box).resize((64, 64), Image.Resampling.BILINEAR)
     assert np.array_equal(images.images[2], crop)
     assert images.manifest["faces"] == {"none": 1, "one": 1, "several": 1}
-    assert "faces in a picture: none 1, one 1, several 1" in summary(images)
+    assert "faces in an image: none 1, one 1, several 1" in summary(images)
     assert prepare(tmp_path / "in", tmp_path / "out", size=64, faces=faces).sha256 == images.sha256
     with pytest.raises(EvalkitError, match="holds another image set .*faces"):
         prepare(tmp_path / "in", tmp_path / "out", size=64, faces=Faces(score=2.0))

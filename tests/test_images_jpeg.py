@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalkit.errors import PictureError
+from evalkit.errors import ImageError
 from evalkit.images import decode as jpeg
-from evalkit.images.decode import Decoded, Fit, fitted, reduced_jpeg
+from evalkit.images.decode import Decoded, ResizeOptions, decode_and_resize, reduced_jpeg
 
 pytestmark = pytest.mark.skipif(jpeg.simplejpeg is None, reason="the extra [fast] is not installed")
-SCALED = Fit(size=32, decode="scaled")
+SCALED = ResizeOptions(size=32, decode="scaled")
 
 
 def photograph(height: int, width: int) -> Image.Image:
@@ -22,25 +22,25 @@ def photograph(height: int, width: int) -> Image.Image:
     return Image.fromarray((127 + 80 * waves + 40 * (x > 2)[..., None] + grain).clip(0, 255).astype(np.uint8))
 
 
-def encoded(picture: Image.Image, **options: object) -> bytes:
+def encoded(image: Image.Image, **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", **options)
+    image.save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
 def both(content: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[Decoded, Decoded]:
     """What a file gives with simplejpeg and without."""
-    first = fitted(content, SCALED)
+    first = decode_and_resize(content, SCALED)
     monkeypatch.setattr(jpeg, "simplejpeg", None)
-    return first, fitted(content, SCALED)
+    return first, decode_and_resize(content, SCALED)
 
 
 @pytest.mark.parametrize("height,width", [(64, 64), (127, 129), (257, 191), (512, 700), (33, 500), (20, 900)])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("mode,progressive", [("RGB", False), ("RGB", True), ("L", False)])
 def test_reference_the_bytes_are_pillows(height, width, subsampling, mode, progressive, monkeypatch):
-    picture = photograph(height, width).convert(mode)
-    content = encoded(picture, quality=80, subsampling=subsampling, progressive=progressive)
+    image = photograph(height, width).convert(mode)
+    content = encoded(image, quality=80, subsampling=subsampling, progressive=progressive)
     assert reduced_jpeg(content, 64) is not None
     fast, pillows = both(content, monkeypatch)
     assert np.array_equal(fast.images[0], pillows.images[0])
@@ -50,7 +50,7 @@ def test_reference_the_bytes_are_pillows(height, width, subsampling, mode, progr
 def test_value_the_factor_leaves_twice_the_size():
     for side, factor in ((127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (1500, 8)):
         found = reduced_jpeg(encoded(photograph(side, side + 40)), 64)
-        assert found is not None and found.factor == factor and found.picture.size[1] == -(-side // factor)
+        assert found is not None and found.factor == factor and found.image.size[1] == -(-side // factor)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -63,14 +63,14 @@ XMP = b"""<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>"""
 
 
 @pytest.mark.parametrize("options", [{"exif": exif(6)}, {"exif": exif(1)}, {"xmp": XMP}])
-def test_what_may_turn_a_picture_is_pillows_to_read(options, monkeypatch):
+def test_what_may_turn_a_image_is_pillows_to_read(options, monkeypatch):
     content = encoded(photograph(300, 200), **options)
     assert reduced_jpeg(content, 64) is None
     fast, pillows = both(content, monkeypatch)
     assert np.array_equal(fast.images[0], pillows.images[0])
 
 
-def test_a_file_of_two_pictures_is_pillows_to_read(monkeypatch):
+def test_a_file_of_two_images_is_pillows_to_read(monkeypatch):
     stream = io.BytesIO()
     photograph(300, 200).save(stream, "MPO", save_all=True, append_images=[photograph(200, 300)])
     assert reduced_jpeg(stream.getvalue(), 64) is None
@@ -89,8 +89,8 @@ def test_a_file_cut_short_is_as_pillow_sees_it(keep, monkeypatch):
 
     def outcome() -> object:
         try:
-            return fitted(content, SCALED).images[0].tobytes()
-        except PictureError as error:
+            return decode_and_resize(content, SCALED).images[0].tobytes()
+        except ImageError as error:
             return str(error)
 
     assert reduced_jpeg(content, 64) is None

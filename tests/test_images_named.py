@@ -26,8 +26,8 @@ def test_pinned_and_value_digits(tmp_path):
     assert images.splits == {"train": (0, 1297), "test": (1297, 1797)} and images.images.shape == (1797, 32, 32, 3)
     counts = np.array([np.bincount(images.labels[first:end]) for first, end in images.splits.values()])
     shares = counts[1] / counts.sum(axis=0)
-    assert np.abs(shares - 500 / 1797).max() < 0.01  # stratified: at most one picture a class from the exact share
-    # The middle of each 4x4 block of the enlarged picture lies nearest to the pixel it came from.
+    assert np.abs(shares - 500 / 1797).max() < 0.01  # stratified: at most one image a class from the exact share
+    # The middle of each 4x4 block of the enlarged image lies nearest to the pixel it came from.
     digits = load_digits()
     small = images.images[:, 1::4, 1::4, 0].astype(float)
     means = [small[images.labels == k].mean(axis=0) for k in range(10)]

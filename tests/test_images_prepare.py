@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import evalkit
-from evalkit.errors import EvalkitError, PictureError
+from evalkit.errors import EvalkitError, ImageError
 from evalkit.images import load_images, prepare, summary
 from evalkit.images.prepare import _Worker
 from evalkit.workspace import Workspace
@@ -20,8 +20,8 @@ from evalkit.workspace import Workspace
 RNG = np.random.default_rng(0)
 
 
-def write_picture(path: Path, *, side: int = 8, grey: bool = False) -> np.ndarray:
-    """A lossless random picture; returns its pixels as RGB."""
+def write_image(path: Path, *, side: int = 8, grey: bool = False) -> np.ndarray:
+    """A lossless random image; returns its pixels as RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = RNG.integers(0, 256, (side, side) if grey else (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -37,11 +37,11 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def pets(tmp_path) -> Path:
-    """Two classes, one grey picture, a text file and a cut JPEG with a picture's name, and a file that is none."""
+    """Two classes, one grey image, a text file and a cut JPEG with an image's name, and a file that is none."""
     source = tmp_path / "pets"
     for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
-        write_picture(source / name, grey=name == "cat/2.png")
-    (source / "cat" / "text.jpg").write_text("not a picture")
+        write_image(source / name, grey=name == "cat/2.png")
+    (source / "cat" / "text.jpg").write_text("not an image")
     stream = io.BytesIO()
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
     (source / "dog" / "cut.jpg").write_bytes(stream.getvalue()[:900])
@@ -59,24 +59,24 @@ def test_value_rows_labels_counts_and_names(pets, tmp_path):
     assert images.manifest["formats"] == {"PNG": 3}
     rows = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
     assert rows[0] == "name,reason"
-    assert rows[1].startswith("cat/text.jpg,not a picture") and rows[2].startswith("dog/cut.jpg,broken picture")
+    assert rows[1].startswith("cat/text.jpg,not an image") and rows[2].startswith("dog/cut.jpg,broken image")
 
 
-def test_summary_names_the_skipped_pictures(pets, tmp_path):
+def test_summary_names_the_skipped_images(pets, tmp_path):
     for number in range(30):
         (pets / "dog" / f"bad{number:02}.jpg").write_text("x")
     lines = summary(prepare(pets, tmp_path / "out", size=8))
-    assert lines[0] == "pets: 3 pictures of 8 x 8 (train 3), 2 classes"
+    assert lines[0] == "pets: 3 images of 8 x 8 (train 3), 2 classes"
     assert lines[1] == "read 35 (PNG 3), greyscale converted 1, skipped 32"
     assert len(lines) == 2 + 20 + 1 and lines[-1] == "and 12 more, all in skipped.csv"
 
 
-def test_failure_strict_stops_at_the_first_bad_picture(pets, tmp_path):
-    with pytest.raises(PictureError, match=r"^cat/text.jpg: not a picture .*; --strict stops at it$"):
+def test_failure_strict_stops_at_the_first_bad_image(pets, tmp_path):
+    with pytest.raises(ImageError, match=r"^cat/text.jpg: not an image .*; --strict stops at it$"):
         prepare(pets, tmp_path / "out", size=8, strict=True)
     assert not (tmp_path / "out").exists()
     prepare(pets, tmp_path / "out", size=8)
-    with pytest.raises(PictureError, match="cat/text.jpg: .* --strict stops"):
+    with pytest.raises(ImageError, match="cat/text.jpg: .* --strict stops"):
         prepare(pets, tmp_path / "out", size=8, strict=True)
 
 
@@ -87,7 +87,7 @@ def test_a_finished_set_is_returned_without_work_and_a_changed_source_noticed(pe
     assert (tmp_path / "out" / "images.npy").stat().st_ino == before.st_ino
     with pytest.raises(EvalkitError, match="holds another image set .size 8 -> 16.; choose another name, or replace"):
         prepare(pets, tmp_path / "out", size=16)
-    write_picture(pets / "dog" / "1.png")
+    write_image(pets / "dog" / "1.png")
     with pytest.raises(EvalkitError, match="holds another image set .source [0-9a-f]{12} -> "):
         prepare(pets, tmp_path / "out", size=8)
     assert prepare(pets, tmp_path / "out", size=8, replace=True).sha256 != first.sha256
@@ -104,14 +104,14 @@ def test_failure_a_target_that_is_something_else_is_left_alone(pets, tmp_path):
     assert len(prepare(pets, tmp_path / "empty", size=8)) == 3
 
 
-def test_failure_when_no_picture_can_be_read(tmp_path):
+def test_failure_when_no_image_can_be_read(tmp_path):
     (tmp_path / "a.jpg").write_text("x")
-    with pytest.raises(PictureError, match="not one picture of 1 could be read; the first: a.jpg: not a picture"):
+    with pytest.raises(ImageError, match="not one image of 1 could be read; the first: a.jpg: not an image"):
         prepare(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("source,message", [("missing", "no such file or folder"), (".", "no picture in this folder")])
+@pytest.mark.parametrize("source,message", [("missing", "no such file or folder"), (".", "no image in this folder")])
 def test_failure_nothing_there(tmp_path, source, message):
     with pytest.raises(EvalkitError, match=message):
         prepare(tmp_path / source, tmp_path / "out")
@@ -123,9 +123,9 @@ def test_the_workspace_gives_the_set_its_place(pets, tmp_path):
 
 
 @pytest.mark.parametrize("quality,name", [(None, "cifar10"), (75, "cifar10-jpeg")])
-def test_lossy_pictures_under_a_lossless_name_are_called_so(tmp_path, quality, name):
+def test_lossy_images_under_a_lossless_name_are_called_so(tmp_path, quality, name):
     source = tmp_path / "cifar10"
-    write_picture(source / "a" / "1.png", side=32)
+    write_image(source / "a" / "1.png", side=32)
     if quality:
         Image.open(source / "a" / "1.png").save(source / "a" / "1.jpg", quality=quality)
         (source / "a" / "1.png").unlink()
@@ -136,12 +136,12 @@ def test_lossy_pictures_under_a_lossless_name_are_called_so(tmp_path, quality, n
 
 @pytest.fixture
 def many(tmp_path) -> Path:
-    """1,200 pictures in two splits, a tenth of them bad: three shards of pictures."""
+    """1,200 images in two splits, a tenth of them bad: three shards of images."""
     source = tmp_path / "many"
     for number in range(1200):
         path = source / ("train" if number % 3 else "test") / str(number % 7) / f"{number}.png"
         if number % 10:
-            write_picture(path)
+            write_image(path)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(str(number))
@@ -186,7 +186,7 @@ prepare(source, killed, size=4, workers=int(workers))
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_at_ten_random_moments_and_run_again_gives_the_same_bytes(tmp_path, workers):
     for number in range(240):
-        write_picture(tmp_path / "many" / str(number % 3) / f"{number}.png")
+        write_image(tmp_path / "many" / str(number % 3) / f"{number}.png")
     places = [str(tmp_path / name) for name in ("many", "whole", "killed")]
     environment = os.environ | {"PYTHONPATH": str(Path(evalkit.__file__).parents[1])}
     command = [sys.executable, "-c", KILL_AT_RANDOM, *places, workers]

@@ -30,22 +30,22 @@ def prepared(source: Path | str, tmp_path: Path, **options: object) -> ImageSet:
     return prepare(source, tmp_path / "out", size=8, workers=1, **options)  # type: ignore[arg-type]
 
 
-def write_pictures(root: Path, names: list[str]) -> None:
-    """Picture number k of PIXELS under the k-th name."""
+def write_images(root: Path, names: list[str]) -> None:
+    """Image number k of PIXELS under the k-th name."""
     for name, pixels in zip(names, PIXELS, strict=False):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(png(pixels))
 
 
 def test_folder_flat_has_no_labels(tmp_path):
-    write_pictures(tmp_path / "in", ["b.png", "a.png"])
+    write_images(tmp_path / "in", ["b.png", "a.png"])
     images = prepared(tmp_path / "in", tmp_path)
     assert np.array_equal(images.images, PIXELS[[1, 0]])
     assert images.labels.tolist() == [-1, -1] and list(images.class_names) == []
 
 
 def test_folder_splits_and_nested_classes(tmp_path):
-    write_pictures(
+    write_images(
         tmp_path / "in",
         ["test/dog/x.png", "val/cat/y.png", "train/cat/images/1.png", "train/dog/images/1.PNG", "train/.hidden/1.png"],
     )
@@ -56,13 +56,13 @@ def test_folder_splits_and_nested_classes(tmp_path):
 
 
 def test_folder_a_class_that_only_begins_like_a_split_is_a_class(tmp_path):
-    write_pictures(tmp_path / "in", ["training-shoes/1.png", "test-tubes/1.png"])
+    write_images(tmp_path / "in", ["training-shoes/1.png", "test-tubes/1.png"])
     images = prepared(tmp_path / "in", tmp_path)
     assert images.class_names == ["test-tubes", "training-shoes"] and images.splits == {"train": (0, 2)}
 
 
 def test_folder_that_links_to_itself_ends(tmp_path):
-    write_pictures(tmp_path / "in", ["cat/1.png"])
+    write_images(tmp_path / "in", ["cat/1.png"])
     (tmp_path / "in" / "cat" / "again").symlink_to(tmp_path / "in")
     assert len(prepared(tmp_path / "in", tmp_path)) == 1
 
@@ -131,9 +131,9 @@ def test_failure_parquet_labels(tmp_path, labels, names, message):
         prepared(tmp_path / "a.parquet", tmp_path)
 
 
-def test_failure_parquet_without_pictures_lists_its_columns(tmp_path):
+def test_failure_parquet_without_images_lists_its_columns(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": [1, 2], "text": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(EvalkitError, match=r"no column of pictures.*its columns: image \(int64\), text \(string\)"):
+    with pytest.raises(EvalkitError, match=r"no column of images.*its columns: image \(int64\), text \(string\)"):
         prepared(tmp_path / "a.parquet", tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_npz_with_splits(tmp_path, save):
 
 
 @pytest.mark.parametrize("key", ["images", "train_images"])
-def test_npz_grey_pictures_without_labels(tmp_path, key):
+def test_npz_grey_images_without_labels(tmp_path, key):
     np.savez(tmp_path / "a.npz", **{key: PIXELS[..., 0]})
     images = prepared(tmp_path / "a.npz", tmp_path)
     assert np.array_equal(images.images, PIXELS[..., :1].repeat(3, axis=3))
@@ -183,7 +183,7 @@ def test_npz_grey_pictures_without_labels(tmp_path, key):
 @pytest.mark.parametrize(
     "arrays,message",
     [
-        ({"weights": PIXELS}, "no array named as pictures .*its arrays: weights"),
+        ({"weights": PIXELS}, "no array named as images .*its arrays: weights"),
         ({"images": PIXELS / 255}, r"a.npz\[images\]: float64 .*expected uint8"),
         ({"images": np.array([object()])}, r"a.npz\[images\]: object .*expected uint8"),
         ({"images": PIXELS, "labels": np.arange(5)}, "labels holds 5 int64, expected 12 whole numbers"),
@@ -216,12 +216,12 @@ def test_failure_npz_that_is_none(tmp_path):
 def test_failure_unknown_form_lists_the_choices(tmp_path):
     (tmp_path / "a.doc").write_text("x")
     with pytest.raises(
-        EvalkitError, match="files ending in .doc; expected a folder of pictures, or one of parquet, webdataset"
+        EvalkitError, match="files ending in .doc; expected a folder of images, or one of parquet, webdataset"
     ):
         prepared(tmp_path / "a.doc", tmp_path)
     with pytest.raises(EvalkitError, match="no source 'zip'; choose from parquet, webdataset"):
         prepared(tmp_path / "a.doc", tmp_path, source_kind="zip")
-    with pytest.raises(EvalkitError, match="a.doc: no folder; give the folder of the pictures"):
+    with pytest.raises(EvalkitError, match="a.doc: no folder; give the folder of the images"):
         prepared(tmp_path / "a.doc", tmp_path, source_kind="folder")
 
 
@@ -232,7 +232,7 @@ def test_failure_unknown_form_lists_the_choices(tmp_path):
         ("x/tiny-imagenet/train-00000-of-00004.parquet", "tiny-imagenet"),
         ("x/cifar10/*.parquet", "cifar10"),
         ("x/tiny/valid-00000-of-00001.parquet", "tiny"),
-        ("x/test_pictures.npz", "test_pictures"),
+        ("x/test_images.npz", "test_images"),
         ("x/ILSVRC2012_img_train.tar", "ILSVRC2012_img_train"),
     ],
 )

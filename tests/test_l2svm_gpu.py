@@ -7,7 +7,7 @@ from pretended import gpu
 from test_l2svm_path import CS, make_data
 
 from evalkit.solver import fit as path
-from evalkit.solver import l2svm_draws, l2svm_path, memory
+from evalkit.solver import l2svm_path, l2svm_subsets, memory
 from evalkit.solver import rows as filerows
 
 
@@ -44,10 +44,10 @@ def test_rows_stream_through_a_gpu_that_is_too_small(tmp_path, monkeypatch):
 def test_draws_are_predicted_as_on_the_cpu(monkeypatch):
     features, labels = make_data(400, 60)
     draws, evaluate = [np.arange(80), np.arange(50, 120)], np.arange(200, 400)
-    want = l2svm_draws(features, labels, draws, CS, evaluate_rows=evaluate)
+    want = l2svm_subsets(features, labels, draws, CS, evaluate_rows=evaluate)
     with gpu(monkeypatch, free_bytes=10**10) as device:
         for given in (features, torch.from_numpy(features).to(device)):
-            found = l2svm_draws(given, labels, draws, CS, evaluate_rows=evaluate, device=device)
+            found = l2svm_subsets(given, labels, draws, CS, evaluate_rows=evaluate, device=device)
             np.testing.assert_allclose(found.objective, want.objective, rtol=1e-6)  # float32 sums
             assert (found.predictions == want.predictions).mean() > 0.99  # ties of near-equal scores
 

@@ -15,10 +15,10 @@ from evalkit.solver import primal as descent
 from evalkit.solver import rows as filerows
 from evalkit.solver.dual import Factors, kernel_gap, solve_kernel
 from evalkit.solver.memory import Plan, parse_memory, plan_memory
-from evalkit.solver.passes import Passes
+from evalkit.solver.passes import FeatureMatrix
 from evalkit.solver.preconditioner import SampledHessian
-from evalkit.solver.primal import Goal, History, State, _verify, judge, remaining
-from evalkit.solver.problem import Columns, Solution, dual_variables, exact_steps, losses
+from evalkit.solver.primal import History, State, Tolerance, _verify, check_convergence, remaining_decrease
+from evalkit.solver.problem import BinaryProblems, Solution, dual_variables, exact_steps, losses
 from evalkit.solver.rows import Rows, open_rows
 from evalkit.solver.subspace import minimise_in_spans
 
@@ -26,7 +26,7 @@ from evalkit.solver.subspace import minimise_in_spans
 def test_line_search_finds_the_least_value_on_a_fine_grid():
     generator = torch.Generator().manual_seed(0)
     signs = torch.randn(50, 3, generator=generator).sign().double()
-    columns = Columns(signs, torch.rand(50, 3, generator=generator).double())
+    columns = BinaryProblems(signs, torch.rand(50, 3, generator=generator).double())
     scores, change = torch.randn(2, 50, 3, generator=generator).double()
     change -= signs  # downhill or not, the three differ
     slope, curvature = torch.tensor([-0.5, 0.1, -2.0]).double(), torch.tensor([1.0, 0.2, 3.0]).double()
@@ -42,7 +42,7 @@ def random_columns(count, generator):
     """Three columns: two of class 0 at different costs, one of class 1; features (count, 8), float64."""
     signs = torch.randn(count, 2, generator=generator).sign().double()[:, [0, 0, 1]]
     features = torch.randn(count, 8, generator=generator).double()
-    return features, Columns(signs, torch.tensor([0.1, 1.0, 0.3]).double().expand(count, 3).contiguous())
+    return features, BinaryProblems(signs, torch.tensor([0.1, 1.0, 0.3]).double().expand(count, 3).contiguous())
 
 
 def test_span_holds_no_better_point():
@@ -74,7 +74,7 @@ def test_span_holds_no_better_point():
 def test_float32_factors_serve_where_the_ridge_is_large(C, dtype):
     generator = torch.Generator().manual_seed(3)
     features, columns = random_columns(60, generator)
-    columns = Columns(columns.signs, torch.full_like(columns.costs, C))
+    columns = BinaryProblems(columns.signs, torch.full_like(columns.costs, C))
     gram = features @ features.T * 100
     assert Factors(gram, columns, exact=False).gram.dtype == dtype
     exact, quick = (solve_kernel(gram, columns, tol=1e-6, exact=exact) for exact in (True, False))
@@ -85,7 +85,7 @@ def test_float32_factors_serve_where_the_ridge_is_large(C, dtype):
 def test_a_factor_serves_the_same_rows_at_the_same_costs(monkeypatch):
     generator = torch.Generator().manual_seed(9)
     features, columns = random_columns(60, generator)
-    columns = Columns(columns.signs, torch.tensor([0.1, 0.1, 1.0]).double().expand(60, 3).contiguous())
+    columns = BinaryProblems(columns.signs, torch.tensor([0.1, 0.1, 1.0]).double().expand(60, 3).contiguous())
     gram, vector, made = features @ features.T, torch.randn(60, generator=generator).double(), []
     original = torch.linalg.cholesky
     monkeypatch.setattr(torch.linalg, "cholesky", lambda matrix: (made.append(matrix), original(matrix))[1])
@@ -102,7 +102,7 @@ def test_kernel_gap_is_primal_minus_dual():
     features, columns = random_columns(30, generator)
     costs = columns.costs.clone()
     costs[::5] = 0
-    columns, gram = Columns(columns.signs, costs), features @ features.T
+    columns, gram = BinaryProblems(columns.signs, costs), features @ features.T
     beta = columns.signs * (torch.rand(30, 3, generator=generator).double() - 0.2)
     weights, alpha = features.T @ beta, (columns.signs * beta).clamp(min=0) * (costs > 0)
     primal = 0.5 * weights.square().sum(0) + losses(columns, gram @ beta)
@@ -116,7 +116,7 @@ def test_sampled_gap_is_a_bound_and_tighter_than_the_plain_one():
     generator = torch.Generator().manual_seed(2)
     features, columns = random_columns(400, generator)
     features[:, 0] += 30  # a large eigenvalue, which half the squared gradient overrates
-    passes = Passes(Rows(features), constant=None)
+    passes = FeatureMatrix(Rows(features), constant=None)
     hessian = SampledHessian(passes, size=100)
     weights = torch.zeros(3, 8).double()
     for _ in range(60):  # Newton's method with exact Hessians, to the optimum
@@ -143,14 +143,14 @@ def test_sampled_gap_is_a_bound_where_many_rows_are_to_lose_their_loss(shift):
     generator = torch.Generator().manual_seed(8)
     features = torch.randn(100, 8, generator=generator).double()
     signs = torch.randn(100, 1, generator=generator).double() if shift else features[:, :1]
-    columns = Columns(signs.sign(), torch.ones(100, 1).double())
+    columns = BinaryProblems(signs.sign(), torch.ones(100, 1).double())
     features[:, 0] += shift
     optimum = solve_kernel(features @ features.T, columns, tol=1e-6)
     best = 0.5 * (optimum.beta * optimum.scores).sum(0) + losses(columns, optimum.scores)
     nowhere = torch.zeros(100, 1).double()
     gradient = -dual_variables(columns, nowhere).mul(columns.signs).T @ features
     for size in (100, 20):
-        gap = SampledHessian(Passes(Rows(features), constant=None), size=size).gap(columns, nowhere, gradient)
+        gap = SampledHessian(FeatureMatrix(Rows(features), constant=None), size=size).gap(columns, nowhere, gradient)
         error = (losses(columns, nowhere) - best) * (1 - 1e-9)  # float64
         assert error <= gap <= 0.5 * gradient.square().sum(1)
 
@@ -164,8 +164,8 @@ def test_sampled_hessian_is_inverted(width):
     costs[::7] = 0
     costs[:40, 2] = 0.5
     costs[:, 3:] = torch.tensor([0.5, 0.6])  # all equal, as without weights: these may share factors, but not here
-    columns = Columns(signs.sign(), costs)
-    hessian = SampledHessian(Passes(Rows(features), constant=None), size=40)
+    columns = BinaryProblems(signs.sign(), costs)
+    hessian = SampledHessian(FeatureMatrix(Rows(features), constant=None), size=40)
     sample = features[hessian.index]
     tail = torch.linalg.eigvalsh(sample @ sample.T).clamp(min=0).median()  # 0 where rows are more than features
 
@@ -190,7 +190,7 @@ def test_sampled_hessian_is_inverted(width):
 
 def test_tail_is_the_median_of_the_whole_sample(monkeypatch):
     monkeypatch.setattr(preconditioner, "_SPECTRUM_ROWS", 50)
-    hessian = SampledHessian(Passes(Rows(torch.arange(1.0, 101).diag()), constant=None), size=100)
+    hessian = SampledHessian(FeatureMatrix(Rows(torch.arange(1.0, 101).diag()), constant=None), size=100)
     assert 49**2 <= hessian.tail <= 52**2  # eigenvalues 1, 4, 9, ... 10,000
 
 
@@ -219,43 +219,45 @@ def test_what_a_geometric_series_has_still_to_fall():
     steps = torch.arange(12).double()
     kinds = [1 + 0.5**steps, 1 + 0.8**steps, torch.where(steps < 6, torch.nan, 1 + 0.5**steps), 12 - steps]
     trend = list(torch.stack([*kinds, 1 + 1e-9 * 0.5**steps], 1))
-    left = remaining(trend, torch.float64)
+    left = remaining_decrease(trend, torch.float64)
     np.testing.assert_allclose(left[:2], trend[-1][:2] - 1, rtol=1e-6)
     assert left[2] == 0  # fewer than eight steps since the column entered
     assert left[3] == pytest.approx(9 * 4)  # no series: at most nine times the last four steps
-    assert left[4] > 0 and remaining(trend, torch.float32)[4] == 0  # float32's rounding
-    assert (remaining(trend, torch.float64)[:2] > 0).all() and (remaining(trend[:8], torch.float64) == 0).all()
+    assert left[4] > 0 and remaining_decrease(trend, torch.float32)[4] == 0  # float32's rounding
+    assert (remaining_decrease(trend, torch.float64)[:2] > 0).all() and (
+        remaining_decrease(trend[:8], torch.float64) == 0
+    ).all()
 
 
 def test_estimate_sees_the_trend_where_the_next_step_is_small():
-    columns = Columns(torch.ones(4, 2), torch.ones(4, 2))
+    columns = BinaryProblems(torch.ones(4, 2), torch.ones(4, 2))
     trend = [torch.tensor([1 + 0.9**step, 1.0]).double() for step in range(12)]
     number, gradient, wanted = torch.arange(2), torch.tensor([[1e-3], [1e-3]]), torch.full((2,), 1e-2)
     state = State(columns, number, gradient, torch.zeros(4, 2), gradient, trend[-1], wanted, number, trend[:-1])
-    goal = Goal(1e-2)
-    estimate, gap, far = judge(state, -gradient, hessian=None, goal=goal)
+    goal = Tolerance(1e-2)
+    estimate, gap, far = check_convergence(state, -gradient, hessian=None, goal=goal)
     assert estimate[0] >= 0.9**11 / trend[-1][0] and 0.5e-6 <= estimate[1] < 1e-5
     assert far.tolist() == [True, False] and gap.isinf().all()
     both = state.join(state.keep(torch.tensor([0])))
-    assert torch.equal(remaining(both.trend, torch.float32)[:2], remaining(trend, torch.float32))
+    assert torch.equal(remaining_decrease(both.trend, torch.float32)[:2], remaining_decrease(trend, torch.float32))
     after = [*both.trend, 0.9 * both.trend[-1]]
-    assert remaining(after, torch.float32)[2] == 0  # what it enters with was no step of its own
+    assert remaining_decrease(after, torch.float32)[2] == 0  # what it enters with was no step of its own
 
 
 def test_fresh_scores_judge_what_a_descent_left():
     generator = torch.Generator().manual_seed(8)
     features, columns = random_columns(40, generator)
-    passes = Passes(Rows(features), constant=None)
+    passes = FeatureMatrix(Rows(features), constant=None)
     weights = 0.1 * torch.randn(3, 8, generator=generator).double()
     true = 0.5 * weights.square().sum(1) + losses(columns, features @ weights.T)
     claimed, small = true * torch.tensor([1.0, 0.99, 1.0]).double(), torch.full((3,), 1e-9).double()
     done = Solution(weights, claimed, small.clone(), small.clone(), torch.zeros(3))
     number = torch.arange(3)
-    missed = _verify(passes, columns, SampledHessian(passes, size=40), done, number, Goal(1e-6))
+    missed = _verify(passes, columns, SampledHessian(passes, size=40), done, number, Tolerance(1e-6))
     np.testing.assert_allclose(done.objective, true, rtol=1e-12)  # float64
     np.testing.assert_allclose(done.error_estimate, [1e-9, 0.01, 1e-9], rtol=1e-6)  # its claim was 1 % too low
     assert missed.tolist() == [1] and (done.duality_gap > 1e-2).all()
-    everything = _verify(passes, columns, SampledHessian(passes, size=40), done, number, Goal(1e-6, gap=1e-2))
+    everything = _verify(passes, columns, SampledHessian(passes, size=40), done, number, Tolerance(1e-6, gap=1e-2))
     assert everything.tolist() == [0, 1, 2]
 
 
@@ -317,7 +319,7 @@ def test_passes_are_products_whatever_the_chunks_and_threads(resident, threads, 
     )
     weights, coefficients = torch.randn(2, 13), torch.randn(100, 2)
     whole = np.concatenate([features[1:].astype(np.float64), np.full((100, 1), 0.5)], 1)
-    passes = Passes(source, constant=0.5)
+    passes = FeatureMatrix(source, constant=0.5)
     np.testing.assert_allclose(passes.scores(weights), whole @ weights.double().numpy().T, atol=1e-5)  # float32
     np.testing.assert_allclose(
         passes.weighted_rows(coefficients), coefficients.double().numpy().T @ whole, atol=2e-5
@@ -335,7 +337,7 @@ def test_draws_of_the_same_rows_share_a_group(monkeypatch):
     monkeypatch.setattr(memory, "SLAB_BYTES", 0)
     draws = [np.arange(80), np.arange(80), np.arange(100, 180), np.arange(100, 180)]
     room = 4 * 80 * 60 + 8 * 5 * 80 * 80 + 80 * 120 + 2 * 8 * 9 * 60  # a thread's, 80 rows, the weights of two draws
-    groups = memory.group_draws(draws, 60, 9, row_bytes=120, threads=1, memory=room)
+    groups = memory.group_subsets(draws, 60, 9, row_bytes=120, threads=1, memory=room)
     assert [[rows[0] for rows in group] for group in groups] == [[0, 0], [100, 100]]
 
 
@@ -360,7 +362,7 @@ def test_groups_hold_whole_sets_of_classes():
 def test_least_memory_for_draws_is_hand_worked():
     # 600 MB + 4 slabs 268.4 + two threads' 114.7 and 40 + rows 57.3 + weights 16.1
     with pytest.raises(EvalkitError, match="draws of 1000 x 28672 features need at least 1.25 GB"):
-        memory.group_draws([np.arange(1000)], 28_672, 70, row_bytes=57_344, threads=2, memory=10**9)
+        memory.group_subsets([np.arange(1000)], 28_672, 70, row_bytes=57_344, threads=2, memory=10**9)
 
 
 def make_data():

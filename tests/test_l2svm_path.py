@@ -9,7 +9,7 @@ from evalkit.errors import ConvergenceError, EvalkitError
 from evalkit.probes.l2svm import L2SVM
 from evalkit.solver import dual as gram
 from evalkit.solver import fit as path
-from evalkit.solver import l2svm_draws, l2svm_path, memory
+from evalkit.solver import l2svm_path, l2svm_subsets, memory
 from evalkit.solver import rows as filerows
 from evalkit.solver import rows as opening
 
@@ -156,7 +156,7 @@ def test_draws_equal_single_fits():
     generator = np.random.default_rng(0)
     draws = [generator.choice(600, size, replace=False) for size in (80, 150)]
     evaluate = np.arange(600, 900)
-    fits = l2svm_draws(features, labels, draws, CS, evaluate_rows=evaluate)
+    fits = l2svm_subsets(features, labels, draws, CS, evaluate_rows=evaluate)
     assert fits.predictions.shape == (2, 3, 300) and fits.duality_gap.max() < 1e-6
     for draw, rows in enumerate(draws):
         for number, fit in enumerate(l2svm_path(features[rows], labels[rows], CS)):
@@ -172,18 +172,18 @@ def test_draws_read_each_row_once_or_keep_to_a_budget(tmp_path, monkeypatch):
     draws = [generator.choice(200, 80, replace=False) for _ in range(4)]
     original = filerows.FileRows.read
     monkeypatch.setattr(filerows.FileRows, "read", lambda self, rows: (read.extend(rows), original(self, rows))[1])
-    once = l2svm_draws(mapped, labels, draws, CS, evaluate_rows=np.arange(600, 900))
+    once = l2svm_subsets(mapped, labels, draws, CS, evaluate_rows=np.arange(600, 900))
     assert sorted(read) == [*np.unique(draws), *range(600, 900)]
     monkeypatch.setattr(memory, "_LIBRARY_BYTES", 0)
     monkeypatch.setattr(memory, "SLAB_BYTES", 0)
     threads = torch.get_num_threads()
     fixed = min(threads, 4) * (4 * 80 * 60 + 8 * 5 * 80 * 80)
-    tight = l2svm_draws(mapped, labels, draws, CS, evaluate_rows=np.arange(600, 900), memory=fixed + 25_000)
+    tight = l2svm_subsets(mapped, labels, draws, CS, evaluate_rows=np.arange(600, 900), memory=fixed + 25_000)
     assert len(read) > 2 * (len(np.unique(draws)) + 300)  # a group for every draw or two
     np.testing.assert_array_equal(tight.predictions, once.predictions)
     np.testing.assert_allclose(tight.objective, once.objective, rtol=1e-12)  # the same sums
     with pytest.raises(EvalkitError, match="memory budget .* draws of 80 x 60 features need at least"):
-        l2svm_draws(mapped, labels, draws, CS, evaluate_rows=np.arange(9), memory=fixed)
+        l2svm_subsets(mapped, labels, draws, CS, evaluate_rows=np.arange(9), memory=fixed)
 
 
 def broken(kind):
@@ -229,17 +229,17 @@ def test_a_bad_value_is_named_by_its_own_row():
         with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
             l2svm_path(features, given, [0.1], rows=np.array([5, 20, 47, 50]))
     with pytest.raises(EvalkitError, match="features row 47, column 3 is NaN"):
-        l2svm_draws(features, labels, [np.arange(10, 40), np.arange(20, 60)], [0.1], evaluate_rows=np.arange(9))
+        l2svm_subsets(features, labels, [np.arange(10, 40), np.arange(20, 60)], [0.1], evaluate_rows=np.arange(9))
 
 
 def test_draws_that_cannot_be_fitted_or_judged_are_refused():
     features, labels = make_data(60, 10)
     for draws, evaluate in (([np.arange(30)], []), ([np.arange(30)], [60]), ([np.arange(30), [60]], [0])):
         with pytest.raises(EvalkitError, match="expected row numbers from 0 to 59"):
-            l2svm_draws(features, labels, draws, CS, evaluate_rows=np.array(evaluate))
+            l2svm_subsets(features, labels, draws, CS, evaluate_rows=np.array(evaluate))
     same = np.flatnonzero(labels != labels[0])
     with pytest.raises(EvalkitError, match="draw 1 has classes .*, the first draw has .0, 1, 2."):
-        l2svm_draws(features, labels, [np.arange(30), same], CS, evaluate_rows=np.arange(9))
+        l2svm_subsets(features, labels, [np.arange(30), same], CS, evaluate_rows=np.arange(9))
 
 
 def test_a_file_cut_short_is_refused(tmp_path):

@@ -25,21 +25,21 @@ from evalkit.latent.experiment import KIND, gallery
 from evalkit.latent.model import open_gan
 from evalkit.workspace import Workspace
 
-TINY = override(RECIPES["imagenet32"], {"width": 2, "z_length": 8, "batch_size": 32, "d_updates": 2})
+TINY = override(RECIPES["imagenet32"], {"base_channels": 2, "z_dim": 8, "batch_size": 32, "d_updates": 2})
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A workspace with pictures and a run of two updates, with the contact sheet of `sample`."""
+    """A workspace with images and a run of two updates, with the contact sheet of `sample`."""
     home = tmp_path_factory.mktemp("latent") / "home"
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (120, 4, 4, 3), dtype=np.uint8)
-    pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    real_images = coarse.repeat(8, axis=1).repeat(8, axis=2)
     images = write_image_set(
-        home / "images/noise", pictures, np.zeros(120, np.int64), {"train": (0, 100), "test": (100, 120)}
+        home / "images/noise", real_images, np.zeros(120, np.int64), {"train": (0, 100), "test": (100, 120)}
     )
     train(images, home / "runs/tiny", TINY, options=TrainOptions(device="cpu", precision="float32"))
-    Image.fromarray(pictures[110]).resize((50, 40)).save(home / "given.png")
+    Image.fromarray(real_images[110]).resize((50, 40)).save(home / "given.png")
     assert CliRunner().invoke(main, ["--home", str(home), "latent", "sample", "--count", "20"]).exit_code == 0
     return home
 
@@ -68,7 +68,7 @@ COMMANDS = {
         {"arithmetic.png", "concepts.npy", "z.npy"},
     ),
     "turn": (["--start", "0-3", "--end", "4-7", "--count", 2], {"turn.png", "vector.npy", "z.npy"}),
-    "nearest": (["--count", 5, "--feature-pictures", 20], {"nearest.png", "nearest.csv", "z.npy"}),
+    "nearest": (["--count", 5, "--feature-images", 20], {"nearest.png", "nearest.csv", "z.npy"}),
     "filters": (["--features", "0-2,7", "--top", 2, "--steps", 3], {"guided-random.png", "maximised-trained.png"}),
     "forget": (["--count", 30], {"forget.png", "samples.png", "boxes.json", "maps.csv", "z.npy"}),
 }
@@ -116,13 +116,13 @@ def test_boxes_that_forget_used_can_be_edited_and_given_back(latent, tmp_path):
 def test_the_gallery_of_a_workspace(latent, home, tmp_path):
     assert latent("walk", "--count", 2, "--steps", 2).exit_code == 0
     found = gallery(home / "latent")
-    titles = {picture.path.name: picture.title for picture in found}
+    titles = {image.path.name: image.title for image in found}
     assert titles["walk.png"] == "tiny@2: a straight walk through 2 z, a leg a line"
-    assert [picture.path.name for picture in gallery(home / "latent/tiny@2--sample")] == ["sheet.png", "grid.png"]
-    assert {picture.path.read_bytes()[1:4] for picture in found} == {b"PNG"}
+    assert [image.path.name for image in gallery(home / "latent/tiny@2--sample")] == ["sheet.png", "grid.png"]
+    assert {image.path.read_bytes()[1:4] for image in found} == {b"PNG"}
     broken = home / "latent/tiny@2--walk/walk.png"
     broken.write_bytes(broken.read_bytes()[:-1])
-    assert "walk.png" not in {picture.path.name for picture in gallery(home / "latent")}
+    assert "walk.png" not in {image.path.name for image in gallery(home / "latent")}
     assert gallery(tmp_path / "nowhere") == []
 
 
@@ -179,19 +179,19 @@ def test_wrong_z_runs_and_layers(latent, home, tmp_path):
 
 @pytest.mark.parametrize(
     ("boxes", "message"),
-    [([], "no box at all"), ([{"sample": 1, "box": [20, 20, 40, 30]}], "is empty or outside the picture")],
+    [([], "no box at all"), ([{"sample": 1, "box": [20, 20, 40, 30]}], "is empty or outside the image")],
 )
 def test_wrong_boxes(latent, tmp_path, boxes, message):
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     assert_one_line(latent("forget", "--boxes", tmp_path / "boxes.json"), "boxes.json: ", message)
 
 
-def test_a_run_whose_pictures_are_not_here(home, tmp_path):
+def test_a_run_whose_images_are_not_here(home, tmp_path):
     other = tmp_path / "other"
     os.makedirs(other)
     os.symlink(home / "runs", other / "runs")
     result = CliRunner().invoke(main, ["--home", str(other), "latent", "filters"])
-    assert_one_line(result, "tiny@2: the pictures it was trained on are not in", "--images")
+    assert_one_line(result, "tiny@2: the images it was trained on are not in", "--images")
 
 
 def test_a_folder_of_something_else_is_not_replaced(latent, tmp_path):
@@ -199,7 +199,7 @@ def test_a_folder_of_something_else_is_not_replaced(latent, tmp_path):
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     assert_one_line(latent("sample", "--count", 2, "--out", tmp_path / "mine"), "mine: there, and not a finding")
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
-    assert Workspace(tmp_path).all("finding") == []
+    assert Workspace(tmp_path).artifacts("finding") == []
 
 
 def test_explore_prints_its_address_and_ends_on_an_interrupt(home):

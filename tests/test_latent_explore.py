@@ -23,7 +23,7 @@ from evalkit.gan.recipes import RECIPES, override
 from evalkit.latent.explore import Explorer, serve
 from evalkit.latent.model import frozen
 
-TINY = override(RECIPES["digits"], {"width": 4, "z_length": 8, "size": 16})
+TINY = override(RECIPES["digits"], {"base_channels": 4, "z_dim": 8, "size": 16})
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
@@ -54,27 +54,27 @@ def get(address, **headers):
         return error.code, error.read()
 
 
-def picture(content):
+def image(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
 def test_value_of_the_pages_answers(page, explorer):
     z, gan = explorer.z, explorer.gan
     assert json.loads(get(page + "/about.json")[1]) == {"gan": "tiny@0", "count": 12}
-    sample = picture(get(page + "/sample.png?number=5")[1])
-    assert np.array_equal(sample[::4, ::4], gan.pictures(z[5:6])[0])  # enlarged four times
+    sample = image(get(page + "/sample.png?number=5")[1])
+    assert np.array_equal(sample[::4, ::4], gan.images(z[5:6])[0])  # enlarged four times
     for t, number in ((0, 3), (1, 8)):
         for path in ("straight", "spherical"):
-            end = picture(get(f"{page}/walk.png?from=3&to=8&t={t}&path={path}")[1])
-            np.testing.assert_allclose(end[::16, ::16].astype(int), gan.pictures(z[number][None])[0], atol=1)
+            end = image(get(f"{page}/walk.png?from=3&to=8&t={t}&path={path}")[1])
+            np.testing.assert_allclose(end[::16, ::16].astype(int), gan.images(z[number][None])[0], atol=1)
     total = z[[0, 1, 2]].mean(0) - z[[3, 4]].mean(0) + z[5]
     query = "plus=0-2&minus=3,4&plus=5"
     torch.testing.assert_close(torch.tensor(json.loads(get(f"{page}/z.json?{query}")[1])), total)
-    nine = picture(get(f"{page}/arithmetic.png?{query}")[1])
+    nine = image(get(f"{page}/arithmetic.png?{query}")[1])
     times = nine.shape[0] // 48
     middle = nine[::times, ::times][16:32, 16:32]
-    np.testing.assert_allclose(middle.astype(int), gan.pictures(total[None])[0], atol=1)  # float32, then rounded
-    assert picture(get(f"{page}/pixels.png?{query}")[1]).shape == (256, 256, 3)
+    np.testing.assert_allclose(middle.astype(int), gan.images(total[None])[0], atol=1)  # float32, then rounded
+    assert image(get(f"{page}/pixels.png?{query}")[1]).shape == (256, 256, 3)
 
 
 @pytest.mark.parametrize(

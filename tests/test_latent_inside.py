@@ -11,15 +11,15 @@ from conftest import write_image_set
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, Recipe, override
-from evalkit.latent.filters import as_pictures, filters, guided_gradient, maximised, strongest_units
+from evalkit.latent.filters import as_images, filters, guided_gradient, maximised, strongest_units
 from evalkit.latent.forget import Box, covered, dropped, find_layer, forget, map_weights, propose_boxes, read_boxes
 from evalkit.latent.invert import invert
-from evalkit.latent.model import Critic, FrozenGAN, frozen
+from evalkit.latent.model import FrozenDiscriminator, FrozenGAN, frozen
 from evalkit.latent.nearest import Comparison, comparison, memorisation, nearest, nearest_rows
 
 # every convolution is 1x1, so that each pixel is its own small network
 POINT = Recipe(
-    "point", size=16, kernel=1, width=1, z_length=4, d_maps=(3, 1), d_strides=(1, 1), g_maps=(4, 4, 4),
+    "point", size=16, kernel=1, base_channels=1, z_dim=4, d_channel_mults=(3, 1), d_strides=(1, 1), g_channel_mults=(4, 4, 4),
     g_strides=(1, 1, 1),
 )  # fmt: skip
 GREY = override(POINT, {"channels": 1})
@@ -67,10 +67,10 @@ def test_value_of_guided_backpropagation_through_two_layers():
     assert first[:, 0, 5, 7].tolist() == [0, -1] and first.abs().sum() == 1
 
 
-def test_value_of_gradients_as_pictures():
+def test_value_of_gradients_as_images():
     gradient = torch.zeros(1, 1, 1, 3)
     gradient[0, 0, 0] = torch.tensor([-2.0, 0, 1])
-    assert as_pictures(gradient).ravel().tolist() == [0, 128, 191]
+    assert as_images(gradient).ravel().tolist() == [0, 128, 191]
 
 
 def test_ascent_drives_the_middle_unit_to_the_end_of_the_range():
@@ -87,21 +87,21 @@ def test_ascent_drives_the_middle_unit_to_the_end_of_the_range():
 
 def test_the_strongest_units_are_the_planted_ones():
     gan = frozen("point@0", build_networks(GREY, seed=0)[0], point_discriminator([1.0, -1.0, 0.5], [1.0, 0.0, 0.0]))
-    pictures = np.full((20, 16, 16, 1), 128, np.uint8)
-    pictures[13, 2, 9], pictures[4, 11, 3], pictures[7, 6, 6] = 255, 230, 0
-    found = strongest_units(Critic(gan, normalised_by=pictures), pictures, "conv1", [0, 1], top=2)
+    images = np.full((20, 16, 16, 1), 128, np.uint8)
+    images[13, 2, 9], images[4, 11, 3], images[7, 6, 6] = 255, 230, 0
+    found = strongest_units(FrozenDiscriminator(gan, normalised_by=images), images, "conv1", [0, 1], top=2)
     assert found[["feature", "rank", "row", "y", "x"]].to_numpy().tolist()[:3] == [
         [0, 0, 13, 2, 9], [0, 1, 4, 11, 3], [1, 0, 7, 6, 6],
     ]  # fmt: skip
     assert found["response"][0] == 1
-    shown = filters(gan, pictures, layer="conv1", features=[0], top=2, steps=40)
+    shown = filters(gan, images, layer="conv1", features=[0], top=2, steps=40)
     table = shown.tables["units"].set_index(["weights", "rank"])
     assert table.loc[("trained", 0), "row"] == 13 and table.loc[("trained", 0), "response_made"] == 1
-    assert {"guided-trained.png", "guided-random.png", "maximised-trained.png"} <= shown.pictures.keys()
+    assert {"guided-trained.png", "guided-random.png", "maximised-trained.png"} <= shown.images.keys()
     with pytest.raises(EvalkitError, match="its discriminator has no layer 'conv7'; choose conv1, conv2"):
-        filters(gan, pictures, layer="conv7")
+        filters(gan, images, layer="conv7")
     with pytest.raises(EvalkitError, match="conv1: has features 0 to 2, not 3"):
-        filters(gan, pictures, layer="conv1", features=[0, 3])
+        filters(gan, images, layer="conv1", features=[0, 3])
 
 
 # -- forget
@@ -140,12 +140,12 @@ def test_forget_removes_the_planted_object_and_nothing_else():
     figures = found.figures
     assert figures["change_outside"] == 0 < 40 < figures["change_inside"]
     assert figures["change_outside_random_maps"] > 0
-    # nothing is left of the squares: the same pictures as from z without them
+    # nothing is left of the squares: the same images as from z without them
     without = z.clone()
     without[:, :2] = 0
     with dropped(find_layer(gan, None), [0]):
-        assert np.array_equal(gan.pictures(z), gan.pictures(without))
-    assert not np.array_equal(gan.pictures(z), gan.pictures(without))  # the maps are back
+        assert np.array_equal(gan.images(z), gan.images(without))
+    assert not np.array_equal(gan.images(z), gan.images(without))  # the maps are back
 
 
 def test_value_of_map_weights():
@@ -168,16 +168,16 @@ def test_value_of_cells_under_a_box():
 
 def test_proposed_boxes_are_round_what_the_feature_sees():
     gan = frozen("point@0", build_networks(GREY, seed=0)[0], point_discriminator([1.0, -1.0, 0.1], [1.0, 0.0, 0.0]))
-    pictures = np.full((10, 16, 16, 1), 100, np.uint8)  # darker than the middle: no response
-    pictures[3, 5:9, 2:7], pictures[8, 0:3, 10:16] = 255, 220
-    critic = Critic(gan, normalised_by=pictures)
-    boxes, by = propose_boxes(critic, pictures, layer="conv1", feature=0, count=5)
+    images = np.full((10, 16, 16, 1), 100, np.uint8)  # darker than the middle: no response
+    images[3, 5:9, 2:7], images[8, 0:3, 10:16] = 255, 220
+    critic = FrozenDiscriminator(gan, normalised_by=images)
+    boxes, by = propose_boxes(critic, images, layer="conv1", feature=0, count=5)
     assert boxes == [Box(3, 2, 5, 7, 9), Box(8, 10, 0, 16, 3)] and by == {"layer": "conv1", "feature": 0}
-    assert propose_boxes(critic, pictures, layer="conv1", count=1)[1]["feature"] in (0, 2)  # rare, unlike feature 1's
+    assert propose_boxes(critic, images, layer="conv1", count=1)[1]["feature"] in (0, 2)  # rare, unlike feature 1's
     with pytest.raises(EvalkitError, match="conv1, feature 0: responds to no sample"):
-        propose_boxes(critic, pictures[:2], layer="conv1", feature=0)
+        propose_boxes(critic, images[:2], layer="conv1", feature=0)
     with pytest.raises(EvalkitError, match="conv1: has features 0 to 2, not 9"):
-        propose_boxes(critic, pictures, layer="conv1", feature=9)
+        propose_boxes(critic, images, layer="conv1", feature=9)
 
 
 def test_a_layer_of_the_generator_that_does_not_exist():
@@ -191,7 +191,7 @@ def test_a_layer_of_the_generator_that_does_not_exist():
     ("content", "message"),
     [
         ([], "boxes.json: no box at all"),
-        ([{"sample": 0, "box": [0, 0, 17, 4]}], r"box \[0, 0, 17, 4\] of sample 0 is empty or outside the picture"),
+        ([{"sample": 0, "box": [0, 0, 17, 4]}], r"box \[0, 0, 17, 4\] of sample 0 is empty or outside the image"),
         ([{"sample": 0, "box": [-1, 0, 3, 4]}], "within 0 to 16"),
         ([{"sample": 0, "box": [5, 0, 5, 4]}], "is empty or outside"),
         ([{"sample": 9, "box": [0, 0, 4, 4]}], "a box of sample 9, but the samples are 0 to 3"),
@@ -216,19 +216,19 @@ def test_files_that_hold_no_boxes(tmp_path):
         read_boxes(tmp_path / "boxes.json", samples=4, size=16)
 
 
-def test_a_conditional_generator_of_grey_pictures_goes_through_all_of_it(tmp_path):
+def test_a_conditional_generator_of_grey_images_goes_through_all_of_it(tmp_path):
     """Classes and a single channel, which the digits' network does not have."""
-    gan = frozen("mnist@0", *build_networks(override(RECIPES["mnist"], {"width": 2}), seed=0), label=3)
+    gan = frozen("mnist@0", *build_networks(override(RECIPES["mnist"], {"base_channels": 2}), seed=0), label=3)
     z = gan.draw(5, seed=0)
     found = forget(gan, z, [Box(1, 3, 3, 9, 9), Box(4, 20, 0, 28, 8)])
     assert found.settings["layer"] == "first" and found.figures["maps"] == 4  # of two hidden layers the lower
-    pictures = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), dtype=np.uint8).repeat(3, axis=3)
-    assert (filters(gan, pictures, features=[0], steps=1).tables["units"]["response"] > 0).all()
-    images = write_image_set(tmp_path / "digits", pictures, np.zeros(8, np.int64), {"train": (0, 6), "test": (6, 8)})
+    real_images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), dtype=np.uint8).repeat(3, axis=3)
+    assert (filters(gan, real_images, features=[0], steps=1).tables["units"]["response"] > 0).all()
+    images = write_image_set(tmp_path / "digits", real_images, np.zeros(8, np.int64), {"train": (0, 6), "test": (6, 8)})
     assert nearest(gan, z, comparison(images)).tables["nearest"]["pixel_row"].max() < 6
-    inverted = invert(gan, pictures[:1], steps=2, restarts=1)
+    inverted = invert(gan, real_images[:1], steps=2, restarts=1)
     assert np.isfinite(inverted.figures["error_mean"]) and inverted.arrays["z"].shape == (1, 100)
-    boxes, by = propose_boxes(Critic(gan), gan.pictures(z), count=2)
+    boxes, by = propose_boxes(FrozenDiscriminator(gan), gan.images(z), count=2)
     assert len(boxes) == 2 and by["layer"] == "conv1"
 
 
@@ -252,13 +252,13 @@ def test_reference_nearest_rows_against_all_distances(block):
 
 @pytest.fixture
 def noise_set(tmp_path):
-    """300 training and 60 test pictures of smooth noise, four of the training ones replaced by samples of the GAN."""
+    """300 training and 60 test images of smooth noise, four of the training ones replaced by samples of the GAN."""
     gan = planted_generator()
     gan.discriminator.load_state_dict(build_networks(POINT, seed=4)[1].state_dict())
     coarse = np.random.default_rng(0).integers(0, 256, (360, 4, 4, 3), dtype=np.uint8)
     images = coarse.repeat(4, axis=1).repeat(4, axis=2)
     z = gan.draw(4, seed=9)
-    images[[17, 120, 44, 299]] = gan.pictures(z)
+    images[[17, 120, 44, 299]] = gan.images(z)
     return (
         gan,
         z,
@@ -266,10 +266,10 @@ def noise_set(tmp_path):
     )
 
 
-@pytest.mark.parametrize("feature_pictures", [0, 20])
-def test_nearest_finds_planted_copies(noise_set, feature_pictures):
+@pytest.mark.parametrize("feature_images", [0, 20])
+def test_nearest_finds_planted_copies(noise_set, feature_images):
     gan, z, images = noise_set
-    found = nearest(gan, z, comparison(images), feature_pictures=feature_pictures)
+    found = nearest(gan, z, comparison(images), feature_images=feature_images)
     samples = found.tables["nearest"].query("kind == 'sample'")
     assert samples["pixel_row"].tolist() == samples["feature_row"].tolist() == [17, 120, 44, 299]
     assert (samples["pixel_distance"] == 0).all() and (samples["feature_distance"] < 1e-3).all()
@@ -277,7 +277,7 @@ def test_nearest_finds_planted_copies(noise_set, feature_pictures):
     assert found.settings["held_out"] == "noise, test"
 
 
-def test_real_pictures_against_the_others_when_none_were_held_out(noise_set, tmp_path):
+def test_real_images_against_the_others_when_none_were_held_out(noise_set, tmp_path):
     gan, z, images = noise_set
     only = write_image_set(tmp_path / "only", np.array(images.images[:50]), np.zeros(50, np.int64), {"train": (0, 50)})
     against = comparison(only, count=10)
@@ -288,7 +288,7 @@ def test_real_pictures_against_the_others_when_none_were_held_out(noise_set, tmp
     distances[np.arange(10), against.own] = np.inf
     np.testing.assert_allclose(real["pixel_distance"], distances.min(1), rtol=1e-5)  # float32, 768 terms
     assert real["pixel_row"].tolist() == distances.argmin(1).tolist()
-    assert found.settings["held_out"] == "training pictures, each to the others"
+    assert found.settings["held_out"] == "training images, each to the others"
 
 
 def test_value_of_the_memorisation_figures():
@@ -300,12 +300,12 @@ def test_value_of_the_memorisation_figures():
     assert found["feature_share_near_percent"] == 0 and found["feature_chance_nearer_percent"] == 50
 
 
-def test_held_out_pictures_of_another_size_are_refused(noise_set, striped):
-    with pytest.raises(EvalkitError, match="striped: pictures 32 pixels wide, those trained on 16"):
+def test_held_out_images_of_another_size_are_refused(noise_set, striped):
+    with pytest.raises(EvalkitError, match="striped: images 32 pixels wide, those trained on 16"):
         comparison(noise_set[2], held_out=striped)
 
 
-def test_few_of_many_training_pictures(noise_set):
-    against = comparison(noise_set[2], pictures=40, count=5)
+def test_few_of_many_training_images(noise_set):
+    against = comparison(noise_set[2], num_images=40, count=5)
     assert isinstance(against, Comparison) and len(set(against.training)) == 40 and against.training.max() < 300
     assert len(against.held_out) == 5 and (against.own == -1).all()

@@ -7,16 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from evalkit.errors import EvalkitError, PictureError
-from evalkit.gan.networks import build_networks, to_pictures
+from evalkit.errors import EvalkitError, ImageError
+from evalkit.gan.networks import build_networks, to_images
 from evalkit.gan.recipes import RECIPES, override
-from evalkit.latent.invert import invert, read_picture
+from evalkit.latent.invert import invert, read_image
 from evalkit.latent.model import FrozenGAN, freeze_batch_norm, frozen
 from evalkit.latent.samples import Concept, arithmetic, between, neighbours, path_through, sample, truncated, turn, walk
 from evalkit.latent.vectors import read_vectors
 
-TINY = override(RECIPES["digits"], {"width": 4, "z_length": 8, "size": 16})
-NORMAL = override(TINY, {"z_law": "normal"})
+TINY = override(RECIPES["digits"], {"base_channels": 4, "z_dim": 8, "size": 16})
+NORMAL = override(TINY, {"z_distribution": "normal"})
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def lively(recipe, seed=0):
 
 
 class Linear(torch.nn.Module):
-    """A generator without any non-linearity: the picture is a matrix times z."""
+    """A generator without any non-linearity: the image is a matrix times z."""
 
     def __init__(self, recipe):
         super().__init__()
-        shape = (recipe.z_length, recipe.channels, recipe.size, recipe.size)
+        shape = (recipe.z_dim, recipe.channels, recipe.size, recipe.size)
         self.weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / 30
 
     def forward(self, z, classes=None):
@@ -53,10 +53,10 @@ def linear():
 # -- the frozen generator
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(gan):
+def test_a_image_does_not_depend_on_its_neighbours(gan):
     z = gan.draw(40, seed=3)
-    together, alone = gan.pictures(z), np.concatenate([gan.pictures(one[None]) for one in z])
-    assert together.std() > 20  # of 255: pictures, not grey
+    together, alone = gan.images(z), np.concatenate([gan.images(one[None]) for one in z])
+    assert together.std() > 20  # of 255: images, not grey
     np.testing.assert_allclose(together.astype(int), alone, atol=1)  # float32 in another order may round otherwise
 
 
@@ -72,18 +72,18 @@ def test_reference_frozen_statistics_give_back_the_batch_they_come_from():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_opens_and_draws(name):
-    recipe = override(RECIPES[name], {"width": 2})
+    recipe = override(RECIPES[name], {"base_channels": 2})
     gan = frozen("x@0", *build_networks(recipe, seed=0))
     found = sample(gan, count=3, columns=2)
-    assert found.arrays["z"].shape == (3, recipe.z_length) and np.isfinite(found.tables["samples"]["score"]).all()
+    assert found.arrays["z"].shape == (3, recipe.z_dim) and np.isfinite(found.tables["samples"]["score"]).all()
 
 
 def test_classes_are_those_asked_for():
-    recipe = override(RECIPES["mnist"], {"width": 2})
+    recipe = override(RECIPES["mnist"], {"base_channels": 2})
     networks = build_networks(recipe, seed=0)
     first, second = (frozen("x@0", *networks, label=label) for label in (0, 7))
     z = first.draw(1, seed=0)
-    assert not np.array_equal(first.pictures(z), second.pictures(z))
+    assert not np.array_equal(first.images(z), second.images(z))
     with pytest.raises(EvalkitError, match="recipe mnist: class 10, expected 0 to 9"):
         frozen("x@0", *networks, label=10)
     with pytest.raises(EvalkitError, match="has no classes, found class 1"):
@@ -134,7 +134,7 @@ def test_a_walks_ends_and_corners_equal_their_samples(gan, path):
     assert len(way) == 9 and torch.equal(way[::4], z)
     looped = walk(gan, z, steps=4, path=path, loop=True)
     assert np.array_equal(looped.arrays["z"], torch.cat([z, z[:1]]))
-    assert looped.pictures["walk.gif"].content[:3] == b"GIF"
+    assert looped.images["walk.gif"].content[:3] == b"GIF"
 
 
 def test_a_linear_generators_walk_is_perfectly_even(linear):
@@ -156,7 +156,7 @@ def test_arithmetic_is_exact_for_a_linear_generator(linear):
     expected = draw(smiling).mean(0) - draw(neutral).mean(0) + draw(man).mean(0)
     result = draw(torch.from_numpy(found.arrays["z"][4:5]))[0]
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)  # float32, values below 1
-    assert np.array_equal(to_pictures(expected[None], TINY), linear.pictures(torch.from_numpy(found.arrays["z"][4:5])))
+    assert np.array_equal(to_images(expected[None], TINY), linear.images(torch.from_numpy(found.arrays["z"][4:5])))
     offsets = np.delete(found.arrays["z"] - found.arrays["z"][4], 4, axis=0)
     assert offsets.shape == (8, 8) and 0.2 < np.abs(offsets).max() <= 0.25
     with pytest.raises(EvalkitError, match="takes two concepts or more, found 1"):
@@ -183,21 +183,21 @@ def test_a_turn_moves_every_z_by_the_mean_difference(gan):
 
 def test_invert_recovers_a_known_z(gan):
     known = gan.draw(2, seed=11)
-    found = invert(gan, gan.pictures(known), steps=150, restarts=4, seed=0)
+    found = invert(gan, gan.images(known), steps=150, restarts=4, seed=0)
     errors = found.tables["errors"]
-    assert (errors["error"] < 0.004).all()  # about 1 of 255: the rounding of the given picture
+    assert (errors["error"] < 0.004).all()  # about 1 of 255: the rounding of the given image
     assert (errors["error_of_nearest_random"] > 20 * errors["error"]).all()
     np.testing.assert_allclose(found.arrays["z"], known, atol=0.02)  # what that rounding leaves open
 
 
-def test_invert_reads_any_picture_and_refuses_what_is_none(tmp_path):
+def test_invert_reads_any_image_and_refuses_what_is_none(tmp_path):
     Image.new("L", (40, 20), 255).save(tmp_path / "white.png")
-    assert np.array_equal(read_picture(tmp_path / "white.png", TINY), np.full((16, 16, 3), 255, np.uint8))
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(PictureError, match="text.png: not readable as a picture"):
-        read_picture(tmp_path / "text.png", TINY)
-    with pytest.raises(PictureError, match="none.png: no such file"):
-        read_picture(tmp_path / "none.png", TINY)
+    assert np.array_equal(read_image(tmp_path / "white.png", TINY), np.full((16, 16, 3), 255, np.uint8))
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match="text.png: not readable as an image"):
+        read_image(tmp_path / "text.png", TINY)
+    with pytest.raises(ImageError, match="none.png: no such file"):
+        read_image(tmp_path / "none.png", TINY)
 
 
 # -- z from files and from the contact sheet
@@ -209,10 +209,10 @@ def test_z_from_every_kind_of_file_and_by_number(tmp_path):
     (tmp_path / "z.json").write_text(json.dumps(z.tolist()))
     np.savetxt(tmp_path / "z.csv", z, delimiter=",")
     for name in ("z.npy", "z.json", "z.csv"):
-        assert np.array_equal(read_vectors(str(tmp_path / name), z_length=8), z)
-    assert np.array_equal(read_vectors("2,0-1", z_length=8, sheet=tmp_path), z[[2, 0, 1]])
+        assert np.array_equal(read_vectors(str(tmp_path / name), z_dim=8), z)
+    assert np.array_equal(read_vectors("2,0-1", z_dim=8, sheet=tmp_path), z[[2, 0, 1]])
     (tmp_path / "one.json").write_text(json.dumps(z[0].tolist()))
-    assert np.array_equal(read_vectors(str(tmp_path / "one.json"), z_length=8), z[:1])
+    assert np.array_equal(read_vectors(str(tmp_path / "one.json"), z_dim=8), z[:1])
 
 
 @pytest.mark.parametrize(
@@ -234,14 +234,14 @@ def test_wrong_z_are_refused(tmp_path, text, message):
     np.savetxt(tmp_path / "nan.csv", np.full((1, 100), np.nan), delimiter=",")
     (tmp_path / "words.json").write_text('["a"]')
     with pytest.raises(EvalkitError, match=message):
-        read_vectors(str(tmp_path / text), z_length=100)
+        read_vectors(str(tmp_path / text), z_dim=100)
 
 
 def test_wrong_numbers_are_refused(tmp_path):
     with pytest.raises(EvalkitError, match="but there is none given; run `evalkit latent sample`"):
-        read_vectors("1,2", z_length=8)
+        read_vectors("1,2", z_dim=8)
     np.save(tmp_path / "z.npy", np.zeros((2, 8)))
     with pytest.raises(EvalkitError, match="has numbers 0 to 1, not 2"):
-        read_vectors("0-2", z_length=8, sheet=tmp_path)
+        read_vectors("0-2", z_dim=8, sheet=tmp_path)
     with pytest.raises(EvalkitError, match="no number in 2-0; write the smaller one first"):
-        read_vectors("2-0", z_length=8, sheet=tmp_path)
+        read_vectors("2-0", z_dim=8, sheet=tmp_path)

@@ -9,14 +9,14 @@ from test_protocols import feature_set
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.label_curve import default_labels
-from evalkit.evaluation.label_subsets import make_draws
+from evalkit.evaluation.label_subsets import make_label_subsets
 from evalkit.evaluation.measure import is_measured
 from evalkit.evaluation.protocol import Protocol
 from evalkit.evaluation.record import record
 from evalkit.workspace import Workspace
 
 FEATURES = feature_set()
-FEW = Protocol(labels_per_class=5, select_draws=2, repeats=4)
+FEW = Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=4)
 ALL = Protocol()
 
 
@@ -38,19 +38,19 @@ def test_the_same_again_is_measured(workspace):
     "change",
     [
         {"labels_per_class": 6},
-        {"repeats": 5},
-        {"select_draws": 3},
-        {"grid": "release"},
+        {"num_test_subsets": 5},
+        {"num_selection_subsets": 3},
+        {"c_grid": "release"},
         {"validation": 20},
         {"seed": 1},
         {"folds": 2},
-        {"selected_on": "test"},
+        {"select_on": "test"},
     ],
     ids=str,
 )
 def test_another_protocol_is_another_figure(workspace, change):
     assert not is_measured(workspace, FEATURES, replace(FEW, **change))
-    if set(change) & {"grid", "validation", "seed", "folds", "selected_on"}:
+    if set(change) & {"c_grid", "validation", "seed", "folds", "select_on"}:
         assert not is_measured(workspace, FEATURES, replace(ALL, **change))
 
 
@@ -58,7 +58,7 @@ def test_labels_to_learn_nothing_from_are_refused_before_anything_is_drawn(works
     unlabelled = replace(FEATURES, labels=FEATURES.labels - 1)
     for attempt in (lambda: is_measured(workspace, unlabelled, ALL), lambda: default_labels(unlabelled, ALL)):
         with pytest.raises(
-            EvalkitError, match="made: 67 of 200 training pictures have no label; expected a class for each"
+            EvalkitError, match="made: 67 of 200 training images have no label; expected a class for each"
         ):
             attempt()
 
@@ -72,6 +72,6 @@ def test_other_features_layers_labels_or_draws_are_another_figure(workspace):
         assert not is_measured(workspace, replace(FEATURES, manifest=manifest), FEW)
     relabelled = replace(FEATURES, labels=np.roll(FEATURES.labels, 1))
     assert not is_measured(workspace, relabelled, FEW)
-    drawn = make_draws(FEATURES, FEW)
-    assert is_measured(workspace, FEATURES, FEW, draws=drawn)
-    assert not is_measured(workspace, FEATURES, FEW, draws=replace(drawn, test=drawn.test[::-1]))
+    drawn = make_label_subsets(FEATURES, FEW)
+    assert is_measured(workspace, FEATURES, FEW, label_subsets=drawn)
+    assert not is_measured(workspace, FEATURES, FEW, label_subsets=replace(drawn, test=drawn.test[::-1]))

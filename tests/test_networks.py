@@ -11,8 +11,8 @@ from evalkit.gan.networks import (
     build_networks,
     draw_z,
     join_classes,
+    to_images,
     to_network_range,
-    to_pictures,
 )
 from evalkit.gan.recipes import RECIPES, override, recipe_named
 
@@ -47,23 +47,23 @@ def test_pinned_parameters_of_the_imagenet_generator():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_draws_pictures_of_its_size_and_range(name):
+def test_every_recipe_draws_images_of_its_size_and_range(name):
     recipe = RECIPES[name]
-    generator, discriminator = build_networks(override(recipe, {"width": 4}), seed=1)
+    generator, discriminator = build_networks(override(recipe, {"base_channels": 4}), seed=1)
     classes = torch.eye(recipe.classes)[:3] if recipe.classes else None
-    pictures = generator(draw_z(3, recipe, torch.Generator().manual_seed(0)), classes)
-    assert pictures.shape == (3, recipe.channels, recipe.size, recipe.size)
-    assert pictures.min() >= (-1 if recipe.output == "tanh" else 0) and pictures.max() <= 1
-    assert discriminator(pictures, classes).shape == (3,)
+    images = generator(draw_z(3, recipe, torch.Generator().manual_seed(0)), classes)
+    assert images.shape == (3, recipe.channels, recipe.size, recipe.size)
+    assert images.min() >= (-1 if recipe.output == "tanh" else 0) and images.max() <= 1
+    assert discriminator(images, classes).shape == (3,)
 
 
 @pytest.mark.parametrize("name", ["imagenet32", "svhn", "faces64"])
 def test_a_discriminator_that_trains_cannot_see_the_contrast_of_a_batch(name):
-    discriminator = build_networks(override(RECIPES[name], {"width": 8, "norm_eps": 1e-12}), seed=1)[1].train()
-    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    discriminator = build_networks(override(RECIPES[name], {"base_channels": 8, "norm_eps": 1e-12}), seed=1)[1].train()
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     if name == "faces64":
-        pictures = pictures.repeat(1, 1, 2, 2)
-    torch.testing.assert_close(discriminator(pictures / 4), discriminator(pictures), rtol=1e-4, atol=1e-6)
+        images = images.repeat(1, 1, 2, 2)
+    torch.testing.assert_close(discriminator(images / 4), discriminator(images), rtol=1e-4, atol=1e-6)
 
 
 def test_value_of_initial_weights():
@@ -89,9 +89,9 @@ def test_value_of_network_range():
 
 
 @pytest.mark.parametrize("name", ["imagenet32", "mnist"])
-def test_pictures_survive_the_way_to_the_networks_range_and_back(name):
+def test_images_survive_the_way_to_the_networks_range_and_back(name):
     every_value = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
-    back = to_pictures(to_network_range(every_value, RECIPES[name]), RECIPES[name])
+    back = to_images(to_network_range(every_value, RECIPES[name]), RECIPES[name])
     assert np.array_equal(back, every_value[..., : RECIPES[name].channels])
 
 
@@ -110,9 +110,9 @@ def test_z_laws():
 
 def test_toml_recipe(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('base = "svhn"\nlr = 0.001\nd_maps = [1, 2, 2]\nschedule = "both"\n')
+    path.write_text('base = "svhn"\nlr = 0.001\nd_channel_mults = [1, 2, 2]\nschedule = "both"\n')
     recipe = recipe_named(str(path))
-    assert (recipe.name, recipe.lr, recipe.d_maps, recipe.schedule, recipe.z_law) == (
+    assert (recipe.name, recipe.lr, recipe.d_channel_mults, recipe.schedule, recipe.z_distribution) == (
         "mine", 0.001, (1, 2, 2), "both", "normal",
     )  # fmt: skip
 
@@ -122,9 +122,9 @@ def test_toml_recipe(tmp_path):
     [
         ({"learning_rate": "1"}, "no value 'learning_rate'; it has name, images"),
         ({"lr": "fast"}, "lr = 'fast': expected a number"),
-        ({"width": "1.5"}, "width = 1.5: expected a whole number"),
+        ({"base_channels": "1.5"}, "base_channels = 1.5: expected a whole number"),
         ({"schedule": "sometimes"}, "schedule = 'sometimes', expected alternate or both"),
-        ({"d_maps": "[1, 2]"}, "d_maps and d_strides differ in length"),
+        ({"d_channel_mults": "[1, 2]"}, "d_channel_mults and d_strides differ in length"),
         ({"size": "36"}, "size 36 is no multiple of 8"),
         ({"batch_size": "0"}, "batch_size = 0, expected at least 2"),
     ],

@@ -8,9 +8,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from test_baselines import home, run  # noqa: F401  (fixtures)
 
-from evalkit.artifacts import building
+from evalkit.artifacts import write_artifact
 from evalkit.evaluation import nn_error as nn_error_module
-from evalkit.evaluation.nn_error import Nearest, _fit, _short, sampler
+from evalkit.evaluation.nn_error import NearestSamples, _fit, _short, sampler
 from evalkit.gan.checkpoint import new_state, save_checkpoint
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import recipe_named
@@ -20,7 +20,7 @@ from evalkit.results import read_results
 @pytest.fixture
 def conditional(home):  # noqa: F811
     """A run of three classes at 32 x 32, not trained."""
-    recipe = dataclasses.replace(recipe_named("digits"), classes=3, width=4)
+    recipe = dataclasses.replace(recipe_named("digits"), classes=3, base_channels=4)
     return recipe, saved(home, recipe, "mine")
 
 
@@ -33,31 +33,31 @@ def saved(home, recipe, name):  # noqa: F811
 def test_reference_nearest_over_batches_equals_scikit_learn():
     random = np.random.default_rng(0)
     samples, labels = random.normal(size=(500, 12)).astype("f4"), random.integers(0, 4, 500)
-    pictures = random.normal(size=(1100, 12)).astype("f4")
-    nearest = Nearest.none_yet(1100, torch.device("cpu"))
+    images = random.normal(size=(1100, 12)).astype("f4")
+    nearest = NearestSamples.none_yet(1100, torch.device("cpu"))
     for part in np.split(np.arange(500), [130, 131, 400]):
-        nearest.update(torch.from_numpy(pictures), torch.from_numpy(samples[part]), torch.from_numpy(labels[part]))
+        nearest.update(torch.from_numpy(images), torch.from_numpy(samples[part]), torch.from_numpy(labels[part]))
     model = KNeighborsClassifier(1).fit(samples, labels)
-    assert np.array_equal(nearest.labels.numpy(), model.predict(pictures))
-    np.testing.assert_allclose(nearest.distances.sqrt(), model.kneighbors(pictures)[0][:, 0], rtol=1e-3)  # of squares
+    assert np.array_equal(nearest.labels.numpy(), model.predict(images))
+    np.testing.assert_allclose(nearest.distances.sqrt(), model.kneighbors(images)[0][:, 0], rtol=1e-3)  # of squares
 
 
 def test_value_of_planted_samples(tmp_path):
-    """Templates of two classes: mislabelled samples of one class get exactly its pictures wrong."""
+    """Templates of two classes: mislabelled samples of one class get exactly its images wrong."""
     templates = torch.eye(2, 6) * 5
     truth = torch.arange(40) % 2
-    pictures = templates[truth] + 0.1 * torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    images = templates[truth] + 0.1 * torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 
     def draw(number, count):
         labels = torch.arange(count) % 2
         noise = torch.randn(count, 6, generator=torch.Generator().manual_seed(number))
         return templates[labels] + 0.1 * noise, torch.zeros_like(labels) if number == 0 else labels
 
-    with building(tmp_path / "planted", settings={}, made_from={}) as artifact:
-        mislabelled = _fit(artifact, draw, pictures, 1000)
+    with write_artifact(tmp_path / "planted", settings={}, made_from={}) as artifact:
+        mislabelled = _fit(artifact, draw, images, 1000)
     assert np.array_equal(mislabelled, np.zeros(40)) and (mislabelled != truth.numpy()).mean() == 0.5
-    with building(tmp_path / "right", settings={}, made_from={}) as artifact:
-        assert np.array_equal(_fit(artifact, lambda number, count: draw(number + 1, count), pictures, 10), truth)
+    with write_artifact(tmp_path / "right", settings={}, made_from={}) as artifact:
+        assert np.array_equal(_fit(artifact, lambda number, count: draw(number + 1, count), images, 10), truth)
 
 
 def test_a_killed_fit_goes_on_to_the_same_labels(tmp_path, monkeypatch, conditional):
@@ -65,9 +65,9 @@ def test_a_killed_fit_goes_on_to_the_same_labels(tmp_path, monkeypatch, conditio
     monkeypatch.setattr(nn_error_module, "_STEP", 2)
     recipe, _ = conditional
     generator = build_networks(recipe, seed=0)[0]
-    draw, pictures = sampler(generator, recipe, seed=0), torch.rand(30, 32 * 32 * 3)
-    with building(tmp_path / "whole", settings={}, made_from={}) as artifact:
-        whole = _fit(artifact, draw, pictures, 110)
+    draw, images = sampler(generator, recipe, seed=0), torch.rand(30, 32 * 32 * 3)
+    with write_artifact(tmp_path / "whole", settings={}, made_from={}) as artifact:
+        whole = _fit(artifact, draw, images, 110)
     drawn = []
 
     def dying(number, count):
@@ -77,12 +77,12 @@ def test_a_killed_fit_goes_on_to_the_same_labels(tmp_path, monkeypatch, conditio
         return draw(number, count)
 
     for ended in (False, True):
-        with building(tmp_path / "killed", settings={}, made_from={}) as artifact:
+        with write_artifact(tmp_path / "killed", settings={}, made_from={}) as artifact:
             if not ended:
                 with pytest.raises(KeyboardInterrupt):
-                    _fit(artifact, dying, pictures, 110)
+                    _fit(artifact, dying, images, 110)
             else:
-                again = _fit(artifact, dying, pictures, 110)
+                again = _fit(artifact, dying, images, 110)
     assert drawn == [0, 1, 2, 3, 2, 3, 4, 5] and np.array_equal(whole, again)
 
 
@@ -99,10 +99,10 @@ def test_nn_error_on_the_command_line(run, home, conditional):  # noqa: F811
 
 
 def test_generators_that_cannot_be_tested_are_refused(run, home):  # noqa: F811
-    plain = saved(home, dataclasses.replace(recipe_named("digits"), width=4), "plain")
+    plain = saved(home, dataclasses.replace(recipe_named("digits"), base_channels=4), "plain")
     result = run("nn-error", "--encoder", plain, "--dataset", "nowhere")
     assert result.exit_code == 1 and "plain@0: recipe digits has no classes, so its samples have" in result.stderr
-    five = saved(home, dataclasses.replace(recipe_named("digits"), classes=5, width=4), "five")
+    five = saved(home, dataclasses.replace(recipe_named("digits"), classes=5, base_channels=4), "five")
     result = run("nn-error", "--encoder", five, "--dataset", "striped")
     assert "five@0: draws 5 classes at 32x32, striped has 3 at 32x32" in result.stderr
 

@@ -30,7 +30,7 @@ from evalkit.pretrained.dcgan_release import RELEASES, discriminator_parameters,
 from evalkit.pretrained.import_weights import import_weights
 from evalkit.pretrained.registry import listed, shipped_folder
 from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
-from evalkit.results import add_figure
+from evalkit.results import add_result
 from evalkit.workspace import Workspace
 
 FIRST = {"dcgan-imagenet32": "30", "dcgan-svhn": "200"}
@@ -156,16 +156,16 @@ def test_reference_imported_networks_are_theanos(name, tmp_path, workspace, monk
     release = write_release(tmp_path / "release", RELEASES[name])
     monkeypatch.setitem(RELEASES, name, release)
     path = import_weights([tmp_path / "release"], workspace)
-    assert path == workspace.place("pretrained weights", name)
+    assert path == workspace.path_of("pretrained weights", name)
     arrays = [np.load(tmp_path / "release" / file.name).astype(np.float64) for file in release.files]
     recipe, random = RECIPES[release.recipe], np.random.default_rng(2)
     count = len(discriminator_parameters(recipe))
-    pictures, z = random.uniform(-1, 1, (3, 3, 32, 32)), random.normal(size=(3, recipe.z_length))
-    taps, logits = theano_discriminator(arrays[:count], recipe.d_strides, pictures)
+    images, z = random.uniform(-1, 1, (3, 3, 32, 32)), random.normal(size=(3, recipe.z_dim))
+    taps, logits = theano_discriminator(arrays[:count], recipe.d_strides, images)
     discriminator = load_discriminator(path).train()  # normalises by the batch, as Theano's does
     with torch.no_grad():
-        ours = discriminator.taps(torch.from_numpy(pictures).float())
-        verdicts = discriminator(torch.from_numpy(pictures).float())[:, None]
+        ours = discriminator.taps(torch.from_numpy(images).float())
+        verdicts = discriminator(torch.from_numpy(images).float())[:, None]
         drawn = load_generator(path)(torch.from_numpy(z).float())
     # float32: sums of up to 4,608 products, normalised to about 1 after each layer
     for tap, expected in zip(ours.values(), taps, strict=True):
@@ -297,16 +297,16 @@ def test_reference_a_torch_dcgan_is_the_same_network(tmp_path, workspace):
     files = [saved(d, tmp_path / "netD.pth"), saved(parallel, tmp_path / "netG.pth")]
     path = import_weights(files, workspace, name="bedrooms", licence="CC0")
     random = torch.Generator().manual_seed(1)
-    pictures = torch.rand(3, 3, 64, 64, generator=random) * 2 - 1
+    images = torch.rand(3, 3, 64, 64, generator=random) * 2 - 1
     z = torch.randn(3, 10, generator=random)
     ours, drawn = load_discriminator(path), load_generator(path)(z)
     with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(pictures), d.eval()["main"](pictures).flatten())
-        torch.testing.assert_close(ours.taps(pictures)["conv4"], d["main"][:11](pictures))
+        torch.testing.assert_close(ours.eval()(images), d.eval()["main"](images).flatten())
+        torch.testing.assert_close(ours.taps(images)["conv4"], d["main"][:11](images))
         torch.testing.assert_close(drawn, g.train()["main"](z[:, :, None, None]))
     assert "- licence: CC0" in (path / "card.md").read_text()
     recipe = read_pretrained(path)["settings"]["recipe"]
-    assert (recipe["width"], recipe["d_maps"], recipe["g_maps"]) == (2, [3, 6, 12, 24], [16, 8, 4, 2])
+    assert (recipe["base_channels"], recipe["d_channel_mults"], recipe["g_channel_mults"]) == (2, [3, 6, 12, 24], [16, 8, 4, 2])
 
 
 def test_torch_files_that_are_not_that_network_are_refused(tmp_path, workspace):
@@ -342,9 +342,9 @@ def test_an_even_kernel_needs_strides_of_2():
 
 @pytest.fixture
 def trained(striped, workspace):
-    recipe = override(RECIPES["digits"], {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2})
-    train(striped, workspace.place("run", "tiny"), recipe, options=TrainOptions(device="cpu", precision="float32"))
-    return workspace.place("run", "tiny")
+    recipe = override(RECIPES["digits"], {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 2})
+    train(striped, workspace.path_of("run", "tiny"), recipe, options=TrainOptions(device="cpu", precision="float32"))
+    return workspace.path_of("run", "tiny")
 
 
 def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_path):
@@ -375,9 +375,9 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
     assert all(torch.equal(value, exact[name].half().to(value.dtype)) for name, value in halved.items())
 
     sha256 = sha256_file(path / "discriminator.safetensors")
-    ours = dataclasses.replace(FIGURE, encoder="pretrained:half", weights_sha256=sha256, value=61.25, spread=0.5, n=3)
+    ours = dataclasses.replace(FIGURE, encoder="pretrained:half", weights_sha256=sha256, value=61.25, uncertainty=0.5, n=3)
     for figure in (ours, dataclasses.replace(FIGURE, encoder="other", weights_sha256="ab", value=99.0)):
-        add_figure(tmp_path / "results.csv", figure)
+        add_result(tmp_path / "results.csv", figure)
     arguments = ["pretrained", "card", "half", "--results", str(tmp_path / "results.csv")]
     done = CliRunner().invoke(main, ["--home", str(workspace.home), *arguments])
     card = (path / "card.md").read_text()
@@ -390,7 +390,7 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         "- precision: float32",
         "- run: tiny",
         "- d_updates: 2",
-        f"- command: evalkit train-gan --recipe digits --images {striped.name} --seed 0 --set width=4 --set ",
+        f"- command: evalkit train-gan --recipe digits --images {striped.name} --seed 0 --set base_channels=4 --set ",
         "bytes, float16",
     ):
         assert line in card
@@ -400,9 +400,9 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
 
 
 def test_moving_averages_are_the_networks_handed_on(striped, workspace):
-    small = {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2, "g_ema": 0.5, "d_ema": 0.5}
+    small = {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 2, "g_ema": 0.5, "d_ema": 0.5}
     recipe = override(RECIPES["digits"], small)
-    run = workspace.place("run", "averaged")
+    run = workspace.path_of("run", "averaged")
     checkpoint = train(striped, run, recipe, options=TrainOptions(device="cpu", precision="float32"))
     path = import_weights([run], workspace)
     assert path.name == "digits-2"

@@ -9,7 +9,7 @@ from example_results import FIGURE as EXAMPLE
 
 from evalkit.errors import ArtifactError
 from evalkit.report.tables import as_text, blocks, compare, published
-from evalkit.results import COLUMNS, add_figure, method_name, read_results
+from evalkit.results import COLUMNS, add_result, method_name, read_results
 
 FIGURE = dataclasses.replace(
     EXAMPLE,
@@ -17,7 +17,7 @@ FIGURE = dataclasses.replace(
     value=82.5,
     C=1e-4,
     device="CPU",
-    chosen="C = 0.0001",
+    hyperparameter="C = 0.0001",
     interval_low=81.74,
     interval_high=83.23,
     card="mine",
@@ -29,9 +29,9 @@ GOLDEN_RESULTS = (
 cifar10,imagenet32@150000,28672,400,accuracy_percent,73.25,0.50,1.96 std over draws,10,0.0001,extended 1e-05..0.01,\
 82.10,4000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,C = 0.0001,\
 validation,0.250,73.10,73.40,95% t interval of the mean,d1,mine
-cifar10,imagenet32@150000,28672,all,accuracy_percent,82.50,0.75,95% binomial interval over test pictures,1,0.0001,\
+cifar10,imagenet32@150000,28672,all,accuracy_percent,82.50,0.75,95% binomial interval over test images,1,0.0001,\
 extended 1e-05..0.01,82.10,50000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,\
-C = 0.0001,validation,,81.74,83.23,95% bootstrap interval over test pictures,d1,mine
+C = 0.0001,validation,,81.74,83.23,95% bootstrap interval over test images,d1,mine
 """
 )
 
@@ -42,44 +42,44 @@ FEW = dataclasses.replace(
 
 def test_golden_results_and_round_trip(tmp_path):
     path = tmp_path / "results.csv"
-    add_figure(path, FIGURE)
-    add_figure(path, FEW)
+    add_result(path, FIGURE)
+    add_result(path, FEW)
     assert path.read_text() == GOLDEN_RESULTS
-    add_figure(path, FEW)  # reading and writing again changes nothing, and the same figure takes its own place
+    add_result(path, FEW)  # reading and writing again changes nothing, and the same figure takes its own place
     assert path.read_text() == GOLDEN_RESULTS
 
 
 def test_a_figure_measured_again_replaces_its_row_and_others_stay(tmp_path):
     path = tmp_path / "results.csv"
-    add_figure(path, FIGURE)
-    add_figure(path, dataclasses.replace(FIGURE, value=80.0))
-    add_figure(path, dataclasses.replace(FIGURE, value=70.0, features_sha256="other"))
+    add_result(path, FIGURE)
+    add_result(path, dataclasses.replace(FIGURE, value=80.0))
+    add_result(path, dataclasses.replace(FIGURE, value=70.0, features_sha256="other"))
     assert sorted(read_results(path)["value"]) == [70.0, 80.0]
 
 
 def test_a_figure_of_other_draws_is_another_and_of_more_fits_comes_later(tmp_path):
     path = tmp_path / "results.csv"
     for n, grid in ((100, "extended 1e-05..0.01"), (10, "extended 2e-05..0.01")):
-        add_figure(path, dataclasses.replace(FEW, n=n, grid=grid, draws_sha256=f"of {n}"))
+        add_result(path, dataclasses.replace(FEW, n=n, search_range=grid, label_subsets_sha256=f"of {n}"))
     assert read_results(path)["n"].tolist() == [10, 100]
-    add_figure(path, dataclasses.replace(FEW, value=1.0, n=100, draws_sha256="of 100"))
+    add_result(path, dataclasses.replace(FEW, value=1.0, n=100, label_subsets_sha256="of 100"))
     assert read_results(path)["value"].tolist() == [73.25, 1.0]
 
 
 def test_tables_are_in_the_order_of_their_numbers_of_labels(tmp_path):
     for protocol in ("all", "100", "5", "1", "20"):
-        add_figure(tmp_path / "results.csv", dataclasses.replace(FEW, dataset="mine", protocol=protocol))
+        add_result(tmp_path / "results.csv", dataclasses.replace(FEW, dataset="mine", protocol=protocol))
     titles = [block.title for block in blocks(compare(read_results(tmp_path / "results.csv")))]
     words = ["1 label a class", "5 labels a class", "20 labels a class", "100 labels a class", "all labels"]
     assert titles == [f"mine, {word}: accuracy in %" for word in words]
 
 
 def test_text_for_a_terminal(tmp_path):
-    add_figure(tmp_path / "results.csv", FIGURE)
+    add_result(tmp_path / "results.csv", FIGURE)
     text = as_text(compare(read_results(tmp_path / "results.csv")))
     assert text.startswith("cifar10, all labels: accuracy in %\n") and "82.80                   published\n" in text
     assert "82.50 ± 0.75 (a)        measured, n = 1   -0.30  within the spread\n" in text
-    assert text.endswith("\n  (a: ± 95% binomial interval over test pictures)\n")
+    assert text.endswith("\n  (a: ± 95% binomial interval over test images)\n")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_text_for_a_terminal(tmp_path):
     [
         ({"value": 82.0}, "outside the spread"),
         ({"value": 83.5}, "within the spread"),
-        ({"dataset": "cifar10-jpeg"}, "other pictures than the published"),
+        ({"dataset": "cifar10-jpeg"}, "other images than the published"),
         ({"protocol": "400", "value": 74.9}, "within the spread"),  # 0.75 of ours and 0.4 of the paper's
         ({"protocol": "400", "value": 75.0}, "outside the spread"),
         ({"dataset": "digits"}, ""),
@@ -95,7 +95,7 @@ def test_text_for_a_terminal(tmp_path):
     ],
 )
 def test_value_of_verdicts(tmp_path, change, verdict):
-    add_figure(tmp_path / "results.csv", dataclasses.replace(FIGURE, **change))
+    add_result(tmp_path / "results.csv", dataclasses.replace(FIGURE, **change))
     table = compare(read_results(tmp_path / "results.csv"))
     assert table["verdict"].iloc[-1] == verdict
 
@@ -111,19 +111,19 @@ def test_pinned_published_rows():
 
 def test_rows_of_an_older_file_have_the_defaults_of_columns_that_came_later(tmp_path):
     path = tmp_path / "results.csv"
-    add_figure(path, FIGURE)
+    add_result(path, FIGURE)
     older = [line.split(",")[: COLUMNS.index("classifier")] for line in path.read_text().splitlines()]
     path.write_text("\n".join(map(",".join, older)) + "\n")
     row = read_results(path).iloc[0]
-    assert (row["classifier"], row["selected_on"], row["card"], row["value"]) == ("L2-SVM", "validation", "", 82.5)
-    add_figure(path, FIGURE)
+    assert (row["classifier"], row["select_on"], row["card"], row["value"]) == ("L2-SVM", "validation", "", 82.5)
+    add_result(path, FIGURE)
     assert path.read_text().count("\n") == 2  # measured again, it takes the older row's place
 
 
 def test_names_of_methods_say_what_is_not_the_default():
     row = pd.Series(dataclasses.asdict(dataclasses.replace(FIGURE, layers="conv3", scaling="standardised")))
     assert method_name(row) == "imagenet32@150000 + L2-SVM (conv3, standardised)"
-    row["selected_on"], row["grid"], row["layers"] = "test", "release 0.0001..0.01", ""
+    row["select_on"], row["search_range"], row["layers"] = "test", "release 0.0001..0.01", ""
     assert method_name(row) == "imagenet32@150000 + L2-SVM (standardised, release grid, C chosen on test)"
 
 

@@ -20,7 +20,17 @@ from sklearn.metrics import confusion_matrix
 from evalkit.artifacts import finish, new_manifest
 from evalkit.cli import main
 from evalkit.evaluation.record import facts_of
-from evalkit.report.data import best, by_layer, confusion, gather, grouped, over_C, over_labels, over_updates, probed
+from evalkit.report.data import (
+    best,
+    by_layer,
+    confusion,
+    gather_report_data,
+    grouped,
+    over_C,
+    over_labels,
+    over_updates,
+    probed,
+)
 from evalkit.report.differences import differences
 from evalkit.report.html import as_html
 from evalkit.report.latex import as_latex
@@ -28,7 +38,7 @@ from evalkit.report.markdown import as_markdown
 from evalkit.report.plots import block_figures
 from evalkit.report.render import write_report
 from evalkit.report.tables import as_csv, as_text, blocks
-from evalkit.results import add_figure
+from evalkit.results import add_result
 from evalkit.workspace import Workspace
 
 LOSSY = "cifar10-jpeg", "all"
@@ -43,7 +53,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def material(written):
-    return gather(written / "results.csv", Workspace(written))
+    return gather_report_data(written / "results.csv", Workspace(written))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tex", "md", "html"])
@@ -62,7 +72,7 @@ def test_equal_figures_give_equal_plots(material, page):
         assert figure.draw() in page
 
 
-def test_every_figure_on_lossy_pictures_says_so(material):
+def test_every_figure_on_lossy_images_says_so(material):
     """In each format: the line (or table row) of each measured figure on cifar10-jpeg, and of no other."""
     lossy = [f"{each.row['value']:.2f} " for each in material.measured if each.row["dataset"] == "cifar10-jpeg"]
     pages = as_text(material.table), as_latex(material.table), GOLDEN.joinpath("report.md").read_text()
@@ -118,8 +128,8 @@ NASTY = r"my_net & <b>50%</b> $1 #2 {x} ~^\a | `c` *d* [e]"
 
 
 def nasty(tmp_path):
-    add_figure(tmp_path / "results.csv", dataclasses.replace(FIGURE, encoder=NASTY))
-    return gather(tmp_path / "results.csv", Workspace(tmp_path))
+    add_result(tmp_path / "results.csv", dataclasses.replace(FIGURE, encoder=NASTY))
+    return gather_report_data(tmp_path / "results.csv", Workspace(tmp_path))
 
 
 def test_names_are_text_in_every_format(tmp_path):
@@ -156,7 +166,7 @@ def test_value_of_the_series(material):
     group = grouped(material)[LOSSY]
     (updates,) = over_updates(group)
     assert (updates.name, updates.x) == ("imagenet32 + L2-SVM", (75000.0, 150000.0))
-    assert updates.percent == pytest.approx((60.0, 66.67)) and updates.spread == (0.75, 0.75)
+    assert updates.percent == pytest.approx((60.0, 66.67)) and updates.uncertainty == (0.75, 0.75)
     labels = {line.name: line for line in over_labels(material.measured) if "svhn" not in line.name}
     assert labels["imagenet32@150000 + L2-SVM"].x == (4000.0, 50000.0)
     assert "pixels + L2-SVM" not in labels  # its other figure was chosen on test, which is another method
@@ -180,10 +190,10 @@ def test_value_of_a_probes_line():
 def test_the_best_is_not_one_that_was_chosen_on_test(tmp_path):
     results = tmp_path / "results.csv"
     add_example(results, right=20)
-    add_example(results, right=30, selected_on="test")
+    add_example(results, right=30, select_on="test")
     add_example(results, right=20, dataset="svhn", metric="error_percent")
     add_example(results, right=15, dataset="svhn", metric="error_percent", features_sha256="less")
-    groups = grouped(gather(results, Workspace(tmp_path)))
+    groups = grouped(gather_report_data(results, Workspace(tmp_path)))
     assert best(groups[LOSSY]).row["value"] == pytest.approx(66.67)
     assert best(groups["svhn", "all"]).row["value"] == 50.0  # the lower error
 
@@ -199,11 +209,11 @@ def test_reference_confusions_are_scikit_learns(material):
 def test_value_of_the_differences_from_the_paper(material):
     top = best(grouped(material)[LOSSY])
     assert [tuple(line) for line in differences(top)] == [
-        ("pictures evaluated (cifar10-jpeg)", "original", "a lossy JPEG copy"),
+        ("images evaluated (cifar10-jpeg)", "original", "a lossy JPEG copy"),
         (
-            "pictures trained on",
-            "ImageNet-1k: about 1,281,000 pictures of 1,000 classes",
-            "tiny-imagenet: 100,000 pictures of 200 classes",
+            "images trained on",
+            "ImageNet-1k: about 1,281,000 images of 1,000 classes",
+            "tiny-imagenet: 100,000 images of 200 classes",
         ),
         ("updates of D", "150,000", "800 (0.5 %)"),
         ("arithmetic", "float32", "bfloat16"),
@@ -214,8 +224,8 @@ def test_value_of_the_differences_from_the_paper(material):
 
 def test_differences_are_those_from_the_network_of_the_papers_table(material):
     each = material.measured[0]
-    own = each.training | {"recipe": {"name": "mine", "width": 64, "lr": 2e-4}}
-    assert ("recipe: width", "128", "64") in differences(dataclasses.replace(each, training=own))
+    own = each.training | {"recipe": {"name": "mine", "base_channels": 64, "lr": 2e-4}}
+    assert ("recipe: base_channels", "128", "64") in differences(dataclasses.replace(each, training=own))
     digits = dataclasses.replace(each, row=each.row.replace("cifar10-jpeg", "digits"))
     assert differences(digits) == []  # the paper has no figures of them
 
@@ -225,7 +235,7 @@ def test_value_of_the_differences_of_features(material):
     plain = differences(each)
     as_the_paper = {"extraction": {"batch_norm": "target"}}
     assert differences(dataclasses.replace(each, card=each.card | as_the_paper)) == plain
-    card = each.card | {"extraction": {"batch_norm": "source", "mirror": True, "shift": 2}}
+    card = each.card | {"extraction": {"batch_norm": "source", "hflip": True, "shift": 2}}
     row = each.row.copy()
     row["scaling"] = "standardised"
     added = [line for line in differences(dataclasses.replace(each, card=card, row=row)) if line not in plain]
@@ -234,8 +244,8 @@ def test_value_of_the_differences_of_features(material):
         ("features averaged", "no", "shifted by 2 and with mirror image"),
         (
             "batch-norm statistics",
-            "of the training pictures evaluated (its release)",
-            "of the pictures trained on",
+            "of the training images evaluated (its release)",
+            "of the images trained on",
         ),
     ]
     others = dataclasses.replace(each, card=card, training={})  # the paper says nothing of other networks
@@ -253,12 +263,12 @@ def test_arithmetic_of_a_training_is_that_of_its_checkpoint_or_unknown(tmp_path,
 
 
 def test_training_of_a_figure_without_a_card_is_that_of_its_run(tmp_path):
-    add_figure(tmp_path / "results.csv", FIGURE)
+    add_result(tmp_path / "results.csv", FIGURE)
     recipe = {"name": "imagenet32", "lr": 0.0002}
     (tmp_path / "runs/new").mkdir(parents=True)
     manifest = new_manifest("run", settings={"recipe": recipe}, made_from={"images_sha256": "i"})
     finish(tmp_path / "runs/new", tmp_path / "runs/imagenet32", manifest)
-    (each,) = gather(tmp_path / "results.csv", Workspace(tmp_path)).measured
+    (each,) = gather_report_data(tmp_path / "results.csv", Workspace(tmp_path)).measured
     assert (each.training["d_updates"], each.training["recipe"]) == (150_000, recipe)
 
 
@@ -280,18 +290,18 @@ def test_the_command_writes_all_formats_and_samples_of_the_runs_measured(home):
     for updates in (0, 75000, 150000):
         Image.new("RGB", (640, 640), "red").save(home / f"runs/imagenet32/samples/d-{updates:08d}.png")
     rows = "0,cifar10-jpeg,100,5000,0.001,41.50\n75000,cifar10-jpeg,100,5000,0.0005,52.25\n"
-    names = "d_updates,dataset,labels_per_class,validation_pictures,C,validation_percent\n"
+    names = "d_updates,dataset,labels_per_class,validation_images,C,validation_percent\n"
     (home / "runs/imagenet32/probe.csv").write_text(names + rows)
     result = report(home)
-    assert result.exit_code == 0 and "cifar10-jpeg (lossy JPEG pictures), all labels" in result.stdout
+    assert result.exit_code == 0 and "cifar10-jpeg (lossy JPEG images), all labels" in result.stdout
     assert sorted(path.suffix for path in home.glob("report.*")) == [".csv", ".html", ".md", ".tex"]
     page = (home / "report.html").read_text()
     assert "imagenet32, 100 labels a class of cifar10-jpeg" in page
     assert page.count("data:image/jpeg;base64,") == 3 and "imagenet32: samples after 150,000 updates of D" in page
     linked = re.findall(r"\((report-files/[^)]*)\)", (home / "report.md").read_text())
     assert linked and all((home / link).is_file() for link in linked) and linked[-1].endswith(".jpg")
-    with Image.open(home / linked[-1]) as picture:
-        assert picture.size == (448, 448)
+    with Image.open(home / linked[-1]) as image:
+        assert image.size == (448, 448)
 
 
 def test_the_command_writes_what_is_asked_for(home):
@@ -340,12 +350,12 @@ def test_what_cannot_be_reported_is_one_line(home, break_it, arguments, message)
 
 def test_weights_handed_on_bring_the_samples_and_the_curve_of_their_run(tmp_path):
     add_example(tmp_path / "results.csv", encoder="pretrained:mine")
-    weights = Workspace(tmp_path).place("pretrained weights", "mine")
+    weights = Workspace(tmp_path).path_of("pretrained weights", "mine")
     weights.mkdir(parents=True)
     (weights / "manifest.json").write_text("{}")
     (weights / "probe.csv").write_text("d_updates,dataset,labels_per_class,validation_percent\n7,cifar10,400,61.5\n")
     Image.new("RGB", (64, 64), "red").save(weights / "samples-00000007.png")
-    material = gather(tmp_path / "results.csv", Workspace(tmp_path))
+    material = gather_report_data(tmp_path / "results.csv", Workspace(tmp_path))
     write_report(material, tmp_path / "r.md")
     text = (tmp_path / "r.md").read_text()
     assert "pretrained:mine: samples after 7 updates of D" in text and "| updates of D | " in text

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that weights bring with them: equal to those computed from the pictures trained on."""
+"""Batch-norm statistics that weights bring with them: equal to those computed from the images trained on."""
 
 import json
 
@@ -20,7 +20,7 @@ from evalkit.images import load_images
 from evalkit.pretrained.import_weights import import_weights
 from evalkit.workspace import Workspace
 
-VALUES = {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 2}
+VALUES = {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 2}
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def other(tmp_path):
-    """Pictures that are not those trained on."""
-    pictures = np.random.default_rng(1).integers(0, 256, (200, 32, 32, 3)).astype(np.uint8)
+    """Images that are not those trained on."""
+    images = np.random.default_rng(1).integers(0, 256, (200, 32, 32, 3)).astype(np.uint8)
     splits = {"train": (0, 150), "test": (150, 200)}
-    return write_image_set(tmp_path / "home/images/other", pictures, np.arange(200) % 3, splits)
+    return write_image_set(tmp_path / "home/images/other", images, np.arange(200) % 3, splits)
 
 
 def run(striped, workspace, **values):
-    """A trained run, and the pictures it was trained on in the workspace."""
+    """A trained run, and the images it was trained on in the workspace."""
     recipe = override(RECIPES["digits"], VALUES | values)
-    write_image_set(workspace.place("image set", "striped"), striped.images, striped.labels, striped.splits)
-    images = load_images(workspace.place("image set", "striped"))
-    train(images, workspace.place("run", "tiny"), recipe, options=TrainOptions(device="cpu", precision="float32"))
-    return workspace.place("run", "tiny"), images
+    write_image_set(workspace.path_of("image set", "striped"), striped.images, striped.labels, striped.splits)
+    images = load_images(workspace.path_of("image set", "striped"))
+    train(images, workspace.path_of("run", "tiny"), recipe, options=TrainOptions(device="cpu", precision="float32"))
+    return workspace.path_of("run", "tiny"), images
 
 
 def test_reference_features_by_statistics_that_came_with_the_weights(striped, other, workspace, tmp_path):
@@ -51,7 +51,7 @@ def test_reference_features_by_statistics_that_came_with_the_weights(striped, ot
         import_weights([trained], workspace, name=name, dtype="float16", statistics_of=included)
     plain, complete = (find_encoder(f"pretrained:{name}", workspace) for name in ("plain", "complete"))
     assert plain.sha256 == complete.sha256 and not plain.source_statistics
-    workspace.place("pretrained weights", "plain").joinpath("source_statistics.safetensors").write_bytes(
+    workspace.path_of("pretrained weights", "plain").joinpath("source_statistics.safetensors").write_bytes(
         b"of no manifest"
     )
     assert not find_encoder("pretrained:plain", workspace).source_statistics
@@ -65,22 +65,22 @@ def test_reference_features_by_statistics_that_came_with_the_weights(striped, ot
     assert not np.array_equal(found.features, target.features)
     kept = load_file(tmp_path / "b/statistics.safetensors")
     assert all(torch.equal(kept[name], value) for name, value in complete.source_statistics.items())
-    with pytest.raises(EvalkitError, match="pretrained:plain: batch norm `source` needs the pictures it was trained"):
+    with pytest.raises(EvalkitError, match="pretrained:plain: batch norm `source` needs the images it was trained"):
         extract(other, plain, tmp_path / "d", batch_norm="source", device="cpu")
 
 
-def test_the_command_adds_them_and_the_pipeline_needs_no_pictures(striped, other, workspace):
+def test_the_command_adds_them_and_the_pipeline_needs_no_images(striped, other, workspace):
     trained, images = run(striped, workspace)
     arguments = ["--home", str(workspace.home), "pretrained", "import", str(trained), "--name", "mine"]
     for option in ([], ["--replace", "--source-batch-norm"], ["--source-batch-norm"]):
         assert CliRunner().invoke(main, [*arguments, *option]).exit_code == 0
-    folder = workspace.place("pretrained weights", "mine")
+    folder = workspace.path_of("pretrained weights", "mine")
     assert "source_statistics" in json.loads((folder / "manifest.json").read_text())["settings"]
     size = (folder / "source_statistics.safetensors").stat().st_size
     assert f"- source_statistics.safetensors: {size:,} bytes, float32" in (folder / "card.md").read_text()
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 1 and "holds other weights" in again.stderr  # those without the statistics
-    for path in workspace.place("image set", "striped").iterdir():
+    for path in workspace.path_of("image set", "striped").iterdir():
         path.unlink()
     features = extract_features(workspace, "other", "pretrained:mine", batch_norm="source", device="cpu")
     assert features.encoder == "pretrained:mine (source batch norm)"
@@ -91,7 +91,7 @@ def test_statistics_that_cannot_be_had_are_refused(striped, workspace):
     trained, _ = run(striped, workspace, d_norm="spectral")
     with pytest.raises(EvalkitError, match="source statistics: the discriminator has no batch norm"):
         import_weights([trained], workspace, statistics_of=source_statistics)
-    for path in workspace.place("image set", "striped").iterdir():
+    for path in workspace.path_of("image set", "striped").iterdir():
         path.unlink()
-    with pytest.raises(EvalkitError, match="source statistics need the pictures that the weights were trained on"):
+    with pytest.raises(EvalkitError, match="source statistics need the images that the weights were trained on"):
         import_weights([trained], workspace, statistics_of=source_statistics)

@@ -22,12 +22,12 @@ from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.run_dir import checkpoints, latest_checkpoint
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
-from evalkit.gan.train import Loop, TrainOptions, _set_learning_rate, train
+from evalkit.gan.train import Trainer, TrainOptions, _set_learning_rate, train
 from evalkit.images.imageset import load_images
 
 SMALL = override(
     RECIPES["digits"],
-    {"width": 4, "z_length": 8, "batch_size": 32, "d_updates": 6, "schedule": "alternate", "l2": 1e-3},
+    {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 6, "schedule": "alternate", "l2": 1e-3},
 )
 OPTIONS = TrainOptions(device="cpu", precision="float32", checkpoint_updates=2, log_updates=1)
 
@@ -148,7 +148,7 @@ def first_weight(state, network):
 def test_which_network_a_minibatch_updates(striped, tmp_path, schedule, moved):
     state = new_state(override(SMALL, {"schedule": schedule}), seed=0, device=torch.device("cpu"))
     minibatches = Minibatches(striped, state.recipe, seed=0, device=torch.device("cpu"))
-    training = Loop(tmp_path, state, minibatches, OPTIONS, "float32", {})
+    training = Trainer(tmp_path, state, minibatches, OPTIONS, "float32", {})
     found = []
     for t in range(2):
         before = {name: first_weight(state, name).clone() for name in ("generator", "discriminator")}
@@ -163,9 +163,9 @@ def test_which_network_a_minibatch_updates(striped, tmp_path, schedule, moved):
     assert found == moved
 
 
-def test_an_epoch_shows_every_picture_once_and_depends_on_the_seed(striped):
+def test_an_epoch_shows_every_image_once_and_depends_on_the_seed(striped):
     minibatches = Minibatches(striped, SMALL, seed=1, device=torch.device("cpu"))
-    epoch = np.concatenate([minibatches.rows(t) for t in range(minibatches.an_epoch)])
+    epoch = np.concatenate([minibatches.rows(t) for t in range(minibatches.batches_per_epoch)])
     assert len(set(epoch)) == len(epoch) == 240 // 32 * 32
     other = Minibatches(striped, SMALL, seed=2, device=torch.device("cpu"))
     assert not np.array_equal(minibatches.rows(0), other.rows(0))
@@ -173,7 +173,7 @@ def test_an_epoch_shows_every_picture_once_and_depends_on_the_seed(striped):
 
 
 def test_value_of_linear_decay():
-    recipe = override(SMALL, {"d_updates": 100, "decay_from": 0.5, "schedule": "both"})
+    recipe = override(SMALL, {"d_updates": 100, "lr_decay_start": 0.5, "schedule": "both"})
     state = new_state(recipe, seed=0, device=torch.device("cpu"))
     rates = []
     for state.minibatches in (0, 49, 50, 75, 99):
@@ -282,14 +282,14 @@ def test_checkpoint_cut_short_is_refused(striped, tmp_path):
 
 def test_checkpoint_of_another_recipe_is_refused(striped, tmp_path):
     train(striped, tmp_path / "run", SMALL, options=OPTIONS)
-    other = train(striped, tmp_path / "other", override(SMALL, {"width": 8, "d_updates": 8}), options=OPTIONS)
+    other = train(striped, tmp_path / "other", override(SMALL, {"base_channels": 8, "d_updates": 8}), options=OPTIONS)
     shutil.copytree(other, tmp_path / "run" / "checkpoints" / other.name)
     with pytest.raises(ArtifactError, match="not the weights of this network .of another shape: deconv"):
         train(striped, tmp_path / "run", override(SMALL, {"d_updates": 9}), options=OPTIONS)
     assert (tmp_path / "run/checkpoints/d-00000006/manifest.json").is_file()
 
 
-def test_pictures_that_vanished_are_told(striped, tmp_path):
+def test_images_that_vanished_are_told(striped, tmp_path):
     train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
     (tmp_path / "striped" / "images.npy").unlink()
     with pytest.raises(ArtifactError, match="images.npy: missing, the manifest says .* make the artifact again"):
@@ -316,8 +316,8 @@ def test_loss_that_is_no_number_ends_the_run_before_it_is_saved(striped, tmp_pat
     assert isinstance(state, TrainingState) and checkpoints(tmp_path / "run") == []
 
 
-def test_pictures_that_do_not_fit_are_refused(striped, tmp_path):
-    with pytest.raises(EvalkitError, match="pictures of 32x32, recipe digits takes 64x64; prepare them with --size 64"):
+def test_images_that_do_not_fit_are_refused(striped, tmp_path):
+    with pytest.raises(EvalkitError, match="images of 32x32, recipe digits takes 64x64; prepare them with --size 64"):
         train(striped, tmp_path / "run", override(SMALL, {"size": 64}), options=OPTIONS)
-    with pytest.raises(EvalkitError, match="240 pictures, fewer than one minibatch of 256"):
+    with pytest.raises(EvalkitError, match="240 images, fewer than one minibatch of 256"):
         train(striped, tmp_path / "run", override(SMALL, {"batch_size": 256}), options=OPTIONS)

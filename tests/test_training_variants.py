@@ -22,7 +22,15 @@ from evalkit.encoders import find_encoder
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.record import facts_of
 from evalkit.features.extract import extract
-from evalkit.gan.checkpoint import RUN_KIND, Stretch, continued, new_state, read_checkpoint, restore, save_checkpoint
+from evalkit.gan.checkpoint import (
+    RUN_KIND,
+    TrainingSegment,
+    continued,
+    new_state,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+)
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import Discriminator, build_networks
 from evalkit.gan.norms import SpectralNorm, SyncedNorm
@@ -75,10 +83,12 @@ def test_spectral_features_are_those_of_the_normalised_weights(striped, tmp_path
     train(striped, tmp_path / "runs" / "sn", SPECTRAL, options=OPTIONS)
     checkpoint = latest_checkpoint(tmp_path / "runs" / "sn")
     encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
-    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
-    found = encoder.network.eval().lowered(["conv1", "conv2", "conv3"], precision="float32", sample=pictures)(pictures)
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    found = encoder.network.eval().optimized_for_inference(
+        ["conv1", "conv2", "conv3"], precision="float32", sample=images
+    )(images)
     stored = load_file(checkpoint / "discriminator.safetensors")
-    x = pictures.double()
+    x = images.double()
     for i in range(3):
         raw = stored[f"blocks.{i}.conv.parametrizations.weight.original"].double()
         left, right = (
@@ -125,7 +135,8 @@ def test_singular_vectors_of_the_moving_average_are_its_own():
 
 
 @pytest.mark.parametrize(
-    "values", [EMA, SPECTRAL_EMA, {"d_norm": "spectral", "loss": "hinge"}, {"flips": True, "picture_noise": 0.1}]
+    "values",
+    [EMA, SPECTRAL_EMA, {"d_norm": "spectral", "loss": "hinge"}, {"random_flip": True, "input_noise_std": 0.1}],
 )
 def test_variants_resume_as_an_undisturbed_run(striped, tmp_path, values):
     recipe = override(SMALL, values)
@@ -151,9 +162,10 @@ def test_decay_of_one_is_refused(key):
         override(SMALL, {key: 1.0})
 
 
-def test_flips_mirror_half_of_the_pictures(striped):
+def test_flips_mirror_half_of_the_images(striped):
     plain, flipped = (
-        Minibatches(striped, override(SMALL, {"flips": flips}), seed=0, device=CPU).real(1) for flips in (False, True)
+        Minibatches(striped, override(SMALL, {"random_flip": flips}), seed=0, device=CPU).real(1)
+        for flips in (False, True)
     )
     same = [torch.equal(a, b) for a, b in zip(plain, flipped, strict=True)]
     mirrored = [torch.equal(a.flip(2), b) for a, b in zip(plain, flipped, strict=True)]
@@ -162,11 +174,11 @@ def test_flips_mirror_half_of_the_pictures(striped):
 
 @pytest.fixture
 def places(striped):
-    """An image set whose every pixel is (picture, row, column)."""
-    picture, y, x = np.meshgrid(np.arange(200), np.arange(40), np.arange(36), indexing="ij")
+    """An image set whose every pixel is (image, row, column)."""
+    image, y, x = np.meshgrid(np.arange(200), np.arange(40), np.arange(36), indexing="ij")
     labels = np.zeros(200, np.int64)
     return replace(
-        striped, images=np.stack([picture, y, x], 3).astype(np.uint8), labels=labels, splits={"train": (0, 200)}
+        striped, images=np.stack([image, y, x], 3).astype(np.uint8), labels=labels, splits={"train": (0, 200)}
     )
 
 
@@ -174,7 +186,7 @@ def places(striped):
 def test_value_of_crops(places, view):
     if view:  # of all of them: as deduplication makes it
         places = replace(places, images=Rows(places.images, np.arange(200)))
-    recipe = override(SMALL, {"crops": True})
+    recipe = override(SMALL, {"random_crop": True})
     feed = Minibatches(places, recipe, seed=0, device=CPU)
     corners = []
     for t in (*range(1, 120, 2), 2):  # ahead of time but for the last
@@ -188,22 +200,24 @@ def test_value_of_crops(places, view):
     assert torch.equal(again.real(3), feed.real(3))
 
 
-def test_source_statistics_of_larger_pictures_are_refused(striped, places, tmp_path):
-    checkpoint = train(places, tmp_path / "run", override(SMALL, {"crops": True, "d_updates": 1}), options=OPTIONS)
+def test_source_statistics_of_larger_images_are_refused(striped, places, tmp_path):
+    checkpoint = train(
+        places, tmp_path / "run", override(SMALL, {"random_crop": True, "d_updates": 1}), options=OPTIONS
+    )
     encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
-    with pytest.raises(EvalkitError, match="batch norm `source` takes pictures of 32x32, these are 40x36"):
+    with pytest.raises(EvalkitError, match="batch norm `source` takes images of 32x32, these are 40x36"):
         extract(striped, encoder, tmp_path / "features", batch_norm="source", source_images=places, device="cpu")
 
 
-def test_larger_pictures_without_crops_are_refused(places):
-    with pytest.raises(EvalkitError, match="pictures of 40x36, recipe digits takes 32x32; prepare"):
+def test_larger_images_without_crops_are_refused(places):
+    with pytest.raises(EvalkitError, match="images of 40x36, recipe digits takes 32x32; prepare"):
         Minibatches(places, SMALL, seed=0, device=CPU)
     with pytest.raises(EvalkitError, match="takes 48x48 or larger; prepare"):
-        Minibatches(places, override(SMALL, {"crops": True, "size": 48}), seed=0, device=CPU)
+        Minibatches(places, override(SMALL, {"random_crop": True, "size": 48}), seed=0, device=CPU)
 
 
 def test_value_of_noise(striped):
-    recipe = override(SMALL, {"picture_noise": 0.5})
+    recipe = override(SMALL, {"input_noise_std": 0.5})
     feed = Minibatches(striped, recipe, seed=0, device=CPU)
     noise = feed.noise(1, 2)
     assert noise.std() == pytest.approx(0.5, rel=0.02) and abs(float(noise.mean())) < 0.01
@@ -213,8 +227,8 @@ def test_value_of_noise(striped):
     )
 
 
-def test_reference_losses_on_pictures_with_noise(striped):
-    feed = Minibatches(striped, override(SMALL, {"picture_noise": 0.5}), seed=0, device=CPU)
+def test_reference_losses_on_images_with_noise(striped):
+    feed = Minibatches(striped, override(SMALL, {"input_noise_std": 0.5}), seed=0, device=CPU)
     generator, discriminator = build_networks(SMALL, seed=1)
     real, z, noise = feed.real(1), feed.z(1, DISCRIMINATOR), feed.noise(1, 2)
     with torch.no_grad():
@@ -237,7 +251,7 @@ def test_bound_of_bfloat16_updates():
     real, z = torch.rand(64, 3, 32, 32, generator=random) * 2 - 1, torch.rand(64, 8, generator=random) * 2 - 1
     moved, losses = [], []
     for precision in ("float32", "bfloat16"):
-        state = new_state(override(SMALL, {"width": 16}), seed=0, device=CPU)
+        state = new_state(override(SMALL, {"base_channels": 16}), seed=0, device=CPU)
         optimiser = torch.optim.SGD(state.discriminator.parameters(), lr=1.0)
         before = [p.detach().clone() for p in state.discriminator.parameters()]
         with arithmetic(precision, CPU):
@@ -249,10 +263,10 @@ def test_bound_of_bfloat16_updates():
         assert float((rough - exact).norm() / exact.norm()) < 0.1  # sums of many roundings of 0.4 %
 
 
-# -- pictures beyond memory
+# -- images beyond memory
 
 
-def test_pictures_read_ahead_are_those_of_the_minibatch(striped):
+def test_images_read_ahead_are_those_of_the_minibatch(striped):
     ahead = Minibatches(striped, SMALL, seed=4, device=CPU)
     for t in (1, 3, 5, 7, 2, 9):  # in D's order, across an epoch's end, and out of order as after a rewind
         expected = torch.from_numpy(striped.split("train")[ahead.rows(t)]).permute(0, 3, 1, 2) / 127.5 - 1
@@ -279,7 +293,7 @@ class Half(Ranks):
 
 
 def test_ranks_share_a_minibatch(places):
-    recipe = override(SMALL, {"flips": True, "crops": True, "picture_noise": 0.1})
+    recipe = override(SMALL, {"random_flip": True, "random_crop": True, "input_noise_std": 0.1})
     whole, *halves = (Minibatches(places, recipe, seed=1, device=CPU, ranks=r) for r in (ALONE, Half(0), Half(1)))
     assert torch.equal(whole.real(3), torch.cat([half.real(3) for half in halves]))
     assert torch.equal(whole.z(3, 0), torch.cat([half.z(3, 0) for half in halves]))
@@ -360,7 +374,7 @@ def test_two_processes_train_as_one_and_one_goes_on(striped, tmp_path):
 
 
 def test_value_of_the_history():
-    alone, two = (Stretch(0, count, False, "float32") for count in (1, 2))
+    alone, two = (TrainingSegment(0, count, False, "float32") for count in (1, 2))
     assert continued((), alone) == (alone,)
     assert continued((alone,), replace(alone, from_d_updates=4)) == (alone,)  # as before
     history = continued((alone,), replace(two, from_d_updates=4))
@@ -492,7 +506,7 @@ def test_start_that_does_not_fit_is_refused(striped, tmp_path):
     first = train(striped, tmp_path / "first", SMALL, options=OPTIONS)
     run = tmp_path / "second"
     with pytest.raises(ArtifactError, match="generator.safetensors: these are not the weights of this network"):
-        train(striped, run, override(SMALL, {"width": 8}), options=OPTIONS, start=first)
+        train(striped, run, override(SMALL, {"base_channels": 8}), options=OPTIONS, start=first)
     train(striped, run, SMALL, options=OPTIONS)
     with pytest.raises(EvalkitError, match=r"second: started from fresh weights \(no --start\), asked for first@6"):
         train(striped, run, SMALL, options=OPTIONS, start=first)

@@ -16,7 +16,7 @@ from evalkit.gan.monitor import COLUMNS, Metrics, diversity, nearest_sample_dist
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import TrainOptions, override
 from evalkit.gan.run_dir import checkpoints
-from evalkit.gan.train import alarm, train
+from evalkit.gan.train import detect_collapse, train
 from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -31,22 +31,22 @@ def lines(path):
 
 
 def test_value_of_diversity():
-    pictures = np.zeros((2, 1, 2, 1), np.uint8)
-    pictures[:, 0, :, 0] = [[0, 10], [0, 30]]  # variances over pictures 0 and 100, of all pixels 150
-    assert diversity(pictures) == pytest.approx(np.sqrt(50 / 150))
+    images = np.zeros((2, 1, 2, 1), np.uint8)
+    images[:, 0, :, 0] = [[0, 10], [0, 30]]  # variances over images 0 and 100, of all pixels 150
+    assert diversity(images) == pytest.approx(np.sqrt(50 / 150))
 
 
 def test_diversity_does_not_depend_on_contrast():
-    pictures = np.random.default_rng(0).integers(0, 128, (40, 8, 8, 3)).astype(np.uint8) * 2
-    assert diversity(pictures) == pytest.approx(diversity(pictures // 2 + 60)) == pytest.approx(1, abs=0.02)
-    assert diversity(pictures[:1].repeat(5, axis=0)) == diversity(np.full((5, 8, 8, 3), 7, np.uint8)) == 0
+    images = np.random.default_rng(0).integers(0, 128, (40, 8, 8, 3)).astype(np.uint8) * 2
+    assert diversity(images) == pytest.approx(diversity(images // 2 + 60)) == pytest.approx(1, abs=0.02)
+    assert diversity(images[:1].repeat(5, axis=0)) == diversity(np.full((5, 8, 8, 3), 7, np.uint8)) == 0
 
 
 def test_reference_nearest_sample_distance():
-    recipe = override(SMALL, {"z_length": 4})
+    recipe = override(SMALL, {"z_dim": 4})
     generator = build_networks(recipe, seed=1)[0]
     drawn = sample(generator, recipe, 40, seed=7_000_000)
-    real = drawn[:5].copy()  # planted: the nearest sample is the picture itself
+    real = drawn[:5].copy()  # planted: the nearest sample is the image itself
     assert (
         nearest_sample_distance(generator, recipe, real, samples=40) < 0.05
     )  # sqrt of float32 rounding of |x|^2 ~ 1000
@@ -85,12 +85,12 @@ def row(d_updates, d_loss=0.5, diversity=0.8):
 
 def test_value_of_alarms():
     healthy = [row(i) for i in range(20)]
-    assert alarm(healthy) is None
-    assert alarm(healthy + [row(20 + i, d_loss=1e-4) for i in range(9)]) is None
-    what, since = alarm(healthy + [row(20 + i, d_loss=1e-4) for i in range(10)])
-    assert "D tells all samples from real pictures" in what and since == 20
-    assert alarm(healthy + [row(20 + i, diversity=0.01) for i in range(9)]) is None
-    what, since = alarm(healthy + [row(30 + i, diversity=0.01) for i in range(12)])
+    assert detect_collapse(healthy) is None
+    assert detect_collapse(healthy + [row(20 + i, d_loss=1e-4) for i in range(9)]) is None
+    what, since = detect_collapse(healthy + [row(20 + i, d_loss=1e-4) for i in range(10)])
+    assert "D tells all samples from real images" in what and since == 20
+    assert detect_collapse(healthy + [row(20 + i, diversity=0.01) for i in range(9)]) is None
+    what, since = detect_collapse(healthy + [row(30 + i, diversity=0.01) for i in range(12)])
     assert "samples have collapsed" in what and since == 32
 
 
@@ -105,7 +105,7 @@ def false_alarm(after):
 
 
 def test_collapsed_run_stops_and_keeps_its_checkpoints(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.gan.train.alarm", false_alarm(4))
+    monkeypatch.setattr("evalkit.gan.train.detect_collapse", false_alarm(4))
     with pytest.raises(EvalkitError, match="planted since 3 D updates; the checkpoints are kept; try --on-collapse"):
         train(striped, tmp_path / "run", SMALL, options=OPTIONS)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["d-00000002"]
@@ -114,7 +114,7 @@ def test_collapsed_run_stops_and_keeps_its_checkpoints(striped, tmp_path, monkey
 def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypatch):
     whole = train(striped, tmp_path / "whole", SMALL, options=OPTIONS)
     planted = false_alarm(4)
-    monkeypatch.setattr("evalkit.gan.train.alarm", planted)
+    monkeypatch.setattr("evalkit.gan.train.detect_collapse", planted)
     monkeypatch.setattr("evalkit.gan.train.tqdm.write", lambda line, file: setattr(planted, "heard", line))
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     rewound = train(striped, tmp_path / "rewound", SMALL, options=options)
@@ -128,7 +128,7 @@ def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypat
 
 
 def test_run_that_collapses_again_and_again_stops(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.gan.train.alarm", lambda rows: ("planted", 2) if len(rows) == 4 else None)
+    monkeypatch.setattr("evalkit.gan.train.detect_collapse", lambda rows: ("planted", 2) if len(rows) == 4 else None)
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     with pytest.raises(EvalkitError, match="planted since 2 D updates, after 3 rewinds; try another recipe"):
         train(striped, tmp_path / "run", SMALL, options=options)
@@ -143,7 +143,7 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
     train(striped, run, SMALL, options=OPTIONS, watcher=probe)
     rows = lines(run / "probe.csv")
     assert [r["d_updates"] for r in rows] == ["0", "2", "4", "6"]  # the first with the initial weights
-    assert {r["validation_pictures"] for r in rows} == {"180"}
+    assert {r["validation_images"] for r in rows} == {"180"}
     percents = [float(r["validation_percent"]) for r in rows]
     assert min(percents) > 60  # stripes of three directions; chance is 33
     best = read_checkpoint(run / "best")["settings"]["d_updates"]
@@ -156,7 +156,7 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
 
 def test_probe_measures_again_what_a_rewound_run_trained_again(striped, tmp_path, monkeypatch):
     planted = false_alarm(6)
-    monkeypatch.setattr("evalkit.gan.train.alarm", planted)
+    monkeypatch.setattr("evalkit.gan.train.detect_collapse", planted)
     monkeypatch.setattr("evalkit.gan.train.tqdm.write", lambda line, file: setattr(planted, "heard", line))
     monkeypatch.setattr(
         "evalkit.gan.train.checkpoint_before", lambda run, d_updates: checkpoints(run)[1]
@@ -184,10 +184,10 @@ def test_probe_that_fails_does_not_end_the_run(striped, tmp_path, monkeypatch):
     assert said == [f"probe after {d_updates} D updates: none (planted)" for d_updates in (0, 6)]
 
 
-def test_probe_never_sees_test_pictures(striped, tmp_path):
+def test_probe_never_sees_test_images(striped, tmp_path):
     probe = TrainingProbe(striped, tmp_path, labels_per_class=20, every=2, device="cpu")
     first, end = striped.splits["test"]
-    seen = {np.asarray(picture).tobytes() for picture in np.asarray(probe.images.images[np.arange(240)])}
+    seen = {np.asarray(image).tobytes() for image in np.asarray(probe.images.images[np.arange(240)])}
     assert len(probe.images) == 240 and not seen & {np.asarray(p).tobytes() for p in striped.images[first:end]}
 
 
@@ -206,7 +206,7 @@ def test_manifest_of_an_older_run_without_the_newer_values_resumes(striped, tmp_
     train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
     path = tmp_path / "run" / "manifest.json"
     manifest = json.loads(path.read_text())
-    for key in ("loss", "d_norm", "g_ema", "d_ema", "flips", "crops", "picture_noise"):
+    for key in ("loss", "d_norm", "g_ema", "d_ema", "random_flip", "random_crop", "input_noise_std"):
         del manifest["settings"]["recipe"][key]
     path.write_text(json.dumps(manifest))
     assert train(striped, tmp_path / "run", SMALL, options=OPTIONS).name == "d-00000006"

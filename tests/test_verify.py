@@ -11,17 +11,17 @@ from test_protocols import feature_set
 from evalkit.artifacts import MANIFEST, finish, new_manifest, read_manifest, sha256_file, sha256_json
 from evalkit.cli import main
 from evalkit.evaluation.evaluate import evaluate
-from evalkit.evaluation.label_subsets import make_draws, write_draws
+from evalkit.evaluation.label_subsets import make_label_subsets, write_label_subsets
 from evalkit.evaluation.protocol import Protocol
 from evalkit.evaluation.record import record
 from evalkit.evaluation.verify import verify
 from evalkit.features.featureset import KIND, load_features
 from evalkit.images.imageset import KIND as IMAGES
-from evalkit.probes.classifiers import FitOptions
+from evalkit.probes.classifiers import SolverOptions
 from evalkit.results import card_path, read_results, write_results
 from evalkit.workspace import Workspace
 
-PROTOCOLS = (Protocol(), Protocol(labels_per_class=5, select_draws=2, repeats=3))
+PROTOCOLS = (Protocol(), Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=3))
 
 
 def artifact(path, kind, arrays, made_from, **about):
@@ -36,7 +36,7 @@ def artifact(path, kind, arrays, made_from, **about):
 
 @pytest.fixture
 def home(tmp_path):
-    """A workspace with pictures, features of them, a checkpoint and two figures with their cards."""
+    """A workspace with images, features of them, a checkpoint and two figures with their cards."""
     made = feature_set()
     splits = {name: list(rows) for name, rows in made.splits.items()}
     about = {"class_names": list(made.class_names), "splits": splits}
@@ -70,9 +70,9 @@ def card_of(home, row=0):
 
 
 def test_what_was_measured_holds_with_every_check(home):
-    found = verdicts(home, refit=FitOptions("cpu"))
+    found = verdicts(home, refit=SolverOptions("cpu"))
     assert [verdict.outcome for verdict in found] == ["holds", "holds"]
-    names = ["run card", "figure from predictions", "weights", "pictures", "features", "test labels", "label draws"]
+    names = ["run card", "figure from predictions", "weights", "images", "features", "test labels", "label draws"]
     for verdict in found:
         assert [check.name for check in verdict.checks] == [*names, "refit"]
         assert {check.outcome for check in verdict.checks} == {"holds"}
@@ -126,12 +126,12 @@ def labels_of_the_features(home):
     [
         (lambda home: change_results(home, value=99.0), "run card: value is "),
         (lambda home: change_results(home, seed=5), "run card: seed is '0' in the card, '5' in the row"),
-        (lambda home: change_results(home, draws_sha256="0" * 64), "run card: draws_sha256 is "),
+        (lambda home: change_results(home, label_subsets_sha256="0" * 64), "run card: label_subsets_sha256 is "),
         (other_value_in_card, "run card: "),
         (card_of_another_row, "run card: protocol is 'all' in the card, '5' in the row"),
         (other_predictions, "figure from predictions: "),
         (lambda home: flip(home / "features/made--gaussian/features.npy"), "features: .*SHA-256 is not the manifest's"),
-        (lambda home: flip(home / "images/made/images.npy"), "pictures: .*SHA-256 is not the manifest's"),
+        (lambda home: flip(home / "images/made/images.npy"), "images: .*SHA-256 is not the manifest's"),
         (lambda home: flip(home / "runs/r/checkpoints/d-00000001/discriminator.npy"), "weights: .*not the manifest's"),
         (labels_of_the_features, "test labels: those beside the predictions are others; "),
     ],
@@ -145,12 +145,12 @@ def test_tampering_is_found(home, tamper, message):
 
 def test_a_number_changed_in_row_card_and_its_name_differs_from_the_predictions(home):
     card = json.loads(card_of(home).read_text())
-    card["figure"]["value"] += 1
+    card["result"]["value"] += 1
     renamed = card_of(home).with_name(f"{sha256_json(card)[:16]}.json")
     renamed.write_text(json.dumps(card))
     card_of(home).with_suffix(".npz").rename(renamed.with_suffix(".npz"))
     table = read_results(home / "results.csv")
-    table.loc[0, ["value", "card"]] = [card["figure"]["value"], renamed.stem]
+    table.loc[0, ["value", "card"]] = [card["result"]["value"], renamed.stem]
     write_results(home / "results.csv", table)
     assert "figure from predictions: value is " in str(verdicts(home)[0])
 
@@ -172,7 +172,7 @@ def test_features_that_no_longer_give_the_figure_differ_when_fitted_again(home):
         card.rename(card.with_name(f"{name}.json"))
     write_results(home / "results.csv", table)
     assert [verdict.outcome for verdict in verdicts(home)] == ["holds", "holds"]
-    fitted = verdicts(home, refit=FitOptions("cpu"))
+    fitted = verdicts(home, refit=SolverOptions("cpu"))
     assert [verdict.outcome for verdict in fitted] == ["differs", "differs"]
     assert "refit: " in str(fitted[0]) and " % fitted again, " in str(fitted[0])
 
@@ -180,11 +180,13 @@ def test_features_that_no_longer_give_the_figure_differ_when_fitted_again(home):
 def test_draws_from_a_file_are_found_by_their_hash(home):
     workspace, protocol = Workspace(home), PROTOCOLS[1]
     features = load_features(home / "features/made--gaussian")
-    draws = make_draws(features, Protocol(labels_per_class=5, select_draws=2, repeats=3, seed=9))
-    record(workspace, evaluate(features, protocol, draws=draws, device="cpu"), features, protocol)
+    draws = make_label_subsets(
+        features, Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=3, seed=9)
+    )
+    record(workspace, evaluate(features, protocol, label_subsets=draws, device="cpu"), features, protocol)
     mine = next(verdict for verdict in verdicts(home) if "they came from a file" in str(verdict))
     assert mine.outcome == "holds" and "not checked: label draws (they came from a file" in str(mine)
-    write_draws(workspace.draws, draws)
+    write_label_subsets(workspace.label_subsets, draws)
     assert [str(verdict).count("label draws") for verdict in verdicts(home)] == [1, 1, 1]
     assert not any("not checked" in str(verdict) for verdict in verdicts(home))
 

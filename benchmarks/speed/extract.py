@@ -1,9 +1,9 @@
 """How fast is extract beside the usual loop, how near to the machine's matrix peak, and in how much memory?
 
-    python benchmarks/speed/extract.py [--pictures 8192] [--usual 2048] [--rounds 3] [--device cpu] [--out FILE.csv]
+    python benchmarks/speed/extract.py [--images 8192] [--usual 2048] [--rounds 3] [--device cpu] [--out FILE.csv]
 
 Both take the 28,672 features of the imagenet32 discriminator (random weights, running statistics), in turn, several
-rounds. The usual loop is as tutorials write it: a DataLoader over pictures with a transform each, eager float32, NCHW,
+rounds. The usual loop is as tutorials write it: a DataLoader over images with a transform each, eager float32, NCHW,
 forward hooks, max-pooling, .cpu().numpy() and np.concatenate at the end, in memory. Ours is the whole `extract` call:
 trying the encoder, folding, computing, writing to disk, fsync, hashes, manifest. FLOPs are those of the convolutions;
 the peak is the fastest of several bf16 matrix products in the same run. Peak memory is that of a process of its own.
@@ -34,18 +34,18 @@ from evalkit.images import ImageSet
 from evalkit.runtime import describe_device, resolve_device, resolve_precision
 
 RECIPE = RECIPES["imagenet32"]
-COLUMNS = ("what", "value", "least", "most", "unit", "pictures", "device", "torch")
+COLUMNS = ("what", "value", "least", "most", "unit", "images", "device", "torch")
 
 
-def made_pictures(count):
-    """Noise: the time does not depend on what is on the pictures."""
+def made_images(count):
+    """Noise: the time does not depend on what is on the images."""
     images = np.random.default_rng(0).integers(0, 256, (count, RECIPE.size, RECIPE.size, 3), dtype=np.uint8)
     manifest = {"files": {"images.npy": {"sha256": ""}}, "made_from": {}}
     return ImageSet("noise", images, np.zeros(count, np.int64), ["noise"], {"train": (0, count)}, manifest)
 
 
-class Pictures(Dataset):
-    """As tutorials have it: a picture at a time, to a tensor, normalised."""
+class Images(Dataset):
+    """As tutorials have it: an image at a time, to a tensor, normalised."""
 
     def __init__(self, images):
         self.images = images
@@ -65,7 +65,7 @@ def usual(images, device, folder):
     for block in network.blocks:
         block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
-        for batch, _ in DataLoader(Pictures(images.images), batch_size=256, num_workers=2):
+        for batch, _ in DataLoader(Images(images.images), batch_size=256, num_workers=2):
             outputs.clear()
             network(batch.to(device))
             pooled = [F.adaptive_max_pool2d(output, 4).flatten(1) for output in outputs]
@@ -98,13 +98,13 @@ def timed(call, device):
 
 
 def run(method, count, device):
-    """Seconds of one run of a method on made pictures; what it wrote is deleted after that."""
+    """Seconds of one run of a method on made images; what it wrote is deleted after that."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        images = made_pictures(count)
+        images = made_images(count)
         return timed(lambda: method(images, device, Path(folder)), device)
 
 
-def flops_a_picture():
+def flops_a_image():
     network = build_networks(RECIPE, seed=0)[1].eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.taps(torch.zeros(1, RECIPE.channels, RECIPE.size, RECIPE.size))
@@ -112,15 +112,15 @@ def flops_a_picture():
 
 
 def peak_memory(which, count, device):
-    """Largest resident memory of a process that imports, makes the pictures and runs one of the two (MiB)."""
-    command = [sys.executable, __file__, "--memory-of", which, "--pictures", str(count), "--device", str(device)]
+    """Largest resident memory of a process that imports, makes the images and runs one of the two (MiB)."""
+    command = [sys.executable, __file__, "--memory-of", which, "--images", str(count), "--device", str(device)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def measure(asked, device):
     """Rows of the table without the last three columns."""
-    methods = {"usual loop": (usual, asked.usual), "evalkit": (ours, asked.pictures)}
-    precision, flops = resolve_precision("auto", device), flops_a_picture()
+    methods = {"usual loop": (usual, asked.usual), "evalkit": (ours, asked.images)}
+    precision, flops = resolve_precision("auto", device), flops_a_image()
     seconds, peaks = {name: [] for name in methods}, []
     for method, _ in methods.values():
         run(method, 256, device)  # warm-up
@@ -130,23 +130,23 @@ def measure(asked, device):
             peaks.append(peak(device, precision))
     for name, (_, count) in methods.items():
         rates = [1 / each for each in seconds[name]]
-        yield name, statistics.median(rates), min(rates), max(rates), "pictures/s", count
+        yield name, statistics.median(rates), min(rates), max(rates), "images/s", count
     ratios = [a / b for a, b in zip(seconds["usual loop"], seconds["evalkit"], strict=True)]
-    yield "evalkit / usual loop", statistics.median(ratios), min(ratios), max(ratios), "ratio", asked.pictures
-    yield "FLOPs a picture", flops / 1e6, flops / 1e6, flops / 1e6, "MFLOP", 1
+    yield "evalkit / usual loop", statistics.median(ratios), min(ratios), max(ratios), "ratio", asked.images
+    yield "FLOPs an image", flops / 1e6, flops / 1e6, flops / 1e6, "MFLOP", 1
     yield f"matrix peak, {precision}", max(peaks) / 1e9, min(peaks) / 1e9, max(peaks) / 1e9, "GFLOP/s", 0
     shares = [100 * flops / each / max(peaks) for each in seconds["evalkit"]]
-    yield "evalkit, share of the peak", statistics.median(shares), min(shares), max(shares), "%", asked.pictures
-    for name, which, count in (("usual loop", "usual", asked.usual), ("evalkit", "ours", asked.pictures)):
-        for pictures in (256, count):
-            memory = peak_memory(which, pictures, device)
-            yield f"{name}, peak memory", memory, memory, memory, "MiB", pictures
+    yield "evalkit, share of the peak", statistics.median(shares), min(shares), max(shares), "%", asked.images
+    for name, which, count in (("usual loop", "usual", asked.usual), ("evalkit", "ours", asked.images)):
+        for images in (256, count):
+            memory = peak_memory(which, images, device)
+            yield f"{name}, peak memory", memory, memory, memory, "MiB", images
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=8192)
-    parser.add_argument("--usual", type=int, default=2048, help="pictures of the usual loop, which is slower")
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--usual", type=int, default=2048, help="images of the usual loop, which is slower")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-of", choices=["usual", "ours"], help="run this one once and print its peak memory")
@@ -154,13 +154,13 @@ def main():
     asked = parser.parse_args()
     device = resolve_device(asked.device)
     if asked.memory_of:
-        run({"usual": usual, "ours": ours}[asked.memory_of], asked.pictures, device)
+        run({"usual": usual, "ours": ours}[asked.memory_of], asked.images, device)
         # not getrusage: its maximum counts the parent's memory from before the exec
         print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10)
         return
     about, rows = [describe_device(device), torch.__version__], []
     for row in measure(asked, device):
-        print("{}: {:.4g} ({:.4g} to {:.4g}) {}, {} pictures".format(*row), flush=True)
+        print("{}: {:.4g} ({:.4g} to {:.4g}) {}, {} images".format(*row), flush=True)
         rows.append([row[0], *(f"{value:.4g}" for value in row[1:4]), *row[4:], *about])
     with open(asked.out, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])

@@ -2,7 +2,7 @@
 
     python benchmarks/speed/latent.py IMAGES HOME [--only walk,filters] [--out benchmarks/results/latent-speed.csv]
 
-IMAGES is an image set of 64x64 pictures (a path). The network is `lsun64` with its initial weights: time does not
+IMAGES is an image set of 64x64 images (a path). The network is `lsun64` with its initial weights: time does not
 depend on their values. It is put into the workspace HOME, where the findings go, too. Rows of --only replace those in
 the file.
 """
@@ -31,7 +31,7 @@ COMMANDS = {
     "walk": ["--loop"],
     "arithmetic": ["--plus", "1,2,3", "--minus", "4,5,6", "--plus", "7,8,9"],
     "turn": ["--start", "0-3", "--end", "4-7"],
-    "invert": ["PICTURE"],
+    "invert": ["IMAGE"],
     "nearest": [],
     "filters": [],
     "forget": [],
@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(COMMANDS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latent-speed.csv"))
     arguments = parser.parse_args()
-    picture = prepare_home(arguments.images, arguments.home)
+    image = prepare_home(arguments.images, arguments.home)
     found = {}
     if arguments.out.exists():
         with open(arguments.out, newline="") as file:
             found = {row["command"]: row for row in csv.DictReader(file)}
     for name in arguments.only.split(","):
-        options = [str(picture) if option == "PICTURE" else option for option in COMMANDS[name]]
+        options = [str(image) if option == "IMAGE" else option for option in COMMANDS[name]]
         found[name] = measured(name, options, arguments.home)
         with open(arguments.out, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -60,19 +60,19 @@ def main() -> None:
 
 
 def prepare_home(images: Path, home: Path) -> Path:
-    """A run of no updates trained on `images`, a link to them, and one of their pictures as a file."""
-    pictures = load_images(images)
-    run, link = home / "runs/lsun64", home / "images" / pictures.name
+    """A run of no updates trained on `images`, a link to them, and one of their images as a file."""
+    real_images = load_images(images)
+    run, link = home / "runs/lsun64", home / "images" / real_images.name
     if not run.exists():
         building = run.with_name("lsun64.partial")
         building.mkdir(parents=True)
         finish(building, run, new_manifest(RUN_KIND, settings={}, made_from={}))
         state = new_state(RECIPES["lsun64"], seed=0, device=torch.device("cpu"))
-        save_checkpoint(run, state, made_from={"images_sha256": pictures.sha256})
+        save_checkpoint(run, state, made_from={"images_sha256": real_images.sha256})
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(images.resolve())
-    enlarged(pictures.images[0]).save(home / "picture.png")
-    return home / "picture.png"
+    enlarged(real_images.images[0]).save(home / "image.png")
+    return home / "image.png"
 
 
 def measured(name: str, options: list[str], home: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     python benchmarks/speed/prepare.py FOLDER [--repeats 5] [--copies 40] [--out benchmarks/results/prepare-speed.csv]
 
-FOLDER holds full-size JPEG pictures. "one core" counts processor seconds of one process, so that another program on
+FOLDER holds full-size JPEG images. "one core" counts processor seconds of one process, so that another program on
 the machine disturbs it little; "all cores" counts seconds from start to the finished files, workers' start included.
 The floor is what entropy decoding alone costs: the smallest scaled decode (1/8) of the fastest library at hand.
 The order of the methods changes from repeat to repeat.
@@ -27,22 +27,22 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from evalkit.images import Fit, prepare
-from evalkit.images.decode import fitted
+from evalkit.images import ResizeOptions, prepare
+from evalkit.images.decode import decode_and_resize
 from evalkit.images.prepare import cores
 from evalkit.version import versions
 
-COLUMNS = ["measured", "method", "workers", "value", "unit", "low", "high", "n", "ratio_to_torchvision", "pictures"]
+COLUMNS = ["measured", "method", "workers", "value", "unit", "low", "high", "n", "ratio_to_torchvision", "images"]
 IMAGENET = 1_281_167
 SIZE = 32
-EXACT, SCALED = Fit(size=SIZE), Fit(size=SIZE, decode="scaled")
+EXACT, SCALED = ResizeOptions(size=SIZE), ResizeOptions(size=SIZE, decode="scaled")
 TRANSFORM = transforms.Compose([transforms.Resize(SIZE), transforms.CenterCrop(SIZE), np.asarray])
 
 
 def floor_pillow(path: Path) -> None:
-    picture = Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG",))
-    picture.draft(None, (1, 1))
-    picture.load()
+    image = Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG",))
+    image.draft(None, (1, 1))
+    image.load()
 
 
 def floor_simplejpeg(path: Path) -> None:
@@ -52,13 +52,13 @@ def floor_simplejpeg(path: Path) -> None:
 
 
 def one_core(folder: Path) -> dict[str, Callable[[], object]]:
-    """Each method over all pictures, from the file to a uint8 array."""
+    """Each method over all images, from the file to a uint8 array."""
     dataset = ImageFolder(str(folder.parent), TRANSFORM)
     paths = sorted(path for path in folder.iterdir())
     methods: dict[str, Callable[[], object]] = {
         "torchvision": lambda: [dataset[k] for k in range(len(dataset))],
-        "evalkit exact": lambda: [fitted(path.read_bytes(), EXACT) for path in paths],
-        "evalkit scaled": lambda: [fitted(path.read_bytes(), SCALED) for path in paths],
+        "evalkit exact": lambda: [decode_and_resize(path.read_bytes(), EXACT) for path in paths],
+        "evalkit scaled": lambda: [decode_and_resize(path.read_bytes(), SCALED) for path in paths],
         "floor, Pillow 1/8": lambda: [floor_pillow(path) for path in paths],
     }
     try:
@@ -70,7 +70,7 @@ def one_core(folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def all_cores(folder: Path, copies: int, scratch: Path) -> dict[str, tuple[int, Callable[[], object]]]:
-    """Whole jobs over the pictures `copies` times: (workers, job)."""
+    """Whole jobs over the images `copies` times: (workers, job)."""
     dataset = ImageFolder(str(folder.parent), TRANSFORM)
     dataset.samples = dataset.samples * copies
     listing = folder.parent / "list.txt"
@@ -91,8 +91,8 @@ def all_cores(folder: Path, copies: int, scratch: Path) -> dict[str, tuple[int, 
     return jobs
 
 
-def rates(methods: dict[str, Callable[[], object]], pictures: int, repeats: int, clock: Callable[[], float]) -> dict:
-    """Pictures a second of each method, `repeats` times, after one round to warm up."""
+def rates(methods: dict[str, Callable[[], object]], images: int, repeats: int, clock: Callable[[], float]) -> dict:
+    """Images a second of each method, `repeats` times, after one round to warm up."""
     found: dict[str, list[float]] = {name: [] for name in methods}
     names = list(methods)
     for repeat in range(repeats + 1):
@@ -100,11 +100,11 @@ def rates(methods: dict[str, Callable[[], object]], pictures: int, repeats: int,
             start = clock()
             methods[name]()
             if repeat:
-                found[name].append(pictures / (clock() - start))
+                found[name].append(images / (clock() - start))
     return found
 
 
-def rate_rows(measured: str, found: dict, workers: dict[str, int], pictures: int) -> list[list[object]]:
+def rate_rows(measured: str, found: dict, workers: dict[str, int], images: int) -> list[list[object]]:
     rows = []
     for name, values in found.items():
         base = found[f"torchvision {workers[name]}" if measured == "all cores" else "torchvision"]
@@ -112,18 +112,21 @@ def rate_rows(measured: str, found: dict, workers: dict[str, int], pictures: int
         value, low, high = statistics.median(values), min(values), max(values)
         row = [measured, name.rstrip("0123456789 ") if measured == "all cores" else name, workers[name]]
         rows.append(
-            [*row, f"{value:.1f}", "pictures/s", f"{low:.1f}", f"{high:.1f}", len(values), f"{ratio:.3f}", pictures]
+            [*row, f"{value:.1f}", "images/s", f"{low:.1f}", f"{high:.1f}", len(values), f"{ratio:.3f}", images]
         )
     return rows
 
 
 def difference_rows(folder: Path) -> list[list[object]]:
-    """Mean absolute difference of scaled from exact decoding, by wanted size; low and high over pictures."""
+    """Mean absolute difference of scaled from exact decoding, by wanted size; low and high over images."""
     rows = []
     contents = [path.read_bytes() for path in sorted(folder.iterdir())]
     for size in (28, 32, 64):
-        scaled, exact = Fit(size=size, decode="scaled"), Fit(size=size)
-        pairs = [(fitted(c, scaled).images[0].astype(int), fitted(c, exact).images[0]) for c in contents]
+        scaled, exact = ResizeOptions(size=size, decode="scaled"), ResizeOptions(size=size)
+        pairs = [
+            (decode_and_resize(c, scaled).images[0].astype(int), decode_and_resize(c, exact).images[0])
+            for c in contents
+        ]
         each = [float(np.abs(a - b).mean()) for a, b in pairs]
         value = f"{statistics.mean(each):.3f}"
         about = ["difference", f"scaled from exact at {size}x{size}", "", value, "of 255, mean"]
@@ -135,7 +138,7 @@ def predicted_rows(rate: float) -> list[list[object]]:
     """ImageNet-1k's minutes from one core's rate, if the cores are free, scale linearly and the disk keeps up."""
     rows = []
     for count in (2, 16, 64):
-        about = ["predicted", "evalkit scaled, 1,281,167 pictures", count]
+        about = ["predicted", "evalkit scaled, 1,281,167 images", count]
         rows.append([*about, f"{IMAGENET / (rate * count) / 60:.1f}", "minutes", "", "", "", "", IMAGENET])
     return rows
 
@@ -152,21 +155,21 @@ def main() -> None:
         folder = Path(scratch, "in", "all")  # ImageFolder wants a class
         folder.parent.mkdir()
         folder.symlink_to(options.folder.resolve())
-        pictures = len(list(folder.iterdir()))
-        single = rates(one_core(folder), pictures, options.repeats, time.process_time)
+        images = len(list(folder.iterdir()))
+        single = rates(one_core(folder), images, options.repeats, time.process_time)
         jobs = all_cores(folder, options.copies, Path(scratch))
-        whole = rates({k: v[1] for k, v in jobs.items()}, pictures * options.copies, options.repeats, time.perf_counter)
-        rows = rate_rows("one core", single, dict.fromkeys(single, 1), pictures)
-        rows += rate_rows("all cores", whole, {k: v[0] for k, v in jobs.items()}, pictures * options.copies)
+        whole = rates({k: v[1] for k, v in jobs.items()}, images * options.copies, options.repeats, time.perf_counter)
+        rows = rate_rows("one core", single, dict.fromkeys(single, 1), images)
+        rows += rate_rows("all cores", whole, {k: v[0] for k, v in jobs.items()}, images * options.copies)
         rows += difference_rows(folder)
         rows += predicted_rows(statistics.median(single["evalkit scaled"]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with open(options.out, "w", newline="") as file:
-        mean = sum(path.stat().st_size for path in options.folder.iterdir()) / pictures
+        mean = sum(path.stat().st_size for path in options.folder.iterdir()) / images
         file.write(
             f"# python benchmarks/speed/prepare.py FOLDER --repeats {options.repeats} --copies {options.copies}\n"
         )
-        file.write(f"# {pictures} full-size ImageNet pictures, {mean:,.0f} bytes in the mean; low and high over n\n")
+        file.write(f"# {images} full-size ImageNet images, {mean:,.0f} bytes in the mean; low and high over n\n")
         known = ", ".join(f"{name} {version}" for name, version in versions().items())
         load = ", ".join(f"{value:.1f}" for value in (before, os.getloadavg()[0]))
         file.write(f"# load average before and after: {load} (other programs ran if it is above the cores' number)\n")

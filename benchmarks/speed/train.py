@@ -3,10 +3,10 @@
     python benchmarks/speed/train.py [--images IMAGE_SET] [--steps 3] [--rounds 3] [--device cpu] [--out FILE.csv]
 
 Both train the imagenet32 networks at full width, batch 128, one G and one D update a step, in turn, several rounds.
-The usual loop is as tutorials write it: eager, float32, NCHW, a DataLoader over pictures with a transform each. The
+The usual loop is as tutorials write it: eager, float32, NCHW, a DataLoader over images with a transform each. The
 share of the peak counts the FLOPs of every convolution and matrix product and divides by the fastest of several large
 matrix products in the same arithmetic, measured in the same run. Prints and writes for each loop: images/s (real
-pictures through D), ratio, GFLOP/s, share of the peaks; and where ours spends its time.
+images through D), ratio, GFLOP/s, share of the peaks; and where ours spends its time.
 """
 
 import argparse
@@ -36,14 +36,14 @@ RECIPE = RECIPES["imagenet32"]
 COLUMNS = ("what", "value", "least", "most", "unit", "device", "torch")
 
 
-def made_pictures(count=4096):
-    """Noise: training time does not depend on what is on the pictures."""
+def made_images(count=4096):
+    """Noise: training time does not depend on what is on the images."""
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     return ImageSet("noise", images, np.zeros(count, np.int64), ["noise"], {"train": (0, count)}, {"files": {}})
 
 
-class Pictures(Dataset):
-    """As tutorials have it: a picture at a time, to a tensor, normalised."""
+class Images(Dataset):
+    """As tutorials have it: an image at a time, to a tensor, normalised."""
 
     def __init__(self, images):
         self.images = images
@@ -68,7 +68,7 @@ class Usual:
         optimiser = {"lr": RECIPE.lr, "betas": (RECIPE.beta1, RECIPE.beta2)}
         self.d_optimiser = torch.optim.Adam(self.discriminator.parameters(), **optimiser)
         self.g_optimiser = torch.optim.Adam(self.generator.parameters(), **optimiser)
-        loader = DataLoader(Pictures(images.images), RECIPE.batch_size, shuffle=True, num_workers=2, drop_last=True)
+        loader = DataLoader(Images(images.images), RECIPE.batch_size, shuffle=True, num_workers=2, drop_last=True)
         self.batches = self._forever(loader)
 
     def _forever(self, loader):
@@ -80,7 +80,7 @@ class Usual:
         ones, zeros = torch.ones(len(real), device=self.device), torch.zeros(len(real), device=self.device)
         self.discriminator.zero_grad()
         self.loss(self.discriminator(real), ones).backward()
-        fake = self.generator(torch.rand(len(real), RECIPE.z_length, device=self.device) * 2 - 1)
+        fake = self.generator(torch.rand(len(real), RECIPE.z_dim, device=self.device) * 2 - 1)
         self.loss(self.discriminator(fake.detach()), zeros).backward()
         self.d_optimiser.step()
         self.generator.zero_grad()
@@ -156,7 +156,7 @@ def rows_of(loops, rounds, steps, device):
     for loop in loops:
         taken, work = times[loop.name], flops(loop) / 1e9
         yield f"{loop.name}: a G and a D update", taken, "s"
-        yield f"{loop.name}: real pictures", [RECIPE.batch_size / t for t in taken], "images/s"
+        yield f"{loop.name}: real images", [RECIPE.batch_size / t for t in taken], "images/s"
         yield f"{loop.name}: work", [work], "GFLOP a step"
         yield f"{loop.name}: rate", [work / t for t in taken], "GFLOP/s"
         for dtype, found in peaks.items():
@@ -177,14 +177,14 @@ def profiled(loop):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="an image set of 32x32 pictures [default: noise]")
+    parser.add_argument("--images", type=Path, help="an image set of 32x32 images [default: noise]")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("train-speed.csv"))
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
-    images = load_images(arguments.images) if arguments.images else made_pictures()
+    images = load_images(arguments.images) if arguments.images else made_images()
     loops = [Usual(images, device), *(Ours(images, device, precision) for precision in ("float32", "bfloat16"))]
     about = (describe_device(device), torch.__version__)
     found = [*rows_of(loops, arguments.rounds, arguments.steps, device)]

@@ -8,9 +8,9 @@ import click
 from evalkit.cli.options import (
     chosen_protocol,
     device_option,
-    draws_option,
-    figure_line,
+    label_subsets_option,
     protocol_options,
+    result_line,
     say,
     status_line,
 )
@@ -21,7 +21,7 @@ from evalkit.workspace import Workspace
 @click.command("baseline")
 @click.argument("name", type=click.Choice(list(BASELINES)))
 @protocol_options
-@draws_option
+@label_subsets_option
 @click.option("--dataset", default="cifar10", show_default=True, help="Data set, where no --protocol names one.")
 @click.option("--features", help="Fit knn or logistic on this feature set [default: pixels].")
 @click.option("--recipe", default="imagenet32", show_default=True, help="Network of random and cnn.")
@@ -32,7 +32,7 @@ from evalkit.workspace import Workspace
 @click.option("--minutes", type=float, default=float("inf"), help="Begin no network after so long [default: never].")
 @device_option
 @click.pass_obj
-def baseline_command(workspace: Workspace, name: str, dataset: str, draws: Path | None, **options: Any) -> None:
+def baseline_command(workspace: Workspace, name: str, dataset: str, label_subsets: Path | None, **options: Any) -> None:
     """Measure a baseline under a protocol; features that it needs are made first.
 
     pixels, whitened (PCA), random (weights), kmeans (Coates and Ng): L2-SVM on these features. knn, logistic: other
@@ -49,21 +49,26 @@ def baseline_command(workspace: Workspace, name: str, dataset: str, draws: Path 
 
     own = {key: options.pop(key) for key in tuple(options) if key in BaselineOptions.__dataclass_fields__}
     named, protocol = chosen_protocol(**options)
-    chosen: dict[str, Any] = {"options": BaselineOptions(**own), "draws": draws, "say": say}
+    chosen: dict[str, Any] = {"options": BaselineOptions(**own), "label_subsets": label_subsets, "say": say}
     with status_line() as show:
         measured = run_baseline(workspace, name, named or dataset, protocol, **chosen, show=show)
-    click.echo(figure_line(measured.figure))
+    click.echo(result_line(measured.result))
 
 
 @click.command("ablate")
 @click.option("--features", help="Feature set by name or path [default: the latest, of the protocol's data set].")
 @protocol_options
-@draws_option
+@label_subsets_option
 @click.option("--cumulative", is_flag=True, help="The layers up to each one, instead of each one alone.")
 @device_option
 @click.pass_obj
 def ablate_command(
-    workspace: Workspace, features: str | None, draws: Path | None, cumulative: bool, device: str, **protocol: Any
+    workspace: Workspace,
+    features: str | None,
+    label_subsets: Path | None,
+    cumulative: bool,
+    device: str,
+    **protocol: Any,
 ) -> None:
     """Measure an L2-SVM on each layer of the features alone. Layers measured before are not measured again.
 
@@ -74,7 +79,7 @@ def ablate_command(
     from evalkit.evaluation.measure import ablate
 
     dataset, chosen = chosen_protocol(**protocol)
-    options: dict[str, Any] = {"draws": draws, "cumulative": cumulative, "device": device, "say": say}
+    options: dict[str, Any] = {"label_subsets": label_subsets, "cumulative": cumulative, "device": device, "say": say}
     with status_line() as show:
         for measured in ablate(workspace, chosen, features=features, dataset=dataset, show=show, **options):
-            click.echo(figure_line(measured.figure))
+            click.echo(result_line(measured.result))

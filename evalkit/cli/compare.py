@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from evalkit.cli.options import chosen_protocol, device_option, figure_line, protocol_options, say, status_line
+from evalkit.cli.options import chosen_protocol, device_option, protocol_options, result_line, say, status_line
 from evalkit.workspace import Workspace
 
 
@@ -21,8 +21,8 @@ from evalkit.workspace import Workspace
 def compare_command(workspace: Workspace, a: str, b: str, results: Path | None) -> None:
     """Test whether the figures A and B differ, each named by its run card (the last column of results.csv).
 
-    Draws of labels are paired by Student's t-test, which needs the same draws (--draws); single fits on the same test
-    pictures by McNemar's exact test.
+    Draws of labels are paired by Student's t-test, which needs the same draws (--label-subsets); single fits on the same test
+    images by McNemar's exact test.
 
     \b
     Example:
@@ -55,15 +55,15 @@ def curve_command(
 
     \b
     Example:
-      evalkit curve --protocol cifar10 --repeats 5
+      evalkit curve --protocol cifar10 --num-test-subsets 5
     """
-    from evalkit.evaluation.label_curve import curve, parse_labels
+    from evalkit.evaluation.label_curve import label_curve, parse_labels
 
-    repeats = {key: protocol.pop(key) for key in ("repeats", "select_draws")}
-    dataset, chosen = chosen_protocol(**protocol, repeats=None, select_draws=None)
+    repeats = {key: protocol.pop(key) for key in ("num_test_subsets", "num_selection_subsets")}
+    dataset, chosen = chosen_protocol(**protocol, num_test_subsets=None, num_selection_subsets=None)
     options: dict[str, Any] = {"features": features, "dataset": dataset, "labels": parse_labels(labels), **repeats}
     with status_line() as show:
-        found = curve(workspace, chosen, **options, out=out, device=device, say=say, show=show)
-    for figure in found.figures:
-        click.echo(figure_line(figure))
+        found = label_curve(workspace, chosen, **options, out=out, device=device, say=say, show=show)
+    for figure in found.results:
+        click.echo(result_line(figure))
     say(f"written: {found.csv}, {found.png}")

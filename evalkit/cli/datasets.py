@@ -29,11 +29,11 @@ def dataset_lines(workspace: Workspace) -> list[str]:
 
     lines = ["named data sets:"]
     for name, dataset in DATASETS.items():
-        prepared = (workspace.place("image set", name) / "manifest.json").exists()
+        prepared = (workspace.path_of("image set", name) / "manifest.json").exists()
         about = dataset.about.replace("DOWNLOADS", str(workspace.downloads))
         lines.append(f"  {name:<15} {'prepared' if prepared else '-':<9} {about}")
     lines.append(f"image sets in {workspace.home / 'images'}:")
-    for path in workspace.all("image set"):
+    for path in workspace.artifacts("image set"):
         try:
             images = load_images(path)
         except ArtifactError as error:

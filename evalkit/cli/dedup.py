@@ -20,9 +20,9 @@ from evalkit.workspace import Workspace
     "--confirm/--no-confirm",
     default=True,
     show_default=True,
-    help="Compare the pictures, too, before two of like hashes count as one.",
+    help="Compare the images, too, before two of like hashes count as one.",
 )
-@click.option("--against", help="Another image set: drop what it holds, e.g. a benchmark's test pictures.")
+@click.option("--against", help="Another image set: drop what it holds, e.g. a benchmark's test images.")
 @click.option("--against-split", default="test", show_default=True, help="The split of --against that counts.")
 @click.option("--name", help="Name of the view [default: IMAGES-dedup, or IMAGES-without-AGAINST].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the autoencoder and of the pairs judged.")
@@ -44,7 +44,7 @@ def dedup_command(
 ) -> None:
     """Find duplicates in the image set IMAGES and make a view without them: an index, no copy.
 
-    Of duplicates the first picture stays. With --against, what the other set holds is dropped instead. The printed
+    Of duplicates the first image stays. With --against, what the other set holds is dropped instead. The printed
     folder has groups.csv and largest.png. The paper's own procedure is --distance 0 --no-confirm.
 
     \b
@@ -56,7 +56,7 @@ def dedup_command(
 
     source = workspace.find("image set", images)
     other = workspace.find("image set", against) if against else None
-    place = workspace.place("image set", name or source.name + (f"-without-{other.name}" if other else "-dedup"))
+    place = workspace.path_of("image set", name or source.name + (f"-without-{other.name}" if other else "-dedup"))
     view = dedup(
         source,
         place,

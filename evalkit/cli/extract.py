@@ -18,7 +18,9 @@ from evalkit.workspace import Workspace
 )
 @click.option("--list-layers", is_flag=True, help="Show the encoder's layers, their shapes and lengths, and stop.")
 @click.option("--layers", metavar="A,B", help="Layers to take [default: the paper's, or what the encoder returns].")
-@click.option("--grid", type=click.IntRange(min=1), default=4, show_default=True, help="Cells a side of pooled maps.")
+@click.option(
+    "--pool-size", type=click.IntRange(min=1), default=4, show_default=True, help="Cells a side of pooled maps."
+)
 @click.option(
     "--pool",
     type=click.Choice(["max", "average", "none"]),
@@ -38,21 +40,21 @@ from evalkit.workspace import Workspace
     type=click.Choice(["auto", "channels-first", "channels-last"]),
     default="auto",
     show_default=True,
-    help="Of maps in the network; auto: of each layer, the axes that grow with the picture are height and width.",
+    help="Of maps in the network; auto: of each layer, the axes that grow with the image are height and width.",
 )
 @click.option(
     "--batch-norm",
     type=click.Choice(["target", "source", "running", "batch"]),
-    help="Statistics: of the data set's training pictures, of the pictures trained on, of the training itself, or of "
+    help="Statistics: of the data set's training images, of the images trained on, of the training itself, or of "
     "each batch [default: target, the paper's, for runs and random:RECIPE, else running].",
 )
-@click.option("--mirror", is_flag=True, help="Mean of the features of each picture and of its mirror image.")
+@click.option("--hflip", is_flag=True, help="Mean of the features of each image and of its mirror image.")
 @click.option(
     "--shift",
     type=click.IntRange(min=0),
     default=0,
     metavar="PIXELS",
-    help="Mean of the features of each picture and of four copies shifted along both axes (five times the work).",
+    help="Mean of the features of each image and of four copies shifted along both axes (five times the work).",
 )
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Type on disk."
@@ -67,22 +69,22 @@ def extract_command(
     encoder: str,
     list_layers: bool,
     layers: str | None,
-    grid: int,
+    pool_size: int,
     pool: Any,
     tokens: Any,
     layout: Any,
     batch_norm: Any,
-    mirror: bool,
+    hflip: bool,
     shift: int,
     dtype: str,
     device: str,
     precision: str,
     download: bool,
 ) -> None:
-    """Write the features of every picture of a data set: layers' maps max-pooled to 4 x 4, concatenated.
+    """Write the features of every image of a data set: layers' maps max-pooled to 4 x 4, concatenated.
 
     The features open with numpy (features.npy in the printed folder). An interrupted extraction goes on where it was.
-    Under torchrun each process takes a share of the pictures. FILE.py:FACTORY runs that file with your rights.
+    Under torchrun each process takes a share of the images. FILE.py:FACTORY runs that file with your rights.
 
     \b
     Example:
@@ -90,13 +92,13 @@ def extract_command(
       evalkit extract --dataset svhn --encoder random:imagenet32
       evalkit extract --encoder pretrained:imagenet32-tiny --batch-norm source --mirror --shift 2
       evalkit extract --encoder torchvision:resnet18 --list-layers
-      evalkit extract --encoder mine.py:network --layers block2,block3 --grid 2
+      evalkit extract --encoder mine.py:network --layers block2,block3 --pool-size 2
     """
-    from evalkit.features.augmentation import Views
+    from evalkit.features.augmentation import Augmentation
     from evalkit.features.extract import encoder_layers, extract_features
-    from evalkit.features.pooling import Taps
+    from evalkit.features.pooling import LayerSelection
 
-    taps = Taps(tuple(filter(None, (layers or "").split(","))), grid, pool, tokens, layout)
+    taps = LayerSelection(tuple(filter(None, (layers or "").split(","))), pool_size, pool, tokens, layout)
     if list_layers:
         show_layers(encoder_layers(workspace, dataset, encoder, taps, download=download, say=say))
         return
@@ -105,15 +107,15 @@ def extract_command(
         workspace,
         dataset,
         encoder,
-        taps=taps,
+        layer_selection=taps,
         batch_norm=batch_norm,
-        views=Views(mirror, shift),
+        augmentation=Augmentation(hflip, shift),
         **arithmetic,
         download=download,
         say=say,
     )
     for layer in features.layers:
-        say(f"{layer.name}: {layer.maps} maps, columns {layer.offset} to {layer.offset + layer.length - 1}")
+        say(f"{layer.name}: {layer.channels} maps, columns {layer.offset} to {layer.offset + layer.length - 1}")
     count, length = features.features.shape
     click.echo(f"{count:,} x {length:,} features of {features.dataset} by {features.encoder}")
 
@@ -129,4 +131,4 @@ def show_layers(found: list[tuple[Any, tuple[int, ...], bool]]) -> None:
         axes = ("D", "T C", "H W C" if layer.channels_last else "C H W")[len(shape) - 1]
         click.echo(f"{'*' if taken else ' '} {layer.name:<{width}}  {shown:>16}  {axes:<5}  {layer.length:>9,}")
     total = sum(layer.length for layer, _, taken in found if taken)
-    click.echo(f"* taken: {total:,} features a picture")
+    click.echo(f"* taken: {total:,} features an image")

@@ -97,7 +97,7 @@ def import_command(
     from evalkit.features.importing import import_features
 
     dataset = dataset or files[0].stem
-    target = workspace.place(KIND, name or f"{dataset}--{encoder.replace(':', '-')}")
+    target = workspace.path_of(KIND, name or f"{dataset}--{encoder.replace(':', '-')}")
     found = import_features(
         files,
         target,
@@ -108,7 +108,7 @@ def import_command(
         dtype=dtype,
         replace=replace,
     )
-    workspace.take(target)
+    workspace.mark_latest(target)
     say(f"{found.features.shape[0]:,} x {found.features.shape[1]:,} features, {len(found.class_names)} classes")
     click.echo(target)
 
@@ -119,7 +119,7 @@ def import_command(
 @click.option("--replace", is_flag=True, help="Overwrite other features of that name.")
 @click.pass_obj
 def concat_command(workspace: Workspace, features: tuple[str, ...], name: str | None, replace: bool) -> None:
-    """Put the columns of several feature sets (names or paths) of the same pictures side by side.
+    """Put the columns of several feature sets (names or paths) of the same images side by side.
 
     \b
     Example:
@@ -130,8 +130,8 @@ def concat_command(workspace: Workspace, features: tuple[str, ...], name: str | 
 
     sets = [load_features(workspace.find(KIND, each)) for each in features]
     encoders = "+".join(each.encoder.replace(":", "-").replace(" ", "-") for each in sets)
-    target = workspace.place(KIND, name or f"{sets[0].dataset}--{encoders}")
+    target = workspace.path_of(KIND, name or f"{sets[0].dataset}--{encoders}")
     found = concat(sets, target, replace=replace)
-    workspace.take(target)
+    workspace.mark_latest(target)
     say(f"{found.features.shape[0]:,} x {found.features.shape[1]:,} features by {found.encoder}")
     click.echo(target)

@@ -8,7 +8,7 @@ from evalkit.workspace import Workspace
 
 @click.command("nn-error")
 @click.option("--encoder", default="latest", show_default=True, help="Run or checkpoint of a conditional recipe.")
-@click.option("--dataset", default="mnist", show_default=True, help="Whose test pictures are classified.")
+@click.option("--dataset", default="mnist", show_default=True, help="Whose test images are classified.")
 @click.option(
     "--samples", type=click.IntRange(min=1), default=50_000, show_default=True, help="Of all classes together."
 )
@@ -29,5 +29,5 @@ def nn_error_command(workspace: Workspace, encoder: str, dataset: str, samples: 
     figure = nn_error(workspace, encoder, dataset=dataset, samples=samples, seed=seed, device=device, say=say)
     click.echo(
         f"{figure.dataset}, {figure.encoder}, {figure.protocol}: test error {figure.value:.2f} % "
-        f"± {figure.spread:.2f} ({figure.spread_kind})"
+        f"± {figure.uncertainty:.2f} ({figure.uncertainty_type})"
     )

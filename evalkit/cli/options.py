@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.evaluation.protocol import GRIDS, Protocol, protocol_named
+from evalkit.evaluation.protocol import C_GRIDS, Protocol, protocol_named
 
 if TYPE_CHECKING:  # results.py loads pandas, which --help need not wait for
-    from evalkit.results import Figure
+    from evalkit.results import Result
 
 Command = Callable[..., Any]
 
@@ -67,9 +67,11 @@ _OPTIONS = (
         help="Draw this many labels a class [default: the protocol's].",
     ),
     click.option(
-        "--repeats", type=click.IntRange(min=1), help="Tested draws [default: 100, or 10 if a draw is large]."
+        "--num-test-subsets", type=click.IntRange(min=1), help="Tested draws [default: 100, or 10 if a draw is large]."
     ),
-    click.option("--select-draws", type=click.IntRange(min=1), help="Draws that choose C [default: 10, or 3]."),
+    click.option(
+        "--num-selection-subsets", type=click.IntRange(min=1), help="Draws that choose C [default: 10, or 3]."
+    ),
     click.option(
         "--validation",
         type=click.IntRange(min=1),
@@ -79,8 +81,8 @@ _OPTIONS = (
     ),
     click.option("--folds", type=click.IntRange(min=2), help="Choose C by cross-validation instead, in so many folds."),
     click.option(
-        "--grid",
-        type=click.Choice(GRIDS),
+        "--c-grid",
+        type=click.Choice(C_GRIDS),
         help="C values: all of the release's; or on beyond an end that is best, and on many rows not beyond a clear "
         "fall [default: the protocol's; extended].",
     ),
@@ -94,7 +96,7 @@ _OPTIONS = (
 
 
 def protocol_options(command: Command) -> Command:
-    """--protocol, --labels-per-class, --repeats and the rest, as `chosen_protocol` takes them."""
+    """--protocol, --labels-per-class, --num-test-subsets and the rest, as `chosen_protocol` takes them."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -104,11 +106,11 @@ def chosen_protocol(
     *,
     named: str | None,
     labels_per_class: int | None,
-    repeats: int | None,
-    select_draws: int | None,
+    num_test_subsets: int | None,
+    num_selection_subsets: int | None,
     validation: int,
     folds: int | None,
-    grid: str | None,
+    c_grid: str | None,
     select_on_test: bool,
     seed: int,
 ) -> tuple[str | None, Protocol]:
@@ -118,33 +120,33 @@ def chosen_protocol(
     return dataset, replace(
         protocol,
         labels_per_class=labels,
-        repeats=repeats or protocol.repeats,
-        select_draws=select_draws or protocol.select_draws,
+        num_test_subsets=num_test_subsets or protocol.num_test_subsets,
+        num_selection_subsets=num_selection_subsets or protocol.num_selection_subsets,
         validation=validation,
         folds=folds,
-        grid=grid or protocol.grid,
-        selected_on="test" if select_on_test else "validation",
+        c_grid=c_grid or protocol.c_grid,
+        select_on="test" if select_on_test else "validation",
         seed=seed,
     )
 
 
-def draws_option(command: Command) -> Command:
-    """--draws"""
+def label_subsets_option(command: Command) -> Command:
+    """--label-subsets"""
     return click.option(
-        "--draws",
+        "--label-subsets",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Rows to fit and choose on, from a file that an earlier run wrote, instead of drawing.",
     )(command)
 
 
-def figure_line(figure: "Figure") -> str:
+def result_line(figure: "Result") -> str:
     """One line: what was measured, with its spread."""
-    on_test = ", CHOSEN ON TEST" if figure.selected_on == "test" else ""
+    on_test = ", CHOSEN ON TEST" if figure.select_on == "test" else ""
     part = f", {figure.layers}" if figure.layers else ""
     scaling = f", {figure.scaling}" if figure.scaling else ""
     return (
         f"{figure.dataset}, {figure.encoder}{part}{scaling}, {figure.classifier}, labels a class: {figure.protocol}: "
-        f"test {figure.metric.removesuffix('_percent')} {figure.value:.2f} % ± {figure.spread:.2f} "
-        f"({figure.spread_kind}, n = {figure.n}, {figure.chosen}{on_test}; "
-        f"{figure.interval_kind} {figure.interval_low:.2f} to {figure.interval_high:.2f})"
+        f"test {figure.metric.removesuffix('_percent')} {figure.value:.2f} % ± {figure.uncertainty:.2f} "
+        f"({figure.uncertainty_type}, n = {figure.n}, {figure.hyperparameter}{on_test}; "
+        f"{figure.interval_type} {figure.interval_low:.2f} to {figure.interval_high:.2f})"
     )

@@ -11,7 +11,7 @@ from evalkit.workspace import Workspace
 @click.command("prepare")
 @click.argument("source")
 @click.option("--name", help="Name of the image set [default: the source's].")
-@click.option("--size", type=click.IntRange(min=8), default=None, help="Side of the square pictures [default: 32].")
+@click.option("--size", type=click.IntRange(min=8), default=None, help="Side of the square images [default: 32].")
 @click.option(
     "--filter",
     "filter_",
@@ -30,13 +30,13 @@ from evalkit.workspace import Workspace
     type=click.Choice(["centre", "faces"]),
     default="centre",
     show_default=True,
-    help="One centre crop a picture, or one a face that OpenCV's detector finds (extra [faces]).",
+    help="One centre crop an image, or one a face that OpenCV's detector finds (extra [faces]).",
 )
 @click.option("--face-score", type=float, default=3.0, show_default=True, help="Least score of a face.")
 @click.option("--face-margin", type=float, default=0.0, show_default=True, help="Added to each side, as a share of it.")
 @click.option("--face-smallest", type=int, default=32, show_default=True, help="Least side of a face in pixels.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decoding processes [default: one a core].")
-@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read instead of skipping it.")
+@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be read instead of skipping it.")
 @click.option(
     "--source",
     "source_kind",
@@ -87,7 +87,7 @@ def prepare_command(
                 f"{source} is the named data set {found[0]}; --crop, --decode and --source are for your own files"
             )
         dataset, folder = found
-        place = workspace.place("image set", name or dataset)
+        place = workspace.path_of("image set", name or dataset)
         fetch = download and named
         images = prepare_named(
             dataset, place, downloads=folder, download=fetch, size=size, filter=filter_, replace=replace, progress=True
@@ -98,8 +98,8 @@ def prepare_command(
             source, workspace, name=name, size=size or 32, filter=filter_, decode=decode, faces=cropped,
             workers=workers, strict=strict, source_kind=source_kind, replace=replace, progress=True,
         )  # fmt: skip
-        place = workspace.place("image set", images.name)
+        place = workspace.path_of("image set", images.name)
     for line in summary(images):
         say(line)
-    workspace.take(place)
+    workspace.mark_latest(place)
     click.echo(place)

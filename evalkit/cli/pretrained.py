@@ -76,7 +76,7 @@ def fetch_command(workspace: Workspace, name: str, mirror: str | None) -> None:
 @click.option(
     "--source-batch-norm",
     is_flag=True,
-    help="Add batch-norm statistics of the pictures trained on: `extract --batch-norm source` needs no pictures then.",
+    help="Add batch-norm statistics of the images trained on: `extract --batch-norm source` needs no images then.",
 )
 @click.option("--replace", is_flag=True, help="Overwrite other weights of that name.")
 @click.pass_obj

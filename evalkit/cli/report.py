@@ -25,7 +25,7 @@ from evalkit.workspace import Workspace
 def report_command(workspace: Workspace, results: Path | None, out: tuple[Path, ...]) -> None:
     """Print measured figures beside the published ones, and write them as CSV, LaTeX, Markdown and one HTML page.
 
-    The page holds plots, sample grids and run cards, and loads nothing from elsewhere. The Markdown's pictures are
+    The page holds plots, sample grids and run cards, and loads nothing from elsewhere. The Markdown's images are
     files beside it. The LaTeX tables are to be included by a document that uses booktabs.
 
     \b
@@ -33,14 +33,14 @@ def report_command(workspace: Workspace, results: Path | None, out: tuple[Path, 
       evalkit report
       evalkit report --out table1.tex --out page.html
     """
-    from evalkit.report.data import gather
+    from evalkit.report.data import gather_report_data
     from evalkit.report.render import FORMATS, write_report
     from evalkit.report.tables import as_text
 
     path = results or workspace.results
     if not path.exists():
         raise click.ClickException(f"{path}: no figures measured yet; run `evalkit svm`")
-    material = gather(path, workspace)
+    material = gather_report_data(path, workspace)
     click.echo(as_text(material.table))
     for line in material.missing:
         say(f"without a run card: {line}")

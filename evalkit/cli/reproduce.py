@@ -2,14 +2,14 @@
 
 import click
 
-from evalkit.cli.options import device_option, download_option, figure_line, say, status_line
+from evalkit.cli.options import device_option, download_option, result_line, say, status_line
 from evalkit.evaluation.protocol import REPRODUCTIONS
 from evalkit.workspace import Workspace
 
 
 @click.command("reproduce")
 @click.argument("name", type=click.Choice(list(REPRODUCTIONS)))
-@click.option("--data", metavar="SOURCE", help="The data set's pictures, as `prepare` takes them [default: download].")
+@click.option("--data", metavar="SOURCE", help="The data set's images, as `prepare` takes them [default: download].")
 @click.option("--images", help="Train on this image set [default: the recipe's, else the latest prepared].")
 @click.option("--encoder", help="Trained run or checkpoint [default: the shipped weights, else one trained now].")
 @click.option("--train", is_flag=True, help="Train, even if there are shipped weights; so does --images.")
@@ -52,7 +52,7 @@ def reproduce_command(
             download=download,
             say=say,
             show=show,
-            tell=lambda figure: say(figure_line(figure)),
+            on_result=lambda figure: say(result_line(figure)),
         )
     table = compare(read_results(workspace.results))
     click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))

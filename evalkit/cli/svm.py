@@ -8,9 +8,9 @@ import click
 from evalkit.cli.options import (
     chosen_protocol,
     device_option,
-    draws_option,
-    figure_line,
+    label_subsets_option,
     protocol_options,
+    result_line,
     say,
     status_line,
 )
@@ -20,7 +20,7 @@ from evalkit.workspace import Workspace
 @click.command("svm")
 @click.option("--features", help="Feature set by name or path [default: the latest, of the protocol's data set].")
 @protocol_options
-@draws_option
+@label_subsets_option
 @click.option(
     "--layers", default="", help="Use one of the encoder's layers, conv3, or some, conv1..conv4 [default: all]."
 )
@@ -35,7 +35,7 @@ from evalkit.workspace import Workspace
 def svm_command(
     workspace: Workspace,
     features: str | None,
-    draws: Path | None,
+    label_subsets: Path | None,
     layers: str,
     scaling: str | None,
     memory: str | None,
@@ -52,7 +52,13 @@ def svm_command(
     from evalkit.evaluation.measure import measure
 
     dataset, chosen = chosen_protocol(**protocol)
-    options: dict[str, Any] = {"layers": layers, "scaling": scaling, "draws": draws, "device": device, "memory": memory}
+    options: dict[str, Any] = {
+        "layers": layers,
+        "scaling": scaling,
+        "label_subsets": label_subsets,
+        "device": device,
+        "memory": memory,
+    }
     with status_line() as show:
         measured = measure(workspace, chosen, features=features, dataset=dataset, say=say, show=show, **options)
-    click.echo(figure_line(measured.figure))
+    click.echo(result_line(measured.result))

@@ -71,7 +71,7 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
     type=click.IntRange(min=0),
     default=TrainOptions.nnd_samples,
     show_default=True,
-    help="Samples for the mean distance of real pictures to the nearest sample, each epoch; 0: not measured.",
+    help="Samples for the mean distance of real images to the nearest sample, each epoch; 0: not measured.",
 )
 @click.option("--tensorboard", is_flag=True, help="Log to RUN/events as well (pip install 'evalkit[tensorboard]').")
 @click.option(

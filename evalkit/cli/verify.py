@@ -18,7 +18,7 @@ from evalkit.workspace import Workspace
 def verify_command(workspace: Workspace, results: Path | None, refit: bool, only: str, device: str) -> None:
     """Re-compute what can be re-computed of measured figures, and say of each row whether it holds.
 
-    The figure is computed from the predictions beside the run card; features, weights and pictures that are in the
+    The figure is computed from the predictions beside the run card; features, weights and images that are in the
     workspace are hashed, and split and label draws made again. RESULTS is the workspace's results.csv by default.
     Exit status 1 if any row differs.
 
@@ -28,13 +28,13 @@ def verify_command(workspace: Workspace, results: Path | None, refit: bool, only
       evalkit verify --refit --only pixels
     """
     from evalkit.evaluation.verify import verify
-    from evalkit.probes.classifiers import FitOptions
+    from evalkit.probes.classifiers import SolverOptions
     from evalkit.runtime import resolve_device
 
     path = results or workspace.results
     if not path.exists():
         raise click.ClickException(f"{path}: no figures measured yet; run `evalkit svm`")
-    options = FitOptions(str(resolve_device(device))) if refit else None
+    options = SolverOptions(str(resolve_device(device))) if refit else None
     outcomes: Counter[str] = Counter()
     for verdict in verify(path, workspace, refit=options, row_filter=only):
         click.echo(str(verdict))

@@ -1,4 +1,4 @@
-"""Encoders: what turns pictures into named layer outputs, by one short name or path. The kinds are listed here."""
+"""Encoders: what turns images into named layer outputs, by one short name or path. The kinds are listed here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ ENCODERS: dict[str, EncoderKind] = {
         "pretrained:NAME", "released, shipped or imported weights; `evalkit pretrained list`", pretrained_encoder
     ),
     "random": EncoderKind("random:RECIPE", "a recipe's network with random weights", random_encoder),
-    "pixels": EncoderKind("pixels", "the pictures themselves", pixels_encoder),
+    "pixels": EncoderKind("pixels", "the images themselves", pixels_encoder),
     "kmeans": EncoderKind("kmeans:NAME", "K-means features, by name or path of a dictionary", kmeans_encoder),
     "torchvision": EncoderKind("torchvision:NAME[:WEIGHTS]", "a network of torchvision", torchvision_encoder),
     "timm": EncoderKind("timm:NAME[:WEIGHTS]", "a network of timm (extra [timm])", timm_encoder),

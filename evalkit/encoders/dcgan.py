@@ -67,14 +67,14 @@ def discriminator_encoder(
     recipe = discriminator.recipe
     if recipe.classes:
         raise EvalkitError(
-            f"recipe {recipe.name}: its discriminator takes classes, so it gives no features of a picture"
+            f"recipe {recipe.name}: its discriminator takes classes, so it gives no features of an image"
         )
     network = DiscriminatorNetwork(discriminator)
     return Encoder(name, network, preprocessing_of(recipe), sha256, weights, images_sha256, "target")
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """Pictures into the generator's range: x / 127.5 - 1 for tanh [s4], x / 255 for sigmoid [release]."""
+    """Images into the generator's range: x / 127.5 - 1 for tanh [s4], x / 255 for sigmoid [release]."""
     low = -1.0 if recipe.output == "tanh" else 0.0
     return Preprocessing(size=recipe.size, channels=recipe.channels, range=(low, 1.0))
 
@@ -88,15 +88,15 @@ class DiscriminatorNetwork(Network):
         self.default = tuple(f"conv{index + 1}" for index in range(len(discriminator.blocks)))
 
     def forward(
-        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
-        return _run_blocks(self.discriminator.blocks, pictures, layers, reduce)
+        return _run_blocks(self.discriminator.blocks, images, layers, reduce)
 
-    def norms(self) -> dict[str, BatchNorm]:
+    def batch_norms(self) -> dict[str, BatchNorm]:
         return dict(self.discriminator.norms())
 
-    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
-        if any(norm.running_mean is None for norm in self.norms().values()):
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        if any(norm.running_mean is None for norm in self.batch_norms().values()):
             return Autocast(self, precision)
         return FoldedDiscriminator(self.discriminator, dtype=getattr(torch, precision))
 
@@ -131,9 +131,9 @@ class FoldedDiscriminator(nn.Module):
         self.to(dtype).to(memory_format=torch.channels_last).requires_grad_(False)
 
     def forward(
-        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
-        return _run_blocks(self.blocks, pictures.to(self.dtype), layers, reduce)
+        return _run_blocks(self.blocks, images.to(self.dtype), layers, reduce)
 
 
 class _FoldedBlock(nn.Module):

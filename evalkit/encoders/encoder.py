@@ -1,4 +1,4 @@
-"""Encoder: a frozen network with the picture-to-tensor step that belongs to it, and the interface its network keeps.
+"""Encoder: a frozen network with the image-to-tensor step that belongs to it, and the interface its network keeps.
 
 Kinds of encoders (beside this file) make them; batch-norm statistics and extraction work on them.
 """
@@ -22,11 +22,11 @@ Reduce = Callable[[str, Tensor], Tensor]  # a layer's name and output -> what is
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The step from uint8 pictures (N, H, W, 3) to the network's input, float32 (N, channels, h, w).
+    """The step from uint8 images (N, H, W, 3) to the network's input, float32 (N, channels, h, w).
 
     Attributes:
         size: height and width the network takes; None: any.
-        resize: pictures of another size are resized to `size` (bilinear, antialiased); otherwise they are refused.
+        resize: images of another size are resized to `size` (bilinear, antialiased); otherwise they are refused.
         channels: 3, or 1 for the first channel alone.
         range: what 0 and 255 become.
         mean, std: subtracted and divided by after that, one value or one a channel.
@@ -60,14 +60,14 @@ class Preprocessing:
         return (x - mean) / std
 
     def check(self, height: int, width: int, who: str) -> None:
-        """Refuses pictures of a size that the network does not take.
+        """Refuses images of a size that the network does not take.
 
         Raises:
             EvalkitError: says both sizes.
         """
         if self.size and not self.resize and (height, width) != (self.size, self.size):
             raise EvalkitError(
-                f"{who} takes pictures of {self.size}x{self.size}, these are {height}x{width}; "
+                f"{who} takes images of {self.size}x{self.size}, these are {height}x{width}; "
                 f"prepare them with --size {self.size}"
             )
 
@@ -83,26 +83,26 @@ class Preprocessing:
 
 
 class Network(nn.Module, ABC):
-    """What an encoder runs: pictures (N, C, h, w), float, in its range -> outputs of named layers."""
+    """What an encoder runs: images (N, C, h, w), float, in its range -> outputs of named layers."""
 
     default: tuple[str, ...]  # the layers taken unless others are asked for; empty: all that the network returns
 
     @abstractmethod
-    def forward(self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None) -> Any:
+    def forward(self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None) -> Any:
         """{layer: output} in order of computation; all layers where `layers` is None.
 
         Each output goes through `reduce` where it arises, so that large maps need not be kept.
         """
 
     @abstractmethod
-    def norms(self) -> dict[str, BatchNorm]:
+    def batch_norms(self) -> dict[str, BatchNorm]:
         """The batch norms by name, in order, whose statistics can be set."""
 
     @abstractmethod
-    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
-        """A copy for many pictures, called as `forward` is with all three: batch norm folded, in `precision`.
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        """A copy for many images, called as `forward` is with all three: batch norm folded, in `precision`.
 
-        `sample` are a few pictures to try it on.
+        `sample` are a few images to try it on.
         """
 
 
@@ -123,11 +123,11 @@ class Encoder:
     Attributes:
         name: as figures carry it, e.g. "imagenet32@800" (run @ D updates), "random:imagenet32", "pixels".
         network: float32, on the CPU, in eval mode.
-        preprocessing: from uint8 pictures to the network's input.
+        preprocessing: from uint8 images to the network's input.
         sha256: hash of the weights (of the file, where there is one); empty for pixels.
         weights: path of the weights file, empty where there is none.
-        images_sha256: hash of the pictures the network was trained on; empty where that is not known.
-        source_statistics: batch-norm statistics of those pictures by name, float32 (maps,), where the weights came with
+        images_sha256: hash of the images the network was trained on; empty where that is not known.
+        source_statistics: batch-norm statistics of those images by name, float32 (maps,), where the weights came with
             them.
         batch_norm: the mode that belongs to it: `target` for a DCGAN, as in the paper, else `running`.
     """

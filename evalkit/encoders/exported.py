@@ -4,7 +4,7 @@ Such a file is code: TorchScript interprets the program in it, torch.export buil
 only what you trust as you would trust a script. torch.export's loader would also unpickle some parts and load compiled
 libraries; a file with such parts is refused before it is loaded.
 
-A file `preprocessing.json` stored with the program (`extra_files`) says how pictures become tensors.
+A file `preprocessing.json` stored with the program (`extra_files`) says how images become tensors.
 """
 
 import io
@@ -112,16 +112,16 @@ class ProgramNetwork(Network):
         return self
 
     def forward(
-        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
         found = {}
-        for name, output in named_outputs(self._held[0](pictures)).items():
+        for name, output in named_outputs(self._held[0](images)).items():
             if isinstance(output, Tensor) and output.is_floating_point() and (layers is None or name in layers):
                 found[name] = reduce(name, output) if reduce else output
         return found
 
-    def norms(self) -> dict[str, BatchNorm]:
+    def batch_norms(self) -> dict[str, BatchNorm]:
         return {}
 
-    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         return self  # in the precision it was saved in

@@ -14,7 +14,7 @@ from torch import nn
 
 from evalkit.artifacts import sha256_file
 from evalkit.encoders.encoder import Encoder, Preprocessing
-from evalkit.encoders.module import HookedNetwork, load_state, remove_head, sha256_of
+from evalkit.encoders.module import HookedNetwork, load_state, remove_classifier, sha256_of
 from evalkit.errors import EvalkitError, one_line
 from evalkit.workspace import Workspace
 
@@ -41,7 +41,7 @@ def torchvision_encoder(name: str, workspace: Workspace) -> Encoder:
         # the weights' own transform resizes to a little more and crops; image sets are cropped already
         preprocessing = Preprocessing(size=step.crop_size[0], resize=True, mean=tuple(step.mean), std=tuple(step.std))
         network.load_state_dict(_downloaded(chosen, f"torchvision:{name}"))
-    return _encoder(f"torchvision:{model}", network, preprocessing, weights, lambda: remove_head(network))
+    return _encoder(f"torchvision:{model}", network, preprocessing, weights, lambda: remove_classifier(network))
 
 
 def _torchvision_weights(choices: Any, name: str) -> Any:

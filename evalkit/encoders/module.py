@@ -7,7 +7,7 @@ With g = gain / sqrt(variance + eps), norm(conv(x)) = conv_gw(x) + (bias - g mea
 FILE.py:FACTORY or PACKAGE.MODULE:FACTORY: any nn.Module. The code runs with the user's rights, like any script.
 
 FACTORY is called without arguments and returns the network. Its attribute `preprocessing`, if there is one, says how
-pictures become tensors: a dictionary with fields of Preprocessing, by default pictures of any size in [0, 1].
+images become tensors: a dictionary with fields of Preprocessing, by default images of any size in [0, 1].
 
 Weights from files into networks of others: safetensors, or torch's files read without running what is in them.
 """
@@ -34,7 +34,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce, whole
 from evalkit.errors import ArtifactError, EvalkitError, one_line
-from evalkit.gan.checkpoint import put_weights
+from evalkit.gan.checkpoint import load_state_dict_checked
 from evalkit.runtime import arithmetic
 from evalkit.workspace import Workspace
 
@@ -53,12 +53,12 @@ class HookedNetwork(Network):
         self.module, self.default = module, tuple(default)
 
     def forward(
-        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
         def keep(name: str, output: Any) -> None:
-            if _is_layer(output, len(pictures)):
+            if _is_layer(output, len(images)):
                 found.pop(name, None)
                 found[name] = reduce(name, output) if reduce else output
 
@@ -66,7 +66,7 @@ class HookedNetwork(Network):
         wanted = [name for name in (modules if layers is None else layers) if name in modules]
         hooks = [modules[name].register_forward_hook(_calling(keep, name)) for name in wanted]
         try:
-            returned = named_outputs(self.module(pictures))
+            returned = named_outputs(self.module(images))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -75,10 +75,10 @@ class HookedNetwork(Network):
                 keep(name, output)
         return found
 
-    def norms(self) -> dict[str, BatchNorm]:
+    def batch_norms(self) -> dict[str, BatchNorm]:
         return {name: module for name, module in self.module.named_modules() if isinstance(module, BatchNorm)}
 
-    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         folded = HookedNetwork(deepcopy(self.module), self.default)
         fold_batch_norms(folded, layers, sample)
         return Autocast(folded, precision)
@@ -91,9 +91,9 @@ class Autocast(nn.Module):
         super().__init__()
         self.network, self.precision = network, precision
 
-    def forward(self, pictures: Tensor, layers: Sequence[str], reduce: Reduce) -> dict[str, Tensor]:
-        with arithmetic(self.precision, pictures.device):
-            return self.network(pictures, layers, reduce)
+    def forward(self, images: Tensor, layers: Sequence[str], reduce: Reduce) -> dict[str, Tensor]:
+        with arithmetic(self.precision, images.device):
+            return self.network(images, layers, reduce)
 
 
 def _calling(keep: Callable[[str, Any], None], name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -240,7 +240,7 @@ def load_state(network: nn.Module, path: Path) -> None:
     Raises:
         ArtifactError: no such file, no weights, or names missing or surplus; the message names them.
     """
-    put_weights(network, _read(path), str(path))
+    load_state_dict_checked(network, _read(path), str(path))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -272,7 +272,7 @@ def sha256_of(network: nn.Module, *more: bytes) -> str:
     return digest.hexdigest()
 
 
-def remove_head(network: nn.Module) -> None:
+def remove_classifier(network: nn.Module) -> None:
     """Takes away the last linear layer, the classifier, so that the network returns that layer's input.
 
     A network without one stays as it is.

@@ -6,7 +6,7 @@ Learning the dictionary of K-means features (Coates, Lee & Ng 2011); the encoder
 
 Numbers are those of the authors' demo: 400,000 patches of 6 x 6 pixels, whitened, 50 iterations.
 
-pixels: the pictures themselves in [0, 1], the baseline that any encoder should beat.
+pixels: the images themselves in [0, 1], the baseline that any encoder should beat.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from evalkit.artifacts import Building, building, new_manifest, read_manifest
+from evalkit.artifacts import ArtifactWriter, new_manifest, read_manifest, write_artifact
 from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.imageset import ImageSet
@@ -79,9 +79,9 @@ def normalised(patches: Tensor) -> Tensor:
 
 
 class TriangleCode(Network):
-    """Pictures (N, 3, h, w) in 0..255 -> one layer "triangle", (N, 4 K).
+    """Images (N, 3, h, w) in 0..255 -> one layer "triangle", (N, 4 K).
 
-    Each patch's max(0, mean distance - distance) to every centroid, summed over the picture's quadrants: upper left,
+    Each patch's max(0, mean distance - distance) to every centroid, summed over the image's quadrants: upper left,
     upper right, lower left, lower right.
     """
 
@@ -101,14 +101,14 @@ class TriangleCode(Network):
         self.register_buffer("squares", centroids.square().sum(1))
 
     def forward(
-        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
-        # one picture at a time: its 729 x K distances stay in the cache
-        rows = torch.stack([self._code(picture.float()) for picture in pictures])
+        # one image at a time: its 729 x K distances stay in the cache
+        rows = torch.stack([self._code(image.float()) for image in images])
         return {"triangle": reduce("triangle", rows) if reduce else rows}
 
-    def _code(self, picture: Tensor) -> Tensor:
-        patches = picture.permute(1, 2, 0).unfold(0, PATCH, 1).unfold(1, PATCH, 1)  # rows, columns, 3, 6, 6
+    def _code(self, image: Tensor) -> Tensor:
+        patches = image.permute(1, 2, 0).unfold(0, PATCH, 1).unfold(1, PATCH, 1)  # rows, columns, 3, 6, 6
         rows, columns = patches.shape[:2]
         x = normalised(patches.permute(0, 1, 3, 4, 2).reshape(rows * columns, _LENGTH))
         x = (x - self.mean) @ self.whitening
@@ -117,10 +117,10 @@ class TriangleCode(Network):
         code = torch.sub(distances.mean(1, keepdim=True), distances, out=distances).relu_()
         return (_quadrants(rows, columns, code.device) @ code).flatten()
 
-    def norms(self) -> dict[str, BatchNorm]:
+    def batch_norms(self) -> dict[str, BatchNorm]:
         return {}
 
-    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         return self  # differences of near distances want float32
 
 
@@ -141,25 +141,25 @@ _CHUNK = 20_000  # patches normalised at a time
 def train_kmeans(
     images: ImageSet, target: Path, *, centroids: int = 1600, patches: int = PATCHES, seed: int = 0
 ) -> Path:
-    """Learns a dictionary on training pictures and returns its directory; killed, it goes on where it was.
+    """Learns a dictionary on training images and returns its directory; killed, it goes on where it was.
 
     The file holds `patches_mean` (108,), `whitening` (108, 108) and `centroids` (centroids, 108), float32. A patch is
     row by row, pixel by pixel, red, green, blue.
 
     Raises:
-        EvalkitError: fewer patches than centroids, or pictures smaller than a patch.
+        EvalkitError: fewer patches than centroids, or images smaller than a patch.
     """
     pictures = images.training
     height, width = pictures.shape[1:3]
     if patches < centroids or min(height, width) < PATCH:
         raise EvalkitError(
-            f"{images.name}: {patches:,} patches of pictures of {height}x{width} for {centroids:,} centroids; "
+            f"{images.name}: {patches:,} patches of images of {height}x{width} for {centroids:,} centroids; "
             f"expected at least one patch a centroid, and {PATCH}x{PATCH} pixels"
         )
     settings: dict[str, Any] = {"images": images.name, "centroids": centroids, "patches": patches, "seed": seed}
     settings |= {"patch": PATCH, "zca": _ZCA, "iterations": _ITERATIONS}
     made_from = {"images_sha256": images.sha256}
-    with building(target, settings=settings, made_from=made_from) as artifact:
+    with write_artifact(target, settings=settings, made_from=made_from) as artifact:
         if not _is_there(target, settings, made_from):
             _learn(artifact, pictures, centroids, patches, seed)
             artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
@@ -174,9 +174,9 @@ def _is_there(target: Path, settings: dict, made_from: dict) -> bool:
     return manifest["settings"] == settings and manifest["made_from"] == made_from
 
 
-def _learn(artifact: Building, pictures: np.ndarray, centroids: int, patches: int, seed: int) -> None:
+def _learn(artifact: ArtifactWriter, images: np.ndarray, centroids: int, patches: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    sample = _normalised(sample_patches(pictures, patches, random))
+    sample = _normalised(sample_patches(images, patches, random))
     mean, whitening = zca(sample)
     sample = (sample - mean) @ whitening
     found = sample[random.choice(patches, centroids, replace=False)]
@@ -194,14 +194,14 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def sample_patches(pictures: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Patches at random places of random pictures, uint8 (count, 108)."""
-    n, height, width = pictures.shape[:3]
+def sample_patches(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Patches at random places of random images, uint8 (count, 108)."""
+    n, height, width = images.shape[:3]
     which = np.sort(random.integers(0, n, count))
     tops, lefts = random.integers(0, height - PATCH + 1, count), random.integers(0, width - PATCH + 1, count)
     found = np.empty((count, PATCH, PATCH, 3), np.uint8)
-    for i, (picture, top, left) in enumerate(zip(which, tops, lefts, strict=True)):
-        found[i] = pictures[picture, top : top + PATCH, left : left + PATCH]
+    for i, (image, top, left) in enumerate(zip(which, tops, lefts, strict=True)):
+        found[i] = images[image, top : top + PATCH, left : left + PATCH]
     return found.reshape(count, -1)
 
 
@@ -218,7 +218,7 @@ def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pixels_encoder(rest: str, workspace: Workspace) -> Encoder:
-    """Pictures of any size as one vector: row by row, pixel by pixel, red, green, blue."""
+    """Images of any size as one vector: row by row, pixel by pixel, red, green, blue."""
     return Encoder("pixels", Pixels(), Preprocessing())
 
 
@@ -228,13 +228,13 @@ class Pixels(Network):
     default = ("pixels",)
 
     def forward(
-        self, pictures: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
     ) -> dict[str, Tensor]:
-        rows = pictures.permute(0, 2, 3, 1).flatten(1)
+        rows = images.permute(0, 2, 3, 1).flatten(1)
         return {"pixels": reduce("pixels", rows) if reduce else rows}
 
-    def norms(self) -> dict[str, BatchNorm]:
+    def batch_norms(self) -> dict[str, BatchNorm]:
         return {}
 
-    def lowered(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         return self  # bf16 would round the pixels

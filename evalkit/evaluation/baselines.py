@@ -32,7 +32,7 @@ def run_baseline(
     protocol: Protocol,
     *,
     options: BaselineOptions = BaselineOptions(),
-    draws: Path | None = None,
+    label_subsets: Path | None = None,
     say: Say = quiet,
     show: Say = quiet,
 ) -> Evaluation:
@@ -45,11 +45,18 @@ def run_baseline(
         raise EvalkitError(f"{name}: no such baseline; choose {', '.join(BASELINES)}")
     baseline = BASELINES[name]
     if not baseline.encoder:
-        features = picture_features(find_images(workspace, dataset, progress=True), options.recipe)
+        features = image_features(find_images(workspace, dataset, progress=True), options.recipe)
         classifier = supervised_cnn(_search(workspace, features, options, protocol), trials=options.trials)
         one = few_networks(protocol)
         return measure_on(
-            workspace, features, one, classifier=classifier, draws=draws, device=options.device, say=say, show=show
+            workspace,
+            features,
+            one,
+            classifier=classifier,
+            label_subsets=label_subsets,
+            device=options.device,
+            say=say,
+            show=show,
         )
     return measure(
         workspace,
@@ -58,7 +65,7 @@ def run_baseline(
         dataset=dataset,
         classifier=baseline.classifier,
         scaling=baseline.scaling,
-        draws=draws,
+        label_subsets=label_subsets,
         device=options.device,
         say=say,
         show=show,
@@ -69,11 +76,11 @@ def few_networks(protocol: Protocol) -> Protocol:
     """The protocol with one draw that chooses the trial, and one that is tested unless it says otherwise."""
     if protocol.labels_per_class is None:
         return protocol
-    return replace(protocol, select_draws=1, repeats=protocol.repeats or 1)
+    return replace(protocol, num_selection_subsets=1, num_test_subsets=protocol.num_test_subsets or 1)
 
 
-def picture_features(images: ImageSet, recipe: str) -> FeatureSet:
-    """The pictures as a feature set of uint8 rows, for a classifier that learns its own features."""
+def image_features(images: ImageSet, recipe: str) -> FeatureSet:
+    """The images as a feature set of uint8 rows, for a classifier that learns its own features."""
     settings = {"dataset": images.name, "encoder": f"{recipe} network", "weights": "", "batch_norm": ""}
     return FeatureSet(
         features=images.images[:].reshape(len(images), -1),
@@ -100,7 +107,7 @@ def _own_features(workspace: Workspace, baseline: Baseline, dataset: str, option
     """Path of the baseline's feature set, made if it is missing."""
     dictionary = f"{dataset}-{options.centroids}"
     if "{dictionary}" in baseline.encoder:
-        place = workspace.place(DICTIONARY, dictionary)
+        place = workspace.path_of(DICTIONARY, dictionary)
         say(f"dictionary: {place}")
         images = find_images(workspace, dataset, progress=True)
         train_kmeans(images, place, centroids=options.centroids, patches=options.patches)

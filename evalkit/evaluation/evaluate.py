@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evalkit.evaluation.label_subsets import Draws, check_labels, make_draws
+from evalkit.evaluation.label_subsets import LabelSubsets, check_labels, make_label_subsets
 from evalkit.evaluation.protocol import Protocol
-from evalkit.evaluation.statistics import spread_of
+from evalkit.evaluation.statistics import uncertainty_of
 from evalkit.features.featureset import FeatureSet, layer_columns
-from evalkit.probes.classifiers import Classifier, FitOptions, Predictions, classifier_named
-from evalkit.results import Figure
+from evalkit.probes.classifiers import Classifier, Predictions, SolverOptions, classifier_named
+from evalkit.results import Result
 from evalkit.runtime import describe_device, resolve_device
 from evalkit.solver.fit import FEW_ROWS
 from evalkit.version import stamps
 
 _ERROR_DATASETS = ("svhn",)  # figures published as error rates
 _AT_ONCE = 3  # values tried together on many rows; the largest take most of the time and are seldom the best
-_CHOICE_TOL = 1e-5  # accuracies are settled from here on (benchmarks/NOTES.md); the figure's own fits go further
+_SELECTION_TOL = 1e-5  # accuracies are settled from here on (benchmarks/NOTES.md); the figure's own fits go further
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Evaluation:
         seconds: wall time by stage: "draw", "choose", "test".
     """
 
-    figure: Figure
-    C_curve: tuple[tuple[float, float], ...]
-    draws: Draws
+    result: Result
+    validation_curve: tuple[tuple[float, float], ...]
+    label_subsets: LabelSubsets
     predictions: np.ndarray
     test_rows: np.ndarray
     test_labels: np.ndarray
@@ -62,7 +62,7 @@ def evaluate(
     *,
     classifier: str | Classifier = "svm",
     layers: str = "",
-    draws: Draws | None = None,
+    label_subsets: LabelSubsets | None = None,
     device: str = "auto",
     memory: str | None = None,
     say: Progress = lambda line: None,
@@ -89,24 +89,24 @@ def evaluate(
     check_labels(features, features.rows("train"))
     test_rows = features.rows("test")
     columns = layer_columns(features, layers)
-    draws = draws or make_draws(features, protocol)
-    options = FitOptions(str(resolve_device(device)), memory, progress=show)
+    label_subsets = label_subsets or make_label_subsets(features, protocol)
+    options = SolverOptions(str(resolve_device(device)), memory, progress=show)
     drawn = time.monotonic()
-    choice = _choose(fitted_by, columns, features.labels, draws, protocol.grid, options, say)
+    choice = _select_hyperparameter(fitted_by, columns, features.labels, label_subsets, protocol.c_grid, options, say)
     chosen = time.monotonic()
-    found = fitted_by.predict(columns, features.labels, draws.test, [choice.value], test_rows, options)
+    found = fitted_by.predict(columns, features.labels, label_subsets.test, [choice.value], test_rows, options)
     ended = time.monotonic()
-    figure = _figure(features, draws, fitted_by, choice, found, features.labels[test_rows])
+    figure = _result(features, label_subsets, fitted_by, choice, found, features.labels[test_rows])
     return Evaluation(
-        figure=replace(
+        result=replace(
             figure,
             layers=layers,
-            features=columns.shape[1],
+            num_features=columns.shape[1],
             seconds=ended - started,
             device=describe_device(resolve_device(device)),
         ),
-        C_curve=tuple((value, 100 * score) for value, score in choice.scores.items()),
-        draws=draws,
+        validation_curve=tuple((value, 100 * score) for value, score in choice.scores.items()),
+        label_subsets=label_subsets,
         predictions=found.labels[:, 0],
         test_rows=test_rows,
         test_labels=features.labels[test_rows],
@@ -118,25 +118,25 @@ Score = Callable[[Sequence[float]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The value chosen, the validation accuracy of every value tried, and the grid's name, "extended 1e-05..0.01"."""
 
     value: float
     scores: dict[float, float]
-    grid: str
+    search_range: str
 
 
-def _choose(
+def _select_hyperparameter(
     classifier: Classifier,
     columns: np.ndarray,
     labels: np.ndarray,
-    draws: Draws,
+    draws: LabelSubsets,
     grid: str,
-    options: FitOptions,
+    options: SolverOptions,
     say: Progress,
-) -> Choice:
+) -> Selection:
     """The value with the best mean accuracy over the draws that choose, each on its own validation rows."""
-    options = replace(options, tol=_CHOICE_TOL)
+    options = replace(options, tol=_SELECTION_TOL)
 
     def score(values: Sequence[float]) -> list[float]:
         means = []
@@ -146,29 +146,36 @@ def _choose(
             means.append((found == labels[rows]).mean(axis=2))
         accuracies = np.concatenate(means).mean(axis=0)
         pairs = zip(values, accuracies, strict=True)
-        say(", ".join(f"{classifier.letter} {value:g}: {100 * accuracy:.2f} %" for value, accuracy in pairs))
+        say(", ".join(f"{classifier.hyperparameter} {value:g}: {100 * accuracy:.2f} %" for value, accuracy in pairs))
         return accuracies.tolist()
 
-    grid = grid if classifier.extends else "fixed"
+    grid = grid if classifier.extend_search else "fixed"
     at_once = _AT_ONCE if len(draws.select[0]) > FEW_ROWS else None  # few rows share what costs most
-    return choose(score, classifier.values, letter=classifier.letter, grid=grid, at_once=at_once, say=say)
+    return search_hyperparameter(
+        score, classifier.candidates, letter=classifier.hyperparameter, grid=grid, at_once=at_once, say=say
+    )
 
 
-def _figure(
-    features: FeatureSet, draws: Draws, classifier: Classifier, choice: Choice, found: Predictions, truth: np.ndarray
-) -> Figure:
+def _result(
+    features: FeatureSet,
+    draws: LabelSubsets,
+    classifier: Classifier,
+    choice: Selection,
+    found: Predictions,
+    truth: np.ndarray,
+) -> Result:
     error = features.dataset.split("-")[0] in _ERROR_DATASETS
     correct = found.labels[:, 0] == truth
-    spread = spread_of(~correct if error else correct)
-    return Figure(
+    spread = uncertainty_of(~correct if error else correct)
+    return Result(
         dataset=features.dataset,
         encoder=features.encoder,
-        features=features.features.shape[1],
+        num_features=features.features.shape[1],
         protocol=draws.protocol,
         metric="error_percent" if error else "accuracy_percent",
         n=len(correct),
-        C=choice.value if classifier.letter == "C" else float("nan"),
-        grid=choice.grid,
+        C=choice.value if classifier.hyperparameter == "C" else float("nan"),
+        search_range=choice.search_range,
         validation_percent=100 * choice.scores[choice.value],
         n_train=len(draws.test[0]),
         n_validation=len(draws.validation[0]),
@@ -180,17 +187,17 @@ def _figure(
         seed=draws.seed,
         seconds=0.0,
         device="",
-        classifier=classifier.label,
+        classifier=classifier.display_name,
         scaling=features.manifest["settings"].get("scaling", ""),
-        chosen=f"{classifier.letter} = {choice.value:g}",
-        selected_on=draws.selected_on,
-        draws_sha256=draws.sha256,
+        hyperparameter=f"{classifier.hyperparameter} = {choice.value:g}",
+        select_on=draws.select_on,
+        label_subsets_sha256=draws.sha256,
         **spread.columns(),
         **stamps(),
     )
 
 
-def choose(
+def search_hyperparameter(
     score: Score,
     values: Sequence[float],
     *,
@@ -198,7 +205,7 @@ def choose(
     grid: str = "extended",
     at_once: int | None = None,
     say: Progress = print,
-) -> Choice:
+) -> Selection:
     """The value of the best validation accuracy, the smallest of equals.
 
     `score` maps values to validation accuracies. An `extended` grid goes on in steps of 1, 2, 5 while an end is best;
@@ -224,7 +231,7 @@ def choose(
         say(f"that is an end of the grid: trying {letter} {beyond:g}")
         scores[beyond] = score([beyond])[0]
         extended += 1
-    return Choice(best, dict(sorted(scores.items())), f"{grid} {min(scores):g}..{max(scores):g}")
+    return Selection(best, dict(sorted(scores.items())), f"{grid} {min(scores):g}..{max(scores):g}")
 
 
 def _next_value(value: float, *, down: bool) -> float:

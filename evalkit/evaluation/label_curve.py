@@ -16,19 +16,19 @@ from evalkit.evaluation.label_subsets import check_labels
 from evalkit.evaluation.measure import features_path, measure_on, measured_row, quiet
 from evalkit.evaluation.protocol import Protocol
 from evalkit.features.featureset import FeatureSet, load_features
-from evalkit.results import Figure, method_name
+from evalkit.results import Result, method_name
 from evalkit.workspace import Workspace
 
 _STEPS = (1, 2, 5)
-_INTERVAL = ("interval_low", "interval_high", "interval_kind")
-_COLUMNS = ["protocol", "n_train", "value", "std", *_INTERVAL, "n", "chosen", "card"]
+_INTERVAL = ("interval_low", "interval_high", "interval_type")
+_COLUMNS = ["protocol", "n_train", "value", "std", *_INTERVAL, "n", "hyperparameter", "card"]
 
 
 @dataclass(frozen=True)
-class Curve:
+class LabelCurve:
     """The figures, fewest labels first, and the files written."""
 
-    figures: list[Figure]
+    results: list[Result]
     csv: Path
     png: Path
 
@@ -48,20 +48,20 @@ def parse_labels(text: str | None) -> list[int | None] | None:
     return [None if part == "all" else int(part) for part in parts]
 
 
-def curve(
+def label_curve(
     workspace: Workspace,
     protocol: Protocol,
     *,
     features: str | None = None,
     dataset: str | None = None,
     labels: Sequence[int | None] | None = None,
-    repeats: int | None = None,
-    select_draws: int | None = None,
+    num_test_subsets: int | None = None,
+    num_selection_subsets: int | None = None,
     out: Path | None = None,
     device: str = "auto",
     say: Progress = quiet,
     show: Progress = quiet,
-) -> Curve:
+) -> LabelCurve:
     """Measures the points of the curve that are not in results.csv yet and writes CSV and PNG.
 
     Args:
@@ -77,17 +77,17 @@ def curve(
     for count in labels or default_labels(found, protocol):
         point = replace(protocol, labels_per_class=count)
         if count is not None:
-            point = replace(point, repeats=repeats, select_draws=select_draws)
+            point = replace(point, num_test_subsets=num_test_subsets, num_selection_subsets=num_selection_subsets)
         known = measured_row(workspace, found, point)
         if known is not None:
             say(f"{point.name}: measured before")
             figures.append(known)
         else:
             say(f"labels a class: {point.name}")
-            figures.append(measure_on(workspace, found, point, device=device, say=say, show=show).figure)
+            figures.append(measure_on(workspace, found, point, device=device, say=say, show=show).result)
     base = out or workspace.home / "curves" / path.name
     base.parent.mkdir(parents=True, exist_ok=True)
-    written = Curve(figures, base.with_name(base.name + ".csv"), base.with_name(base.name + ".png"))
+    written = LabelCurve(figures, base.with_name(base.name + ".csv"), base.with_name(base.name + ".png"))
     _write(written)
     return written
 
@@ -103,16 +103,16 @@ def default_labels(features: FeatureSet, protocol: Protocol) -> list[int | None]
     return [count for count in series if count <= left - 1] + [None]
 
 
-def _write(curve: Curve) -> None:
-    table = pd.DataFrame([vars(figure) for figure in curve.figures])[_COLUMNS]
+def _write(curve: LabelCurve) -> None:
+    table = pd.DataFrame([vars(figure) for figure in curve.results])[_COLUMNS]
     numbers = table.round(2).to_csv(index=False, lineterminator="\n")
     write_atomically(curve.csv, numbers)
     buffer = BytesIO()
-    _plot(curve.figures).savefig(buffer, format="png", dpi=150)
+    _plot(curve.results).savefig(buffer, format="png", dpi=150)
     write_atomically(curve.png, buffer.getvalue())
 
 
-def _plot(figures: Sequence[Figure]) -> Canvas:
+def _plot(figures: Sequence[Result]) -> Canvas:
     canvas = Canvas(figsize=(6, 4), layout="constrained")
     axes, first = canvas.add_subplot(), figures[0]
     values = [figure.value for figure in figures]

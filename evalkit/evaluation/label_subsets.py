@@ -25,7 +25,7 @@ def labels_sha256(features: FeatureSet) -> str:
 
 
 @dataclass(frozen=True)
-class Draws:
+class LabelSubsets:
     """All rows a figure is fitted and chosen on; sorted int64 row numbers of the image set.
 
     Attributes:
@@ -41,14 +41,14 @@ class Draws:
     protocol: str
     seed: int
     labels_sha256: str
-    selected_on: str
+    select_on: str
     validation: Sequence[np.ndarray]
     select: Sequence[np.ndarray]
     test: Sequence[np.ndarray]
 
     def as_dict(self) -> dict:
         """The draws as JSON values."""
-        names = ("dataset", "protocol", "seed", "labels_sha256", "selected_on")
+        names = ("dataset", "protocol", "seed", "labels_sha256", "select_on")
         rows = {key: [each.tolist() for each in getattr(self, key)] for key in ("validation", "select", "test")}
         return {name: getattr(self, name) for name in names} | rows
 
@@ -58,7 +58,7 @@ class Draws:
         return sha256_json(self.as_dict())
 
 
-def make_draws(features: FeatureSet, protocol: Protocol) -> Draws:
+def make_label_subsets(features: FeatureSet, protocol: Protocol) -> LabelSubsets:
     """The protocol's rows on a feature set.
 
     Raises:
@@ -73,19 +73,19 @@ def make_draws(features: FeatureSet, protocol: Protocol) -> Draws:
         # differs from the paper: it does not say whether validation rows rejoin the training set; here they do
         select, test = pools, [train]
     else:
-        assert protocol.select_draws and protocol.repeats
+        assert protocol.num_selection_subsets and protocol.num_test_subsets
         # fresh draws are tested; rows set aside for validation are not folded in [release]
         pool = pools[0] if protocol.folds is None else train
-        count, k = protocol.select_draws, protocol.labels_per_class
-        sources = [pools[i % len(pools)] for i in range(count)] + [pool] * protocol.repeats
-        drawn = [draw_labels(labels, rows, k, seed=(protocol.seed, i)) for i, rows in enumerate(sources)]
+        count, k = protocol.num_selection_subsets, protocol.labels_per_class
+        sources = [pools[i % len(pools)] for i in range(count)] + [pool] * protocol.num_test_subsets
+        drawn = [sample_label_subset(labels, rows, k, seed=(protocol.seed, i)) for i, rows in enumerate(sources)]
         select, test = drawn[:count], drawn[count:]
-    about = (features.dataset, protocol.name, protocol.seed, labels_sha256(features), protocol.selected_on)
-    return Draws(*about, validation, select, test)
+    about = (features.dataset, protocol.name, protocol.seed, labels_sha256(features), protocol.select_on)
+    return LabelSubsets(*about, validation, select, test)
 
 
 def _validation(features: FeatureSet, train: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
-    if protocol.selected_on == "test":
+    if protocol.select_on == "test":
         return [features.rows("test")]
     if protocol.folds is None:
         return [split_validation(features.labels, train, protocol)[1]]
@@ -106,7 +106,7 @@ def check_labels(features: FeatureSet, rows: np.ndarray) -> None:
     unlabelled = int((labels < 0).sum())
     if unlabelled:
         raise EvalkitError(
-            f"{features.dataset}: {unlabelled:,} of {len(labels):,} training pictures have no label; expected a class "
+            f"{features.dataset}: {unlabelled:,} of {len(labels):,} training images have no label; expected a class "
             "for each, such as a folder a class or a list with labels gives"
         )
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= count:
@@ -129,7 +129,7 @@ def split_validation(labels: np.ndarray, train: np.ndarray, protocol: Protocol) 
     return np.sort(fit), np.sort(validation)
 
 
-def draw_labels(labels: np.ndarray, rows: np.ndarray, per_class: int, *, seed: Sequence[int]) -> np.ndarray:
+def sample_label_subset(labels: np.ndarray, rows: np.ndarray, per_class: int, *, seed: Sequence[int]) -> np.ndarray:
     """Draws `per_class` rows of every class without replacement; sorted row numbers, a function of the seed.
 
     Raises:
@@ -149,10 +149,10 @@ def draw_labels(labels: np.ndarray, rows: np.ndarray, per_class: int, *, seed: S
 
 KIND = "label draws"
 _ROWS = ("validation", "select", "test")
-_KEYS = {"dataset", "protocol", "seed", "labels_sha256", "selected_on", *_ROWS}
+_KEYS = {"dataset", "protocol", "seed", "labels_sha256", "select_on", *_ROWS}
 
 
-def write_draws(folder: Path, draws: Draws) -> Path:
+def write_label_subsets(folder: Path, draws: LabelSubsets) -> Path:
     """Writes the draws into `folder` under a name with their hash, unless they are there, and returns the file."""
     path = folder / f"{draws.dataset}--{draws.protocol}--{draws.sha256[:12]}.json"
     if not path.exists():
@@ -161,19 +161,19 @@ def write_draws(folder: Path, draws: Draws) -> Path:
     return path
 
 
-def read_draws(path: Path, features: FeatureSet) -> Draws:
+def read_label_subsets(path: Path, features: FeatureSet) -> LabelSubsets:
     """Draws from a file, for the features of the data set that they were made for.
 
     Raises:
         ArtifactError: no file of draws, or one that was changed.
-        EvalkitError: draws of another data set, or ones that fit or choose on test pictures unless they say so.
+        EvalkitError: draws of another data set, or ones that fit or choose on test images unless they say so.
     """
     content = _read(path)
-    draws = Draws(**content | {key: [np.array(rows, np.int64) for rows in content[key]] for key in _ROWS})
+    draws = LabelSubsets(**content | {key: [np.array(rows, np.int64) for rows in content[key]] for key in _ROWS})
     if draws.labels_sha256 != labels_sha256(features):
         raise EvalkitError(f"{path}: draws from other labels ({draws.dataset}), the features are of {features.dataset}")
     train = features.rows("train")
-    judged_in = features.rows("test") if draws.selected_on == "test" else train
+    judged_in = features.rows("test") if draws.select_on == "test" else train
     _refuse_outside(path, "training", draws.select, train)
     _refuse_outside(path, "training", draws.test, train)
     _refuse_outside(path, "validation", draws.validation, judged_in)
@@ -202,5 +202,5 @@ def _refuse_outside(path: Path, what: str, draws: Sequence[np.ndarray], allowed:
     if outside or min((len(rows) for rows in draws), default=0) == 0:
         raise EvalkitError(
             f"{path}: {outside} {what} rows outside the split they belong to, or none at all; "
-            "test pictures are neither fitted nor chosen on (--select-on-test does the latter and says so)"
+            "test images are neither fitted nor chosen on (--select-on-test does the latter and says so)"
         )

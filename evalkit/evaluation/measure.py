@@ -9,7 +9,7 @@ import pandas as pd
 from evalkit.artifacts import read_manifest
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import Evaluation, Progress, evaluate
-from evalkit.evaluation.label_subsets import Draws, make_draws, read_draws, write_draws
+from evalkit.evaluation.label_subsets import LabelSubsets, make_label_subsets, read_label_subsets, write_label_subsets
 from evalkit.evaluation.protocol import Protocol
 from evalkit.evaluation.record import record
 from evalkit.evaluation.statistics import Comparison, check_comparable, compare_predictions
@@ -17,7 +17,7 @@ from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet, load_features
 from evalkit.features.transforms import scale
 from evalkit.probes.classifiers import SVM, Classifier
-from evalkit.results import Card, Figure, card_path, method_name, read_card, read_predictions, read_results
+from evalkit.results import Card, Result, card_path, method_name, read_card, read_predictions, read_results
 from evalkit.workspace import Workspace
 
 
@@ -34,7 +34,7 @@ def measure(
     classifier: str = "svm",
     layers: str = "",
     scaling: str | None = None,
-    draws: Path | None = None,
+    label_subsets: Path | None = None,
     device: str = "auto",
     memory: str | None = None,
     say: Progress = quiet,
@@ -52,10 +52,10 @@ def measure(
     found = load_features(path)
     say(f"features: {path} ({found.features.shape[0]:,} x {found.features.shape[1]:,})")
     if scaling:
-        found = scale(found, workspace.place(FEATURES, f"{path.name}--{scaling}"), scaling)
-        workspace.take(path)  # the next command's default stays what was extracted last
+        found = scale(found, workspace.path_of(FEATURES, f"{path.name}--{scaling}"), scaling)
+        workspace.mark_latest(path)  # the next command's default stays what was extracted last
         say(f"scaling: {scaling} ({found.features.shape[1]:,} columns)")
-    options = {"classifier": classifier, "layers": layers, "draws": draws, "device": device, "memory": memory}
+    options = {"classifier": classifier, "layers": layers, "label_subsets": label_subsets, "device": device, "memory": memory}
     return measure_on(workspace, found, protocol, **options, say=say, show=show)  # type: ignore[arg-type]
 
 
@@ -66,7 +66,7 @@ def measure_on(
     *,
     classifier: str | Classifier = "svm",
     layers: str = "",
-    draws: Path | None = None,
+    label_subsets: Path | None = None,
     device: str = "auto",
     memory: str | None = None,
     say: Progress = quiet,
@@ -78,13 +78,13 @@ def measure_on(
         protocol,
         classifier=classifier,
         layers=layers,
-        draws=read_draws(draws, features) if draws else None,
+        label_subsets=read_label_subsets(label_subsets, features) if label_subsets else None,
         device=device,
         memory=memory,
         say=say,
         show=show,
     )
-    say(f"draws: {draws or write_draws(workspace.draws, evaluation.draws)}")
+    say(f"draws: {label_subsets or write_label_subsets(workspace.label_subsets, evaluation.label_subsets)}")
     return record(workspace, evaluation, features, protocol)
 
 
@@ -96,7 +96,7 @@ def features_path(workspace: Workspace, features: str | None, dataset: str | Non
     """
     if features is None and dataset is None:
         return workspace.latest(FEATURES)
-    paths = [workspace.find(FEATURES, features)] if features else workspace.all(FEATURES)
+    paths = [workspace.find(FEATURES, features)] if features else workspace.artifacts(FEATURES)
     if dataset is None:
         return paths[0]
     found = [read_manifest(path, FEATURES)["settings"]["dataset"] for path in paths]
@@ -115,7 +115,7 @@ def ablate(
     features: str | None = None,
     dataset: str | None = None,
     cumulative: bool = False,
-    draws: Path | None = None,
+    label_subsets: Path | None = None,
     device: str = "auto",
     say: Progress = quiet,
     show: Progress = quiet,
@@ -124,27 +124,37 @@ def ablate(
     path = features_path(workspace, features, dataset)
     found = load_features(path)
     say(f"features: {path}, {len(found.layers)} layers")
-    drawn = read_draws(draws, found) if draws else make_draws(found, protocol)
+    drawn = read_label_subsets(label_subsets, found) if label_subsets else make_label_subsets(found, protocol)
     for layer in found.layers:
         name = f"{found.layers[0].name}..{layer.name}" if cumulative else layer.name
-        if is_measured(workspace, found, protocol, layers=name, draws=drawn):
+        if is_measured(workspace, found, protocol, layers=name, label_subsets=drawn):
             say(f"{name}: measured before")
         else:
             say(f"{name}:")
-            options = {"layers": name, "draws": draws, "device": device}
+            options = {"layers": name, "label_subsets": label_subsets, "device": device}
             yield measure_on(workspace, found, protocol, **options, say=say, show=show)  # type: ignore[arg-type]
 
 
 def is_measured(
-    workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "", draws: Draws | None = None
+    workspace: Workspace,
+    features: FeatureSet,
+    protocol: Protocol,
+    *,
+    layers: str = "",
+    label_subsets: LabelSubsets | None = None,
 ) -> bool:
     """Whether results.csv has the L2-SVM's figure on these features under this protocol."""
-    return measured_row(workspace, features, protocol, layers=layers, draws=draws) is not None
+    return measured_row(workspace, features, protocol, layers=layers, label_subsets=label_subsets) is not None
 
 
 def measured_row(
-    workspace: Workspace, features: FeatureSet, protocol: Protocol, *, layers: str = "", draws: Draws | None = None
-) -> Figure | None:
+    workspace: Workspace,
+    features: FeatureSet,
+    protocol: Protocol,
+    *,
+    layers: str = "",
+    label_subsets: LabelSubsets | None = None,
+) -> Result | None:
     """The L2-SVM's figure on these features under this protocol, from results.csv.
 
     The draws, by default the protocol's, are compared by their hash, which covers all of the protocol but its grid.
@@ -154,14 +164,14 @@ def measured_row(
         "features_sha256": features.sha256,
         "encoder": features.encoder,
         "layers": layers,
-        "classifier": SVM.label,
-        "draws_sha256": (draws or make_draws(features, protocol)).sha256,
+        "classifier": SVM.display_name,
+        "label_subsets_sha256": (label_subsets or make_label_subsets(features, protocol)).sha256,
     }
-    same = (table["dataset"] == features.dataset) & table["grid"].str.startswith(f"{protocol.grid} ")
+    same = (table["dataset"] == features.dataset) & table["search_range"].str.startswith(f"{protocol.c_grid} ")
     for column, value in expected.items():
         same &= table[column] == value
     found = table[same]
-    return None if found.empty else Figure(**{str(key): value for key, value in found.iloc[-1].items()})
+    return None if found.empty else Result(**{str(key): value for key, value in found.iloc[-1].items()})
 
 
 def compare(results: Path, a: str, b: str) -> tuple[list[str], Comparison]:
@@ -172,8 +182,8 @@ def compare(results: Path, a: str, b: str) -> tuple[list[str], Comparison]:
     """
     (card_a, predicted_a, labels), (card_b, predicted_b, labels_b) = _card(results, a), _card(results, b)
     check_comparable(card_a, card_b, (labels, labels_b))
-    draws = card_a["draws_sha256"], card_b["draws_sha256"]
-    figures = [pd.Series(card["figure"]) for card in (card_a, card_b)]
+    draws = card_a["label_subsets_sha256"], card_b["label_subsets_sha256"]
+    figures = [pd.Series(card["result"]) for card in (card_a, card_b)]
     names = [f"{method_name(row)}; {row['dataset']}, labels a class: {row['protocol']}" for row in figures]
     return names, compare_predictions(predicted_a, predicted_b, labels, draws=draws, names=(a, b))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from evalkit.errors import EvalkitError
 
-GRIDS = ("extended", "release")
+C_GRIDS = ("extended", "release")
 SELECTIONS = ("validation", "test")
 # differs from the paper: 10 and 100 draws whatever their size.
 _FEW_ROWS = 2_000  # draws of more rows are repeated less by default: their cost grows with the cube of the rows
@@ -29,25 +29,25 @@ class Protocol:
     """
 
     labels_per_class: int | None = None
-    grid: str = "extended"
+    c_grid: str = "extended"
     validation: int = 10_000
-    select_draws: int | None = None
-    repeats: int | None = None
+    num_selection_subsets: int | None = None
+    num_test_subsets: int | None = None
     seed: int = 0
     folds: int | None = None
-    selected_on: str = "validation"
+    select_on: str = "validation"
 
     def __post_init__(self) -> None:
-        for key in ("labels_per_class", "validation", "select_draws", "repeats"):
+        for key in ("labels_per_class", "validation", "num_selection_subsets", "num_test_subsets"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise EvalkitError(f"protocol: {key} = {value}, expected at least 1")
         if self.folds is not None and self.folds < 2:
             raise EvalkitError(f"protocol: folds = {self.folds}, expected at least 2")
-        for key, choices in (("grid", GRIDS), ("selected_on", SELECTIONS)):
+        for key, choices in (("c_grid", C_GRIDS), ("select_on", SELECTIONS)):
             if getattr(self, key) not in choices:
                 raise EvalkitError(f"protocol: {key} {getattr(self, key)!r}, expected {' or '.join(choices)}")
-        if self.labels_per_class is None and (self.repeats or self.select_draws):
+        if self.labels_per_class is None and (self.num_test_subsets or self.num_selection_subsets):
             raise EvalkitError("protocol: all labels are one draw, nothing to repeat; give labels a class as well")
 
     @property
@@ -61,14 +61,16 @@ class Protocol:
             return self
         few = self.labels_per_class * classes <= _FEW_ROWS
         return replace(
-            self, select_draws=self.select_draws or (10 if few else 3), repeats=self.repeats or (100 if few else 10)
+            self,
+            num_selection_subsets=self.num_selection_subsets or (10 if few else 3),
+            num_test_subsets=self.num_test_subsets or (100 if few else 10),
         )
 
 
 # Published protocols whose name does not say it all. Every other name is DATASET or DATASET:LABELS_PER_CLASS.
 PROTOCOLS = {
     # Radford et al. 2016, table 2 and the release's script: 1,000 labels in all, 10,000 rows of validation
-    "svhn:1000": Protocol(labels_per_class=100, grid="release", select_draws=10, repeats=100),
+    "svhn:1000": Protocol(labels_per_class=100, c_grid="release", num_selection_subsets=10, num_test_subsets=100),
 }
 
 
@@ -93,7 +95,7 @@ class Baseline:
 
     Attributes:
         about: what it is.
-        encoder: the encoder's name; empty where the pictures themselves are fitted.
+        encoder: the encoder's name; empty where the images themselves are fitted.
         classifier: a name in `evalkit.probes.classifiers.CLASSIFIERS`; empty for the supervised CNN.
         scaling: of the features, a name in `evalkit.features.transforms.SCALINGS`.
     """

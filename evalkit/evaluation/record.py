@@ -13,12 +13,12 @@ from typing import Any
 
 from evalkit.artifacts import MANIFEST, Manifest, commit
 from evalkit.evaluation.evaluate import Evaluation
-from evalkit.evaluation.label_subsets import make_draws
+from evalkit.evaluation.label_subsets import make_label_subsets
 from evalkit.evaluation.protocol import Protocol
 from evalkit.features.featureset import FeatureSet
 from evalkit.gan.run_dir import updates_before
-from evalkit.images import images_with_hash
-from evalkit.results import Card, add_figure, write_card
+from evalkit.images import find_images_by_sha256
+from evalkit.results import Card, add_result, write_card
 from evalkit.version import versions
 from evalkit.workspace import Workspace
 
@@ -27,23 +27,23 @@ def record(workspace: Workspace, evaluation: Evaluation, features: FeatureSet, p
     """Writes the evaluation's run card and its row of results.csv; returns it with the card named in its figure."""
     content = card_content(evaluation, features, protocol) | {"training": training_facts(features, workspace)}
     name = write_card(workspace.results, content, predictions=evaluation.predictions, labels=evaluation.test_labels)
-    figure = dataclasses.replace(evaluation.figure, card=name)
-    add_figure(workspace.results, figure)
-    return dataclasses.replace(evaluation, figure=figure)
+    figure = dataclasses.replace(evaluation.result, card=name)
+    add_result(workspace.results, figure)
+    return dataclasses.replace(evaluation, result=figure)
 
 
 def card_content(evaluation: Evaluation, features: FeatureSet, protocol: Protocol) -> Card:
     """All that led to the figure, as JSON values; paths are left out, since hashes find the artifacts anywhere."""
-    figure, manifest = evaluation.figure, features.manifest
+    figure, manifest = evaluation.result, features.manifest
     row = {key: _json(value) for key, value in dataclasses.asdict(figure).items() if key != "card"}
     settings = {key: value for key, value in manifest["settings"].items() if key != "weights"}
     return {
-        "figure": row,
+        "result": row,
         "protocol": dataclasses.asdict(protocol.with_counts(len(features.class_names))),
-        "curve": [[_json(value), percent] for value, percent in evaluation.C_curve],
-        "labels_sha256": evaluation.draws.labels_sha256,
-        "draws_sha256": evaluation.draws.sha256,
-        "draws_are_the_protocols": evaluation.draws.sha256 == make_draws(features, protocol).sha256,
+        "curve": [[_json(value), percent] for value, percent in evaluation.validation_curve],
+        "labels_sha256": evaluation.label_subsets.labels_sha256,
+        "label_subsets_sha256": evaluation.label_subsets.sha256,
+        "draws_are_the_protocols": evaluation.label_subsets.sha256 == make_label_subsets(features, protocol).sha256,
         "images_sha256": manifest["made_from"].get("images_sha256", ""),
         "weights_sha256": features.weights_sha256,
         "features_sha256": features.sha256,
@@ -72,7 +72,7 @@ def command_line() -> str:
 
 
 def training_facts(features: FeatureSet, workspace: Workspace) -> dict[str, Any]:
-    """How the encoder was trained, as its checkpoint says: recipe, updates, pictures; empty where nothing says it."""
+    """How the encoder was trained, as its checkpoint says: recipe, updates, images; empty where nothing says it."""
     checkpoint = Path(features.manifest["settings"].get("weights") or "nowhere").parent
     if not (checkpoint / MANIFEST).is_file():
         return {}
@@ -80,11 +80,11 @@ def training_facts(features: FeatureSet, workspace: Workspace) -> dict[str, Any]
 
 
 def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
-    """What a run's or checkpoint's manifest says of the training, with name and size of the pictures if at hand."""
+    """What a run's or checkpoint's manifest says of the training, with name and size of the images if at hand."""
     sha256 = manifest["made_from"].get("images_sha256", "")
-    images = images_with_hash(workspace, sha256)
+    images = find_images_by_sha256(workspace, sha256)
     about = (
-        {} if images is None else {"images": images.name, "pictures": len(images), "classes": len(images.class_names)}
+        {} if images is None else {"images": images.name, "num_images": len(images), "classes": len(images.class_names)}
     )
     history = manifest["settings"].get("history")
     arithmetic = {"precision": history[-1]["precision"]} if history else {}

@@ -1,6 +1,6 @@
-"""Spreads of a figure, each with its name: over fits on several draws, or over the test pictures of a single fit.
+"""Spreads of a figure, each with its name: over fits on several draws, or over the test images of a single fit.
 
-Two figures compared pair by pair: on the same label draws by a t-test, on the same test pictures by McNemar's.
+Two figures compared pair by pair: on the same label draws by a t-test, on the same test images by McNemar's.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from evalkit.errors import EvalkitError
 
 
 @dataclass(frozen=True)
-class Spread:
+class Uncertainty:
     """A mean accuracy and how far it can be trusted; all are shares, not percent.
 
     Attributes:
@@ -26,49 +26,51 @@ class Spread:
 
     mean: float
     half_width: float
-    kind: str
+    type: str
     std: float
     low: float
     high: float
-    interval_kind: str
+    interval_type: str
 
     def columns(self) -> dict[str, Any]:
         """What a figure says of it, in percent."""
         return {
             "value": 100 * self.mean,
-            "spread": 100 * self.half_width,
-            "spread_kind": self.kind,
+            "uncertainty": 100 * self.half_width,
+            "uncertainty_type": self.type,
             "std": 100 * self.std,
             "interval_low": 100 * self.low,
             "interval_high": 100 * self.high,
-            "interval_kind": self.interval_kind,
+            "interval_type": self.interval_type,
         }
 
 
-def spread_of(correct: np.ndarray) -> Spread:
-    """Spreads of fits that were right on test pictures where `correct` (fits, pictures) says so."""
+def uncertainty_of(correct: np.ndarray) -> Uncertainty:
+    """Spreads of fits that were right on test images where `correct` (fits, images) says so."""
     accuracies = correct.mean(axis=1)
-    return over_fits(accuracies) if len(accuracies) > 1 else over_pictures(float(accuracies[0]), correct.shape[1])
+    return over_fits(accuracies) if len(accuracies) > 1 else over_images(float(accuracies[0]), correct.shape[1])
 
 
-def over_fits(accuracies: np.ndarray) -> Spread:
+def over_fits(accuracies: np.ndarray) -> Uncertainty:
     """Several fits: 1.96 std as the release states it (n under the root, of single fits), and Student's interval."""
     count, mean = len(accuracies), float(accuracies.mean())
     std = float(accuracies.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * std / np.sqrt(count)
     released = 1.96 * float(accuracies.std())
-    return Spread(mean, released, "1.96 std over draws", std, mean - half, mean + half, "95% t interval of the mean")
+    return Uncertainty(
+        mean, released, "1.96 std over draws", std, mean - half, mean + half, "95% t interval of the mean"
+    )
 
 
-def over_pictures(accuracy: float, count: int) -> Spread:
-    """One fit on `count` test pictures: the binomial half width, and the bootstrap's percentiles.
+def over_images(accuracy: float, count: int) -> Uncertainty:
+    """One fit on `count` test images: the binomial half width, and the bootstrap's percentiles.
 
-    The number right in a resample of the pictures is binomial, so its percentiles need no resampling.
+    The number right in a resample of the images is binomial, so its percentiles need no resampling.
     """
     half = 1.96 * float(np.sqrt(accuracy * (1 - accuracy) / count))
     low, high = stats.binom.ppf([0.025, 0.975], count, accuracy) / count
-    kinds = "95% binomial interval over test pictures", "95% bootstrap interval over test pictures"
-    return Spread(accuracy, half, kinds[0], float("nan"), float(low), float(high), kinds[1])
+    kinds = "95% binomial interval over test images", "95% bootstrap interval over test images"
+    return Uncertainty(accuracy, half, kinds[0], float("nan"), float(low), float(high), kinds[1])
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Comparison:
         difference: of accuracies, in percent points.
         low, high: its 95 % interval, in percent points; interval: what that is.
         p_value: two-sided, of no difference.
-        pairs: fits, or test pictures that only one of the two gets right.
+        pairs: fits, or test images that only one of the two gets right.
     """
 
     test: str
@@ -123,7 +125,7 @@ def compare_predictions(
 def paired_fits(a: np.ndarray, b: np.ndarray) -> Comparison:
     """Student's paired t-test over the accuracies of fits on the same draws (fits,).
 
-    The draws share their test pictures, so the interval is of the mean over draws on these pictures.
+    The draws share their test images, so the interval is of the mean over draws on these images.
     """
     if np.ptp(a - b) == 0:  # Student's t divides by the spread
         same, p_value = 100 * float((a - b).mean()), 1.0 if a[0] == b[0] else 0.0
@@ -135,24 +137,24 @@ def paired_fits(a: np.ndarray, b: np.ndarray) -> Comparison:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> Comparison:
-    """McNemar's exact test over test pictures that `a` and `b` (bool, one a picture) get right."""
+    """McNemar's exact test over test images that `a` and `b` (bool, one an image) get right."""
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     pairs, count = only_a + only_b, len(a)
     p_value = float(stats.binomtest(only_a, pairs).pvalue) if pairs else 1.0
     difference = (only_a - only_b) / count
     half = 1.96 * float(np.sqrt(pairs - (only_a - only_b) ** 2 / count)) / count
     ends = 100 * (difference - half), 100 * (difference + half)
-    test = f"McNemar's exact test over {count:,} test pictures"
+    test = f"McNemar's exact test over {count:,} test images"
     return Comparison(test, 100 * difference, *ends, "95% normal interval", p_value, pairs)
 
 
 def check_comparable(a: Mapping, b: Mapping, labels: tuple[np.ndarray, np.ndarray]) -> None:
-    """Refuses run cards of other data sets or test pictures.
+    """Refuses run cards of other data sets or test images.
 
     Raises:
         EvalkitError: names both.
     """
     same = a["labels_sha256"] == b["labels_sha256"] and np.array_equal(*labels)
     if not same:
-        named = " and ".join(f"{card['figure']['encoder']} on {card['figure']['dataset']}" for card in (a, b))
-        raise EvalkitError(f"{named}: other test pictures, nothing to pair")
+        named = " and ".join(f"{card['result']['encoder']} on {card['result']['dataset']}" for card in (a, b))
+        raise EvalkitError(f"{named}: other test images, nothing to pair")

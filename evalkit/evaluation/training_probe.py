@@ -1,7 +1,7 @@
 """A probe on a run while it trains: does D's representation still get better?
 
-Every so many D updates a few-label SVM is fitted on frozen features of a benchmark's training pictures. The benchmark's
-test pictures are never looked at.
+Every so many D updates a few-label SVM is fitted on frozen features of a benchmark's training images. The benchmark's
+test images are never looked at.
 """
 
 import csv
@@ -16,19 +16,19 @@ import numpy as np
 from evalkit.artifacts import read_manifest, sha256_json, write_atomically
 from evalkit.encoders import find_encoder
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.evaluate import Progress, choose
-from evalkit.evaluation.label_subsets import draw_labels
+from evalkit.evaluation.evaluate import Progress, search_hyperparameter
+from evalkit.evaluation.label_subsets import sample_label_subset
 from evalkit.features.extract import extract
 from evalkit.gan.checkpoint import KIND
 from evalkit.gan.run_dir import best_checkpoint
 from evalkit.images.imageset import ImageSet, Rows
-from evalkit.probes.classifiers import RELEASE_GRID
+from evalkit.probes.classifiers import RELEASE_C_GRID
 from evalkit.runtime import resolve_device
-from evalkit.solver import l2svm_draws
+from evalkit.solver import l2svm_subsets
 from evalkit.workspace import Workspace
 
-COLUMNS = ("d_updates", "rewinds", "dataset", "labels_per_class", "validation_pictures", "C", "validation_percent")
-_VALIDATION = 5_000  # enough for +- 0.7 points; the same pictures each time, so differences show better than that
+COLUMNS = ("d_updates", "rewinds", "dataset", "labels_per_class", "validation_images", "C", "validation_percent")
+_VALIDATION = 5_000  # enough for +- 0.7 points; the same images each time, so differences show better than that
 _SEED = 0
 
 
@@ -38,13 +38,13 @@ class TrainingProbe:
     Writes RUN/probe.csv and RUN/probe.png, and keeps the checkpoint of the best validation accuracy as RUN/best.
 
     Args:
-        images: the benchmark's pictures, of which only the `train` split is used.
+        images: the benchmark's images, of which only the `train` split is used.
         run: the run's directory.
-        labels_per_class: k; k x K pictures are fitted, and normalise (the whole training split would take longer).
+        labels_per_class: k; k x K images are fitted, and normalise (the whole training split would take longer).
         every: D updates between probes.
 
     Raises:
-        EvalkitError: a class of the benchmark has too few pictures.
+        EvalkitError: a class of the benchmark has too few images.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class TrainingProbe:
         fit, validation = found.rows("train"), found.rows("validation")
 
         def score(Cs: Sequence[float]) -> list[float]:
-            fits = l2svm_draws(found, found.labels, [fit], list(Cs), evaluate_rows=validation, device=self._device)
+            fits = l2svm_subsets(found, found.labels, [fit], list(Cs), evaluate_rows=validation, device=self._device)
             return (fits.predictions[0] == found.labels[validation]).mean(axis=1).tolist()
 
-        choice = choose(score, RELEASE_GRID, say=lambda line: None)
+        choice = search_hyperparameter(score, RELEASE_C_GRID, say=lambda line: None)
         shutil.rmtree(self.run / "probe")
         return choice.value, 100 * max(choice.scores.values())
 
@@ -113,10 +113,10 @@ class TrainingProbe:
 
 
 def _excerpt(images: ImageSet, labels_per_class: int) -> ImageSet:
-    """The pictures to fit and, of the other training pictures, those to validate on, as splits of a set in memory."""
+    """The images to fit and, of the other training images, those to validate on, as splits of a set in memory."""
     first, end = images.splits.get("train", (0, len(images)))
     everything = np.arange(first, end)
-    fit = draw_labels(images.labels, everything, labels_per_class, seed=[_SEED, labels_per_class])
+    fit = sample_label_subset(images.labels, everything, labels_per_class, seed=[_SEED, labels_per_class])
     others = np.setdiff1d(everything, fit)
     validation = np.sort(np.random.default_rng(_SEED).permutation(others)[:_VALIDATION])
     rows = np.concatenate([fit, validation])

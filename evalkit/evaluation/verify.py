@@ -17,14 +17,14 @@ import pandas as pd
 from evalkit.artifacts import MANIFEST, read_manifest
 from evalkit.encoders import find_encoder
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.evaluation.label_subsets import Draws, make_draws, read_draws
+from evalkit.evaluation.label_subsets import LabelSubsets, make_label_subsets, read_label_subsets
 from evalkit.evaluation.protocol import Protocol
-from evalkit.evaluation.statistics import spread_of
+from evalkit.evaluation.statistics import uncertainty_of
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet, layer_columns, load_features
 from evalkit.images import load_images
 from evalkit.images.imageset import KIND as IMAGES
-from evalkit.probes.classifiers import CLASSIFIERS, FitOptions
+from evalkit.probes.classifiers import CLASSIFIERS, SolverOptions
 from evalkit.results import (
     COLUMNS,
     Card,
@@ -81,13 +81,13 @@ class Verdict:
 
 
 def verify(
-    results: Path, workspace: Workspace, *, refit: FitOptions | None = None, row_filter: str = ""
+    results: Path, workspace: Workspace, *, refit: SolverOptions | None = None, row_filter: str = ""
 ) -> Iterator[Verdict]:
     """Checks every row, one after the other.
 
     Args:
         results: a results.csv, with its cards folder beside it.
-        workspace: where features, weights, pictures and draws are looked for, by their hashes.
+        workspace: where features, weights, images and draws are looked for, by their hashes.
         refit: how to fit again; None does not.
         row_filter: only rows whose name contains it.
 
@@ -102,7 +102,11 @@ def verify(
 
 
 def _checks(
-    results: Path, row: pd.Series, workspace: Workspace, refit: FitOptions | None, hashed: dict[tuple[str, str], Check]
+    results: Path,
+    row: pd.Series,
+    workspace: Workspace,
+    refit: SolverOptions | None,
+    hashed: dict[tuple[str, str], Check],
 ) -> Iterator[Check]:
     def once(name: str, sha256: str, check: Callable[[], Check]) -> Check:
         """Big files are hashed once, however many rows they are behind."""
@@ -117,10 +121,10 @@ def _checks(
     if row["weights_sha256"]:
         yield once("weights", row["weights_sha256"], lambda: _weights(row, workspace))
     if images := card.get("images_sha256"):
-        place = images_at_hand(workspace, images)
-        yield once("pictures", images, lambda: check_artifact("pictures", place, IMAGES, images))
+        place = find_image_set_by_sha256(workspace, images)
+        yield once("images", images, lambda: check_artifact("images", place, IMAGES, images))
     sha256 = row["features_sha256"]
-    path = features_at_hand(workspace, sha256)
+    path = find_features_by_sha256(workspace, sha256)
     features = once("features", sha256, lambda: check_artifact("features", path, FEATURES, sha256))
     yield features
     if card and path and features.outcome == HOLDS:
@@ -128,14 +132,14 @@ def _checks(
 
 
 def _weights(row: pd.Series, workspace: Workspace) -> Check:
-    found = weights_at_hand(workspace, row["weights_sha256"])
+    found = find_weights_by_sha256(workspace, row["weights_sha256"])
     if found is None:
         return check_made_weights(row, workspace)
     return check_artifact("weights", found[0], found[1], row["weights_sha256"])
 
 
 def _checks_on_features(
-    results: Path, row: pd.Series, card: Card, path: Path, workspace: Workspace, refit: FitOptions | None
+    results: Path, row: pd.Series, card: Card, path: Path, workspace: Workspace, refit: SolverOptions | None
 ) -> Iterator[Check]:
     try:
         features = load_features(path)
@@ -143,7 +147,7 @@ def _checks_on_features(
         yield Check("label draws", UNCHECKED, str(error))
         return
     yield check_labels(results, row, card, features)
-    check, draws = check_draws(row, card, features, workspace)
+    check, draws = check_label_subsets(row, card, features, workspace)
     yield check
     if refit and draws:
         yield check_refit(row, features, draws, refit)
@@ -159,7 +163,7 @@ def check_card(results: Path, row: pd.Series) -> tuple[Check, Card]:
         there = card_path(results, row["card"]).exists()
         return Check("run card", DIFFERS if there else UNCHECKED, str(error)), {}
     for column in COLUMNS:
-        said, row_says = as_written(column, card["figure"].get(column)), as_written(column, row[column])
+        said, row_says = as_written(column, card["result"].get(column)), as_written(column, row[column])
         if column != "card" and said != row_says:
             return Check("run card", DIFFERS, f"{column} is {said!r} in the card, {row_says!r} in the row"), card
     return Check("run card", HOLDS), card
@@ -174,8 +178,8 @@ def check_predictions(results: Path, row: pd.Series, card: Card) -> Check:
         there = card_path(results, row["card"]).with_suffix(".npz").exists()
         return Check(name, DIFFERS if there else UNCHECKED, str(error))
     correct = predictions == labels
-    spread = spread_of(~correct if "error" in row["metric"] else correct)
-    found = {"value": spread.mean, "spread": spread.half_width, "std": spread.std}
+    spread = uncertainty_of(~correct if "error" in row["metric"] else correct)
+    found = {"value": spread.mean, "uncertainty": spread.half_width, "std": spread.std}
     found |= {"interval_low": spread.low, "interval_high": spread.high}
     for column, share in found.items():
         computed, row_says = as_written(column, 100 * share), as_written(column, row[column])
@@ -207,16 +211,18 @@ def check_made_weights(row: pd.Series, workspace: Workspace) -> Check:
     return Check("weights", DIFFERS if encoder.startswith("random:") else UNCHECKED, f"{encoder} is another here")
 
 
-def check_draws(row: pd.Series, card: Card, features: FeatureSet, workspace: Workspace) -> tuple[Check, Draws | None]:
+def check_label_subsets(
+    row: pd.Series, card: Card, features: FeatureSet, workspace: Workspace
+) -> tuple[Check, LabelSubsets | None]:
     """Split and label draws, made again from the protocol, or read from their file, hash to what the row says."""
-    draws = make_draws(features, Protocol(**card["protocol"]))
-    if draws.sha256 == row["draws_sha256"]:
+    draws = make_label_subsets(features, Protocol(**card["protocol"]))
+    if draws.sha256 == row["label_subsets_sha256"]:
         return Check("label draws", HOLDS), draws
     if card.get("draws_are_the_protocols", True):
         return Check("label draws", DIFFERS, f"made again they hash to {draws.sha256[:12]}…"), None
-    for path in workspace.draws.glob(f"*--{row['draws_sha256'][:12]}.json"):
-        return Check("label draws", HOLDS), read_draws(path, features)
-    return Check("label draws", UNCHECKED, f"they came from a file that is not in {workspace.draws}"), None
+    for path in workspace.label_subsets.glob(f"*--{row['label_subsets_sha256'][:12]}.json"):
+        return Check("label draws", HOLDS), read_label_subsets(path, features)
+    return Check("label draws", UNCHECKED, f"they came from a file that is not in {workspace.label_subsets}"), None
 
 
 def check_labels(results: Path, row: pd.Series, card: Card, features: FeatureSet) -> Check:
@@ -229,13 +235,13 @@ def check_labels(results: Path, row: pd.Series, card: Card, features: FeatureSet
     return Check("test labels", HOLDS if same else DIFFERS, "" if same else "those beside the predictions are others")
 
 
-def check_refit(row: pd.Series, features: FeatureSet, draws: Draws, options: FitOptions) -> Check:
+def check_refit(row: pd.Series, features: FeatureSet, draws: LabelSubsets, options: SolverOptions) -> Check:
     """Fits again at the chosen value: the accuracy is the row's, to what the solver's tolerance may move."""
-    known = {classifier.label: classifier for classifier in CLASSIFIERS.values()}
+    known = {classifier.display_name: classifier for classifier in CLASSIFIERS.values()}
     if row["classifier"] not in known:
         return Check("refit", UNCHECKED, f"no classifier {row['classifier']!r} to fit again")
     columns, test = layer_columns(features, row["layers"]), features.rows("test")
-    value = float(str(row["chosen"]).partition(" = ")[2])
+    value = float(str(row["hyperparameter"]).partition(" = ")[2])
     predict = known[row["classifier"]].predict
     found = predict(columns, features.labels, draws.test, [value], test, options).labels[:, 0]
     percent = 100 * float((found == features.labels[test]).mean())
@@ -253,15 +259,15 @@ def _claims(path: Path) -> dict[str, str]:
         return {}
 
 
-def features_at_hand(workspace: Workspace, sha256: str) -> Path | None:
+def find_features_by_sha256(workspace: Workspace, sha256: str) -> Path | None:
     """The feature set whose features.npy has the hash."""
-    found = (path for path in workspace.all("feature set") if _claims(path).get("features.npy") == sha256)
+    found = (path for path in workspace.artifacts("feature set") if _claims(path).get("features.npy") == sha256)
     return next(found, None)
 
 
-def images_at_hand(workspace: Workspace, sha256: str) -> Path | None:
-    """The image set whose pictures have the hash; a view is one by its own and its parent's."""
-    for path in workspace.all("image set"):
+def find_image_set_by_sha256(workspace: Workspace, sha256: str) -> Path | None:
+    """The image set whose images have the hash; a view is one by its own and its parent's."""
+    for path in workspace.artifacts("image set"):
         if _claims(path).get("images.npy") == sha256:
             return path
         try:
@@ -272,7 +278,7 @@ def images_at_hand(workspace: Workspace, sha256: str) -> Path | None:
     return None
 
 
-def weights_at_hand(workspace: Workspace, sha256: str) -> tuple[Path, str] | None:
+def find_weights_by_sha256(workspace: Workspace, sha256: str) -> tuple[Path, str] | None:
     """A checkpoint, or other weights of the workspace, with a file of the hash; and the artifact's kind."""
     for path in _with_weights(workspace):
         if sha256 in _claims(path).values():

@@ -1,1 +1,1 @@
-"""Features: from pictures and an encoder to a feature set."""
+"""Features: from images and an encoder to a feature set."""

@@ -1,6 +1,6 @@
-"""Views: copies of a picture whose features are averaged.
+"""Views: copies of an image whose features are averaged.
 
-differs from the paper: its features are those of the picture alone, which is the default.
+differs from the paper: its features are those of the image alone, which is the default.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from evalkit.errors import EvalkitError
 
 
 @dataclass(frozen=True)
-class Views:
-    """Which copies of a picture beside itself.
+class Augmentation:
+    """Which copies of an image beside itself.
 
     Attributes:
         mirror: its mirror image, and that of each other copy.
@@ -26,44 +26,44 @@ class Views:
         EvalkitError: a negative shift.
     """
 
-    mirror: bool = False
+    hflip: bool = False
     shift: int = 0
 
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise EvalkitError(f"shift = {self.shift}, expected a number of pixels, 0 for none")
 
-    def __call__(self, pictures: Tensor) -> Iterator[Tensor]:
-        """The copies of pictures (N, C, h, w), themselves first, each of the same shape."""
-        for copy in self._shifted(pictures):
+    def __call__(self, images: Tensor) -> Iterator[Tensor]:
+        """The copies of images (N, C, h, w), themselves first, each of the same shape."""
+        for copy in self._shifted(images):
             yield copy
-            if self.mirror:
+            if self.hflip:
                 yield copy.flip(3)
 
-    def _shifted(self, pictures: Tensor) -> Iterator[Tensor]:
-        yield pictures
+    def _shifted(self, images: Tensor) -> Iterator[Tensor]:
+        yield images
         if not self.shift:
             return
-        height, width = pictures.shape[2:]
-        padded = F.pad(pictures, [self.shift] * 4, mode="reflect")
+        height, width = images.shape[2:]
+        padded = F.pad(images, [self.shift] * 4, mode="reflect")
         for top in (0, 2 * self.shift):
             for left in (0, 2 * self.shift):
                 yield padded[:, :, top : top + height, left : left + width]
 
     def check(self, height: int, width: int) -> None:
-        """Refuses pictures that the shift is too large for.
+        """Refuses images that the shift is too large for.
 
         Raises:
             EvalkitError: says both sizes.
         """
         if self.shift >= min(height, width):
-            raise EvalkitError(f"shift = {self.shift}, expected less than the pictures' {min(height, width)} pixels")
+            raise EvalkitError(f"shift = {self.shift}, expected less than the images' {min(height, width)} pixels")
 
     def as_dict(self) -> dict[str, Any]:
         """What is not the default, as JSON values."""
-        return ({"mirror": True} if self.mirror else {}) | ({"shift": self.shift} if self.shift else {})
+        return ({"hflip": True} if self.hflip else {}) | ({"shift": self.shift} if self.shift else {})
 
     def variant(self) -> list[str]:
         """What differs from the paper's, in words that a figure can carry."""
         shifted = [f"shifted by {self.shift}"] if self.shift else []
-        return shifted + (["with mirror image"] if self.mirror else [])
+        return shifted + (["with mirror image"] if self.hflip else [])

@@ -1,15 +1,15 @@
-"""Batch-norm statistics for features: which pictures normalise the network at inference.
+"""Batch-norm statistics for features: which images normalise the network at inference.
 
-`target` (the paper's release): one pass over the training pictures of the data set that is evaluated, in batches of
+`target` (the paper's release): one pass over the training images of the data set that is evaluated, in batches of
 128, each normalised by itself; per-batch means and biased variances averaged over the batches, then frozen.
-`source`: the same over the pictures that the network was trained on.
-`running`: the buffers filled during training; in a GAN's they mix in generated pictures, and where features come from
+`source`: the same over the images that the network was trained on.
+`running`: the buffers filled during training; in a GAN's they mix in generated images, and where features come from
 a moving average of D they are still D's own.
-`batch`: each batch of 128 pictures by its own statistics, so that features depend on their neighbours in the data set.
+`batch`: each batch of 128 images by its own statistics, so that features depend on their neighbours in the data set.
 
-Batch-norm statistics of the pictures that weights were trained on, handed on with the weights.
+Batch-norm statistics of the images that weights were trained on, handed on with the weights.
 
-With them `--batch-norm source` needs no pictures but those that are to be encoded.
+With them `--batch-norm source` needs no images but those that are to be encoded.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from evalkit.encoders.dcgan import discriminator_encoder
 from evalkit.encoders.encoder import BatchNorm, Network, Preprocessing
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import Discriminator
-from evalkit.images import images_with_hash
+from evalkit.images import find_images_by_sha256
 from evalkit.pretrained.store import Pretrained
 from evalkit.runtime import Ranks, arithmetic, resolve_device, resolve_precision
 from evalkit.workspace import Workspace
@@ -78,7 +78,7 @@ class _Moments:
 
 def set_statistics(
     network: Network,
-    pictures: np.ndarray,
+    images: np.ndarray,
     *,
     preprocessing: Preprocessing,
     precision: str,
@@ -86,16 +86,16 @@ def set_statistics(
     progress: bool = True,
     ranks: Ranks = Ranks(),
 ) -> None:
-    """Freezes the network's batch norms at the statistics of `pictures` (uint8, N x H x W x 3).
+    """Freezes the network's batch norms at the statistics of `images` (uint8, N x H x W x 3).
 
     Processes share the batches; the sums run in the order of batches, so that their number changes no bit.
     """
-    starts = range(0, len(pictures), STATISTICS_BATCH)[ranks.number :: ranks.count]
-    moments = {name: _Moments(norm, len(starts), device) for name, norm in network.norms().items()}
+    starts = range(0, len(images), STATISTICS_BATCH)[ranks.number :: ranks.count]
+    moments = {name: _Moments(norm, len(starts), device) for name, norm in network.batch_norms().items()}
     quiet = None if progress and ranks.writes else True
     with torch.inference_mode(), arithmetic(precision, device):
         for first in tqdm(starts, desc="batch-norm statistics", unit="batch", disable=quiet):
-            batch = torch.from_numpy(np.array(pictures[first : first + STATISTICS_BATCH])).to(device)
+            batch = torch.from_numpy(np.array(images[first : first + STATISTICS_BATCH])).to(device)
             network(preprocessing(batch), reduce=_nothing)
     for each in moments.values():
         each.end()
@@ -125,7 +125,7 @@ def _nothing(name: str, output: Tensor) -> Tensor:
 def statistics(network: Network) -> dict[str, Tensor]:
     """The frozen statistics by name, e.g. "conv2.mean" (maps,) float32."""
     found = {}
-    for name, norm in network.norms().items():
+    for name, norm in network.batch_norms().items():
         if norm.running_mean is not None and norm.running_var is not None:
             found[f"{name}.mean"], found[f"{name}.variance"] = norm.running_mean, norm.running_var
     return found
@@ -133,7 +133,7 @@ def statistics(network: Network) -> dict[str, Tensor]:
 
 def load_statistics(network: Network, found: Mapping[str, Tensor]) -> None:
     """Freezes the network's batch norms at statistics that `statistics` returned."""
-    for name, norm in network.norms().items():
+    for name, norm in network.batch_norms().items():
         if f"{name}.mean" in found:
             mean, variance = found[f"{name}.mean"], found[f"{name}.variance"]
             like = next(network.parameters())  # a norm may have no weights
@@ -141,15 +141,15 @@ def load_statistics(network: Network, found: Mapping[str, Tensor]) -> None:
     network.eval()
 
 
-def gathered(network: Network) -> bool:
+def has_running_statistics(network: Network) -> bool:
     """Whether training has left statistics in any batch norm: means that are not 0, or variances that are not 1."""
-    pairs = [(norm.running_mean, norm.running_var) for norm in network.norms().values()]
+    pairs = [(norm.running_mean, norm.running_var) for norm in network.batch_norms().values()]
     return any(bool(m.any() or (v != 1).any()) for m, v in pairs if m is not None and v is not None)
 
 
 def normalise_by_batch(network: Network) -> None:
     """Makes the network's batch norms use the statistics of the batch at hand."""
-    for norm in network.norms().values():
+    for norm in network.batch_norms().values():
         norm.running_mean = norm.running_var = None
 
 
@@ -157,15 +157,15 @@ def source_statistics(weights: Pretrained, dtype: torch.dtype, workspace: Worksp
     """The file's content, float32 by name as in "conv2.mean", and the arithmetic it was computed in.
 
     Args:
-        weights: with a discriminator, trained on pictures that the workspace has.
+        weights: with a discriminator, trained on images that the workspace has.
         dtype: in which the discriminator is stored: the statistics are those of its rounded weights.
 
     Raises:
-        EvalkitError: no batch norm, or pictures that are not there.
+        EvalkitError: no batch norm, or images that are not there.
     """
-    images = images_with_hash(workspace, weights.made_from.get("images_sha256", ""))
+    images = find_images_by_sha256(workspace, weights.made_from.get("images_sha256", ""))
     if images is None:
-        raise EvalkitError("source statistics need the pictures that the weights were trained on; prepare them first")
+        raise EvalkitError("source statistics need the images that the weights were trained on; prepare them first")
     network = Discriminator(weights.recipe)
     rounded = {
         key: value.to(dtype).float() if value.is_floating_point() else value
@@ -173,7 +173,7 @@ def source_statistics(weights: Pretrained, dtype: torch.dtype, workspace: Worksp
     }
     network.load_state_dict(rounded)
     encoder = discriminator_encoder("source statistics", network, sha256="")
-    if not encoder.network.norms():
+    if not encoder.network.batch_norms():
         raise EvalkitError("source statistics: the discriminator has no batch norm")
     height, width = images.images.shape[1:3]
     encoder.preprocessing.check(height, width, "the discriminator")

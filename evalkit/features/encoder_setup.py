@@ -1,14 +1,14 @@
-"""An encoder made ready for many pictures: layers chosen, batch norms fixed, tried on a few, lowered.
+"""An encoder made ready for many images: layers chosen, batch norms fixed, tried on a few, lowered.
 
-What is found out about an encoder before it runs over all pictures: its layers, whether its outputs are usable.
+What is found out about an encoder before it runs over all images: its layers, whether its outputs are usable.
 
-One extraction as it was asked for: pictures, encoder, taps, batch norm, and what its features are made from.
+One extraction as it was asked for: images, encoder, taps, batch norm, and what its features are made from.
 
 Which axis of a layer's maps holds the channels: (N, C, h, w), or (N, h, w, C) as in Swin and other networks.
 
-Shapes alone do not say. Height and width are the two axes that grow with the picture: the network is run on a picture
+Shapes alone do not say. Height and width are the two axes that grow with the image: the network is run on an image
 of twice the size, too. Where it takes no other size or the axes do not grow (adaptive pooling), height and width are
-the two that are equal, for square pictures; where that leaves both open, channels come first. `--layout` overrides.
+the two that are equal, for square images; where that leaves both open, channels come first. `--layout` overrides.
 """
 
 import difflib
@@ -23,55 +23,65 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.artifacts import Building, write_atomically
+from evalkit.artifacts import ArtifactWriter, write_atomically
 from evalkit.encoders.encoder import Encoder, Reduce, shape_only, whole
 from evalkit.errors import EvalkitError, one_line
-from evalkit.features.augmentation import Views
-from evalkit.features.batchnorm import gathered, load_statistics, normalise_by_batch, set_statistics, statistics
-from evalkit.features.pooling import Layer, Taps, lay_out
+from evalkit.features.augmentation import Augmentation
+from evalkit.features.batchnorm import (
+    has_running_statistics,
+    load_statistics,
+    normalise_by_batch,
+    set_statistics,
+    statistics,
+)
+from evalkit.features.pooling import Layer, LayerSelection, feature_columns
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks
 
 
 def _refuse_ungathered(encoder: Encoder) -> None:
-    if encoder.batch_norm != "running" and not gathered(encoder.network):
+    if encoder.batch_norm != "running" and not has_running_statistics(encoder.network):
         raise EvalkitError(
             f"{encoder.name}: batch norm `running` needs statistics gathered in training, these weights have none; "
             f"use {encoder.batch_norm}"
         )
 
 
-SAMPLE = 8  # pictures that are tried
+SAMPLE = 8  # images that are tried
 _FEWER = 3  # of them once more, without the others
 _TOLERANCE = 1e-3  # of a layer's largest output; float32 in another order differs by about 1e-6
 
 
 def layer_shapes(encoder: Encoder, images: Tensor) -> dict[str, tuple[int, ...]]:
-    """Every layer's output shape, without its first axis, for pictures uint8 (N, H, W, 3).
+    """Every layer's output shape, without its first axis, for images uint8 (N, H, W, 3).
 
     Raises:
-        EvalkitError: pictures of a size that the encoder does not take, or the network fails on them.
+        EvalkitError: images of a size that the encoder does not take, or the network fails on them.
     """
     encoder.preprocessing.check(images.shape[1], images.shape[2], encoder.name)
     return {name: tuple(output.shape[1:]) for name, output in _tried(encoder, images, None, shape_only).items()}
 
 
-def list_layers(encoder: Encoder, images: Tensor, taps: Taps) -> list[tuple[Layer, tuple[int, ...], bool]]:
+def list_layers(
+    encoder: Encoder, images: Tensor, layer_selection: LayerSelection
+) -> list[tuple[Layer, tuple[int, ...], bool]]:
     """Every layer with its features' length under `taps`, its output's shape, and whether it would be taken."""
     shapes = layer_shapes(encoder, images)
-    chosen = choose_layers(encoder, shapes, taps)
-    last = channels_last_layers(encoder, images, shapes, taps)
-    layers = lay_out(shapes, taps, channels_last=last)
+    chosen = choose_layers(encoder, shapes, layer_selection)
+    last = channels_last_layers(encoder, images, shapes, layer_selection)
+    layers = feature_columns(shapes, layer_selection, channels_last=last)
     return [(layer, shapes[layer.name], layer.name in chosen) for layer in layers]
 
 
-def choose_layers(encoder: Encoder, shapes: dict[str, tuple[int, ...]], taps: Taps) -> list[str]:
+def choose_layers(encoder: Encoder, shapes: dict[str, tuple[int, ...]], layer_selection: LayerSelection) -> list[str]:
     """The layers to take, in the encoder's order.
 
     Raises:
         EvalkitError: no layer of that name; the message offers the nearest.
     """
-    wanted = taps.layers or encoder.network.default or [name for name in shapes if name.split(".")[0] == "output"]
+    wanted = (
+        layer_selection.layers or encoder.network.default or [name for name in shapes if name.split(".")[0] == "output"]
+    )
     for name in wanted:
         if name not in shapes:
             near = difflib.get_close_matches(name, shapes, n=3, cutoff=0) or ["none"]
@@ -82,11 +92,11 @@ def choose_layers(encoder: Encoder, shapes: dict[str, tuple[int, ...]], taps: Ta
 
 
 def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, alone: bool) -> None:
-    """Tries a few pictures.
+    """Tries a few images.
 
     Args:
         images: uint8 (N, H, W, 3), at most SAMPLE.
-        alone: whether a picture's features must not depend on the pictures beside it.
+        alone: whether an image's features must not depend on the images beside it.
 
     Raises:
         EvalkitError: outputs that are not finite, or that change with the batch; the message names the layer.
@@ -105,7 +115,7 @@ def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, al
         difference = (output - outputs[name][:_FEWER]).abs().max()
         if difference > _TOLERANCE * outputs[name].abs().max():
             raise EvalkitError(
-                f"{encoder.name}: layer {name} of a picture changes by {difference:.2g} with the number of pictures "
+                f"{encoder.name}: layer {name} of an image changes by {difference:.2g} with the number of images "
                 "beside it or from run to run; expected the same (is it in eval mode? normalised over the batch?)"
             )
 
@@ -118,19 +128,19 @@ def _tried(encoder: Encoder, images: Tensor, layers: Sequence[str] | None, reduc
     except Exception as error:  # other people's code
         height, width = images.shape[1:3]
         raise EvalkitError(
-            f"{encoder.name}: fails on {len(images)} pictures of {height}x{width} ({one_line(error)}); "
-            "expected a network for any number of pictures of this size"
+            f"{encoder.name}: fails on {len(images)} images of {height}x{width} ({one_line(error)}); "
+            "expected a network for any number of images of this size"
         ) from error
 
 
 @dataclass(frozen=True)
-class Job:
+class ExtractionJob:
     """What `extract` was asked for; `mode` is empty for a network without batch norm."""
 
     images: ImageSet
     encoder: Encoder
-    taps: Taps
-    views: Views
+    layer_selection: LayerSelection
+    augmentation: Augmentation
     mode: str
     source_images: ImageSet | None
     dtype: str
@@ -148,11 +158,11 @@ class Job:
             "batch_norm": self.mode,
             "dtype": self.dtype,
             "precision": self.precision,
-        } | (self.taps.as_dict() | self.views.as_dict())
+        } | (self.layer_selection.as_dict() | self.augmentation.as_dict())
 
     @property
     def made_from(self) -> dict[str, str]:
-        """Hashes of weights and pictures."""
+        """Hashes of weights and images."""
         found = {"weights_sha256": self.encoder.sha256, "images_sha256": self.images.sha256}
         if self.mode != "source":
             return found
@@ -161,10 +171,10 @@ class Job:
 
     @property
     def statistics_images(self) -> ImageSet:
-        """The pictures whose statistics normalise, where the encoder does not bring them.
+        """The images whose statistics normalise, where the encoder does not bring them.
 
         Raises:
-            EvalkitError: `source` without the pictures that the encoder was trained on, or with ones of another size.
+            EvalkitError: `source` without the images that the encoder was trained on, or with ones of another size.
         """
         if self.mode != "source":
             return self.images
@@ -172,19 +182,19 @@ class Job:
         if given is None or given.sha256 != self.encoder.images_sha256:
             found = given.name if given else "none given"
             raise EvalkitError(
-                f"{self.encoder.name}: batch norm `source` needs the pictures it was trained on, found {found}"
+                f"{self.encoder.name}: batch norm `source` needs the images it was trained on, found {found}"
             )
         height, width = given.images.shape[1:3]  # larger ones, where it was trained on crops
         self.encoder.preprocessing.check(height, width, f"{self.encoder.name}: batch norm `source`")
         return given
 
     def tensor(self, first: int, end: int) -> Tensor:
-        """Pictures, uint8 (n, H, W, 3), on the device."""
+        """Images, uint8 (n, H, W, 3), on the device."""
         return torch.from_numpy(np.array(self.images.images[first:end])).to(self.device)
 
 
-def ready_network(job: Job, artifact: Building) -> tuple[nn.Module, list[Layer]]:
-    """A network to run, statistics fixed and folded in, and its layers' places; tried on a few pictures.
+def setup_encoder(job: ExtractionJob, artifact: ArtifactWriter) -> tuple[nn.Module, list[Layer]]:
+    """A network to run, statistics fixed and folded in, and its layers' places; tried on a few images.
 
     Statistics are set in a copy, so that another extraction with the same encoder starts from its own.
 
@@ -197,17 +207,21 @@ def ready_network(job: Job, artifact: Building) -> tuple[nn.Module, list[Layer]]
         encoder = replace(encoder, network=deepcopy(encoder.network))
     encoder.network.to(job.device).to(memory_format=torch.channels_last)
     shapes = layer_shapes(encoder, sample)
-    job.views.check(*encoder.preprocessing(sample).shape[2:])
-    layers = choose_layers(encoder, shapes, job.taps)
+    job.augmentation.check(*encoder.preprocessing(sample).shape[2:])
+    layers = choose_layers(encoder, shapes, job.layer_selection)
     taken = {name: shapes[name] for name in layers}
-    places = lay_out(taken, job.taps, channels_last=channels_last_layers(encoder, sample, taken, job.taps))
+    places = feature_columns(
+        taken, job.layer_selection, channels_last=channels_last_layers(encoder, sample, taken, job.layer_selection)
+    )
     _fix_batch_norms(job, encoder, artifact)
     check_outputs(encoder, sample, layers, alone=job.mode != "batch")
-    network = encoder.network.lowered(layers, precision=job.precision, sample=encoder.preprocessing(sample))
+    network = encoder.network.optimized_for_inference(
+        layers, precision=job.precision, sample=encoder.preprocessing(sample)
+    )
     return network.to(job.device), places
 
 
-def _fix_batch_norms(job: Job, encoder: Encoder, artifact: Building) -> None:
+def _fix_batch_norms(job: ExtractionJob, encoder: Encoder, artifact: ArtifactWriter) -> None:
     """Sets the network's batch norms; statistics are computed once and kept beside the features."""
     network, kept = encoder.network, artifact.path / "statistics.safetensors"
     if job.mode == "batch":
@@ -234,37 +248,41 @@ def _fix_batch_norms(job: Job, encoder: Encoder, artifact: Building) -> None:
         write_atomically(kept, save({name: value.cpu() for name, value in statistics(network).items()}))
 
 
-def variant(encoder: Encoder, taps: Taps, batch_norm: str | None, views: Views) -> list[str]:
+def variant(
+    encoder: Encoder, layer_selection: LayerSelection, batch_norm: str | None, augmentation: Augmentation
+) -> list[str]:
     """What differs from the encoder's own batch norm and the paper's taps and views, in words that a figure carries."""
-    other = batch_norm not in (None, encoder.batch_norm) and encoder.network.norms()
-    return ([f"{batch_norm} batch norm"] if other else []) + taps.variant() + views.variant()
+    other = batch_norm not in (None, encoder.batch_norm) and encoder.network.batch_norms()
+    return ([f"{batch_norm} batch norm"] if other else []) + layer_selection.variant() + augmentation.variant()
 
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def channels_last_layers(encoder: Encoder, images: Tensor, shapes: Shapes, taps: Taps) -> frozenset[str]:
+def channels_last_layers(
+    encoder: Encoder, images: Tensor, shapes: Shapes, layer_selection: LayerSelection
+) -> frozenset[str]:
     """Names of the layers whose maps are (N, h, w, C).
 
     Args:
         images: uint8 (N, H, W, 3), of which the first is tried.
-        shapes: each layer's output for such pictures, without its first axis.
+        shapes: each layer's output for such images, without its first axis.
         taps: whose `layout` decides, unless it is `auto`.
     """
     maps = {name: shape for name, shape in shapes.items() if len(shape) == 3}
-    if taps.layout != "auto" or not maps:
-        return frozenset(maps if taps.layout == "channels-last" else ())
+    if layer_selection.layout != "auto" or not maps:
+        return frozenset(maps if layer_selection.layout == "channels-last" else ())
     pictures = encoder.preprocessing(images[:1])
     larger = _shapes_of_larger(encoder, pictures, list(maps))
     square = pictures.shape[2] == pictures.shape[3]
     return frozenset(name for name, shape in maps.items() if _is_channels_last(shape, larger.get(name), square))
 
 
-def _shapes_of_larger(encoder: Encoder, pictures: Tensor, layers: list[str]) -> Shapes:
-    """The layers' shapes for pictures of twice the size; empty where the network does not take them."""
+def _shapes_of_larger(encoder: Encoder, images: Tensor, layers: list[str]) -> Shapes:
+    """The layers' shapes for images of twice the size; empty where the network does not take them."""
     try:
         with torch.no_grad():
-            outputs = encoder.network(F.interpolate(pictures, scale_factor=2), layers, shape_only)
+            outputs = encoder.network(F.interpolate(images, scale_factor=2), layers, shape_only)
     except Exception:  # other people's code
         return {}
     return {name: tuple(output.shape[1:]) for name, output in outputs.items()}

@@ -180,7 +180,7 @@ def summary(features: FeatureSet) -> Iterator[str]:
 
 
 def _statistics(features: FeatureSet) -> Iterator[str]:
-    """Mean and std over pictures and columns; a column counts as constant when it has one value throughout."""
+    """Mean and std over images and columns; a column counts as constant when it has one value throughout."""
     count, length = features.features.shape
     total, squares = np.zeros(length), np.zeros(length)
     least, most = np.full(length, np.inf, np.float32), np.full(length, -np.inf, np.float32)

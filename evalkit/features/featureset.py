@@ -1,4 +1,4 @@
-"""FeatureSet: one row of numbers a picture, memory-mapped, with labels, splits and where each layer lies.
+"""FeatureSet: one row of numbers an image, memory-mapped, with labels, splits and where each layer lies.
 
 Columns of a feature set by layer: what the ablation fits on.
 """
@@ -19,7 +19,7 @@ KIND = "feature set"
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of all pictures of an image set.
+    """Features of all images of an image set.
 
     Attributes:
         features: float16 or float32 (N, D), memory-mapped.

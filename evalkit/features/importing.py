@@ -133,7 +133,7 @@ def _checked_length(parts: Sequence[_Part]) -> int:
         shape, dtype = part.features.shape, np.dtype(part.features.dtype)
         if len(shape) != 2:
             more = "; X.reshape(len(X), -1) makes rows of maps" if len(shape) > 2 else ""
-            raise EvalkitError(f"{part.source}: features of shape {shape}, expected (N, D), a row a picture{more}")
+            raise EvalkitError(f"{part.source}: features of shape {shape}, expected (N, D), a row an image{more}")
         if 0 in shape or dtype.kind not in "fiub":
             raise EvalkitError(f"{part.source}: features {dtype} {shape}, expected numbers, at least one row of one")
         if shape[1] != parts[0].features.shape[1]:

@@ -1,6 +1,6 @@
 """Taps: which layers, how their outputs become numbers, and in which columns they lie.
 
-28,672 numbers a picture for the paper's network: six layers' maps max-pooled to 4 x 4, side by side.
+28,672 numbers an image for the paper's network: six layers' maps max-pooled to 4 x 4, side by side.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ LAYOUTS: tuple[Layout, ...] = ("auto", "channels-first", "channels-last")
 
 
 @dataclass(frozen=True)
-class Taps:
+class LayerSelection:
     """What to take of a network; the defaults are the paper's (Radford et al. 2016, section 5.1).
 
     Attributes:
@@ -34,14 +34,14 @@ class Taps:
     """
 
     layers: tuple[str, ...] = ()
-    grid: int = 4
+    pool_size: int = 4
     pool: Pool = "max"
     tokens: Tokens = "mean"
     layout: Layout = "auto"
 
     def __post_init__(self) -> None:
-        if self.grid < 1:
-            raise EvalkitError(f"grid {self.grid}: expected at least 1")
+        if self.pool_size < 1:
+            raise EvalkitError(f"grid {self.pool_size}: expected at least 1")
         for value, choices in ((self.pool, POOLS), (self.tokens, TOKENS), (self.layout, LAYOUTS)):
             if value not in choices:
                 raise EvalkitError(f"{value!r}: expected {', '.join(choices)}")
@@ -51,7 +51,7 @@ class Taps:
         if channels_last:
             output = output.permute(0, 3, 1, 2)
         if output.ndim == 4 and self.pool != "none":
-            return pool_to_grid(output, self.grid, pool=self.pool)
+            return pool_to_grid(output, self.pool_size, pool=self.pool)
         if output.ndim == 3:
             return output[:, 0] if self.tokens == "class" else output.mean(1)
         return output.flatten(1)
@@ -65,7 +65,7 @@ class Taps:
         layers = "+".join(self.layers)
         parts = {
             layers if len(layers) <= 40 else f"{len(self.layers)} layers {self.layers[0]} to {self.layers[-1]}": layers,
-            f"grid {self.grid}": self.grid != 4 and self.pool != "none",
+            f"grid {self.pool_size}": self.pool_size != 4 and self.pool != "none",
             "average pooled": self.pool == "average",
             "not pooled": self.pool == "none",
             "class token": self.tokens == "class",
@@ -83,7 +83,7 @@ class Layer:
     """
 
     name: str
-    maps: int
+    channels: int
     grid: int
     offset: int
     length: int
@@ -93,8 +93,8 @@ class Layer:
         return asdict(self)
 
 
-def lay_out(
-    shapes: Mapping[str, Sequence[int]], taps: Taps, *, channels_last: Collection[str] = frozenset()
+def feature_columns(
+    shapes: Mapping[str, Sequence[int]], taps: LayerSelection, *, channels_last: Collection[str] = frozenset()
 ) -> list[Layer]:
     """The layers' places.
 
@@ -109,7 +109,7 @@ def lay_out(
         if len(shape) == 3:
             maps, height, width = (shape[2], *shape[:2]) if name in channels_last else shape
             if taps.pool != "none":
-                height, width = min(taps.grid, height), min(taps.grid, width)
+                height, width = min(taps.pool_size, height), min(taps.pool_size, width)
         length = maps * height * width
         grid = height if height == width else 0
         layers.append(Layer(name, maps, grid, offset, length, name in channels_last))
@@ -136,5 +136,5 @@ def pool_to_grid(maps: Tensor, grid: int, *, pool: Pool = "max") -> Tensor:
 
 
 def join(outputs: Mapping[str, Tensor], layers: Sequence[Layer]) -> Tensor:
-    """One row of features a picture, (N, D), from each layer's numbers (N, length), layers in order."""
+    """One row of features an image, (N, D), from each layer's numbers (N, length), layers in order."""
     return torch.cat([outputs[layer.name] for layer in layers], dim=1)

@@ -1,6 +1,6 @@
 """Feature sets made from others: standardised, or whitened by PCA, by statistics of the training rows.
 
-concat: the columns of several encoders side by side, for the same pictures in the same order.
+concat: the columns of several encoders side by side, for the same images in the same order.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from evalkit.artifacts import Building, RowWriter, building, new_manifest, sha256_json
+from evalkit.artifacts import ArtifactWriter, NpyWriter, new_manifest, sha256_json, write_artifact
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import KIND, FeatureSet, load_features
 from evalkit.features.pooling import Layer
@@ -34,7 +34,7 @@ def scale(features: FeatureSet, target: Path, scaling: str) -> FeatureSet:
     """
     settings = features.manifest["settings"] | {"scaling": SCALINGS[scaling]}
     made_from = features.manifest["made_from"] | {"features_sha256": features.sha256}
-    with building(target, settings=settings, made_from=made_from) as artifact:
+    with write_artifact(target, settings=settings, made_from=made_from) as artifact:
         if not artifact.progress and (done := _already_there(target, settings, made_from)):
             return done
         transform, layers = _standardiser(features) if scaling == "standardise" else _whitener(features)
@@ -77,10 +77,10 @@ def _whitener(features: FeatureSet) -> tuple[Transform, list[Layer]]:
     return pca.transform, [Layer("pca", count, 1, 0, count)]
 
 
-def _write_rows(features: FeatureSet, transform: Transform, artifact: Building) -> None:
+def _write_rows(features: FeatureSet, transform: Transform, artifact: ArtifactWriter) -> None:
     done = artifact.progress.get("rows", 0)
     length = transform(np.asarray(features.features[:1], np.float32)).shape[1]
-    with RowWriter(artifact.path / "features.npy", (length,), features.features.dtype, rows=done) as writer:
+    with NpyWriter(artifact.path / "features.npy", (length,), features.features.dtype, rows=done) as writer:
         for first in range(done, len(features.features), _CHUNK):
             writer.append(transform(np.asarray(features.features[first : first + _CHUNK], np.float32)))
             writer.sync()
@@ -91,13 +91,13 @@ def concat(sets: Sequence[FeatureSet], target: Path, *, replace: bool = False) -
     """One feature set with the columns of all `sets`, in order; read and written in chunks.
 
     Raises:
-        EvalkitError: fewer than two sets, or sets of other pictures: other hashes, labels or splits.
+        EvalkitError: fewer than two sets, or sets of other images: other hashes, labels or splits.
     """
     if len(sets) < 2:
         raise EvalkitError(f"{len(sets)} feature set, expected two or more to put side by side")
     first = sets[0]
     for other in sets[1:]:
-        _check_same_pictures(first, other)
+        _check_same_images(first, other)
     layers = _side_by_side(sets)
     weights = [each.weights_sha256 for each in sets]
     content = Content(
@@ -111,32 +111,32 @@ def concat(sets: Sequence[FeatureSet], target: Path, *, replace: bool = False) -
         settings={"dataset": first.dataset, "encoder": " + ".join(each.encoder for each in sets)},
         made_from={
             "weights_sha256": sha256_json(weights) if any(weights) else "",
-            "images_sha256": next((found for each in sets if (found := _pictures(each))), ""),
+            "images_sha256": next((found for each in sets if (found := _images(each))), ""),
             "features_sha256": [each.sha256 for each in sets],
         },
     )
     return write_features(content, target, replace=replace)
 
 
-def _pictures(features: FeatureSet) -> str:
-    """Hash of the pictures; empty for features made elsewhere."""
+def _images(features: FeatureSet) -> str:
+    """Hash of the images; empty for features made elsewhere."""
     return features.manifest["made_from"].get("images_sha256", "")
 
 
-def _check_same_pictures(one: FeatureSet, other: FeatureSet) -> None:
-    """By the pictures' hash where both have one; labels and splits have to agree in any case."""
+def _check_same_images(one: FeatureSet, other: FeatureSet) -> None:
+    """By the images' hash where both have one; labels and splits have to agree in any case."""
     names = f"{one.dataset} by {one.encoder} and {other.dataset} by {other.encoder}"
     if len(one.labels) != len(other.labels):
-        raise EvalkitError(f"{names}: {len(one.labels):,} and {len(other.labels):,} rows, expected the same pictures")
-    if _pictures(one) and _pictures(other) and _pictures(one) != _pictures(other):
-        hashes = f"{_pictures(one)[:12]}… and {_pictures(other)[:12]}…"
-        raise EvalkitError(f"{names}: made from other pictures ({hashes}), expected the same")
+        raise EvalkitError(f"{names}: {len(one.labels):,} and {len(other.labels):,} rows, expected the same images")
+    if _images(one) and _images(other) and _images(one) != _images(other):
+        hashes = f"{_images(one)[:12]}… and {_images(other)[:12]}…"
+        raise EvalkitError(f"{names}: made from other images ({hashes}), expected the same")
     if one.splits != other.splits:
         raise EvalkitError(f"{names}: splits {one.splits} and {other.splits}, expected the same")
     if not np.array_equal(one.labels, other.labels):
         row = int((one.labels != other.labels).argmax())
         raise EvalkitError(
-            f"{names}: row {row} has label {one.labels[row]} and {other.labels[row]}; expected the same pictures in "
+            f"{names}: row {row} has label {one.labels[row]} and {other.labels[row]}; expected the same images in "
             "the same order"
         )
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.artifacts import RowWriter, building, new_manifest
+from evalkit.artifacts import NpyWriter, new_manifest, write_artifact
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.featureset import KIND, FeatureSet, load_features
 from evalkit.features.pooling import Layer
@@ -63,7 +63,7 @@ class RowsWriter:
     Args:
         folder: holds an array made by `create_rows`.
         layers: names the layer of a number that is not finite.
-        name: of the pictures, likewise.
+        name: of the images, likewise.
         rank: of this process.
     """
 
@@ -110,7 +110,7 @@ class RowsWriter:
         row, column = (~torch.isfinite(rows)).nonzero()[0].tolist()
         layer = next(layer for layer in self.layers if column < layer.offset + layer.length)
         raise ArtifactError(
-            f"{self.name}: feature {column} (layer {layer.name}) of picture {first + row} is {rows[row, column]:g} as "
+            f"{self.name}: feature {column} (layer {layer.name}) of image {first + row} is {rows[row, column]:g} as "
             f"{self._array.dtype}; the weights may have diverged, or float16 overflowed (--dtype float32)"
         )
 
@@ -186,7 +186,7 @@ def write_features(content: Content, target: Path, *, replace: bool = False) -> 
     """
     settings = {"weights": "", "batch_norm": "", "dtype": content.dtype} | content.settings
     made_from = {"weights_sha256": "", "images_sha256": ""} | content.made_from
-    with building(target, settings=settings, made_from=made_from) as artifact:
+    with write_artifact(target, settings=settings, made_from=made_from) as artifact:
         if target.exists() and not replace:
             found = load_features(target)
             if found.manifest["settings"] == settings and found.manifest["made_from"] == made_from:
@@ -194,7 +194,7 @@ def write_features(content: Content, target: Path, *, replace: bool = False) -> 
             raise EvalkitError(f"{target}: holds other features; choose another --name, or --replace them")
         start = artifact.progress.get("rows", 0)
         path = artifact.path / "features.npy"
-        with RowWriter(path, content.shape[1:], content.dtype, rows=start) as writer:
+        with NpyWriter(path, content.shape[1:], content.dtype, rows=start) as writer:
             for rows in _checked(content, start):
                 writer.append(rows)
                 writer.sync()

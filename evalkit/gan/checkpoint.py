@@ -4,7 +4,7 @@ All that changes while training: both networks, both optimisers, counts.
 
 Weights from safetensors files into networks, with a message that names what does not fit.
 
-By how many processes a run was trained, and how: what besides recipe, seed and pictures decides the weights.
+By how many processes a run was trained, and how: what besides recipe, seed and images decides the weights.
 """
 
 import copy
@@ -80,10 +80,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; expected weights as safetensors")
-    put_weights(network, load_tensors(path), str(path))
+    load_state_dict_checked(network, load_tensors(path), str(path))
 
 
-def put_weights(network: nn.Module, found: dict[str, Tensor], path: str) -> None:
+def load_state_dict_checked(network: nn.Module, found: dict[str, Tensor], path: str) -> None:
     """Puts tensors by name into `network`; the message of a misfit begins with `path`.
 
     Raises:
@@ -112,7 +112,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TrainingSegment:
     """A part of a training, up to the next stretch or the end.
 
     Attributes:
@@ -152,7 +152,7 @@ class TrainingState:
     d_average: Discriminator | None = None
     minibatches: int = 0
     rewinds: int = 0
-    history: tuple[Stretch, ...] = ()
+    history: tuple[TrainingSegment, ...] = ()
 
     @property
     def d_updates(self) -> int:
@@ -213,7 +213,7 @@ def restore(state: TrainingState, checkpoint: Path) -> None:
     restore_optimisers(state, checkpoint)
     state.minibatches = manifest["settings"]["minibatches"]
     state.rewinds = manifest["settings"].get("rewinds", 0)
-    state.history = tuple(Stretch(**stretch) for stretch in manifest["settings"].get("history", ()))
+    state.history = tuple(TrainingSegment(**stretch) for stretch in manifest["settings"].get("history", ()))
 
 
 def restore_optimisers(state: TrainingState, checkpoint: Path) -> None:
@@ -244,7 +244,7 @@ def new_state(recipe: Recipe, *, seed: int, device: torch.device) -> TrainingSta
     return TrainingState(recipe, generator, discriminator, *optimisers, g_average, d_average)
 
 
-def continued(history: Sequence[Stretch], now: Stretch) -> tuple[Stretch, ...]:
+def continued(history: Sequence[TrainingSegment], now: TrainingSegment) -> tuple[TrainingSegment, ...]:
     """The history of a training that goes on as `now` says: a new stretch only where something differs."""
     before = tuple(stretch for stretch in history if stretch.from_d_updates < now.from_d_updates)
     same = before and before[-1].as_dict() | {"from_d_updates": now.from_d_updates} == now.as_dict()

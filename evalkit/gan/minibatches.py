@@ -1,6 +1,6 @@
-"""Minibatches: real pictures and z in the order that the seed sets; what the trainer feeds the networks.
+"""Minibatches: real images and z in the order that the seed sets; what the trainer feeds the networks.
 
-The pictures lie on the device where they fit, else the next minibatch is read while this one is computed.
+The images lie on the device where they fit, else the next minibatch is read while this one is computed.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +16,11 @@ from evalkit.images.imageset import ImageSet
 from evalkit.runtime import ALONE, Ranks
 
 GENERATOR, DISCRIMINATOR = 0, 1
-_DEVICE_SHARE = 0.5  # of a GPU's free memory that pictures may take; the networks need a few GB
+_DEVICE_SHARE = 0.5  # of a GPU's free memory that images may take; the networks need a few GB
 
 
 class Minibatches:
-    """The training pictures in random order: minibatch t is a function of (seed, rewinds, t). Incomplete ones are left
+    """The training images in random order: minibatch t is a function of (seed, rewinds, t). Incomplete ones are left
     out. With several ranks each gets its share of the same minibatch.
 
     Attributes:
@@ -29,62 +29,62 @@ class Minibatches:
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, *, seed: int, device: torch.device, ranks: Ranks = ALONE):
-        self.pictures = images.training
-        self.labels = images.labels[: len(self.pictures)]
+        self.images = images.training
+        self.labels = images.labels[: len(self.images)]
         self.recipe, self.seed, self.device = recipe, seed, device
-        _check_fits(images, self.pictures, self.labels, recipe)
+        _check_fits(images, self.images, self.labels, recipe)
         self.rewinds = 0
-        self.an_epoch = len(self.pictures) // recipe.batch_size
+        self.batches_per_epoch = len(self.images) // recipe.batch_size
         self._share = _share(recipe.batch_size, ranks)
         self._order: tuple[tuple[int, int], np.ndarray] = ((-1, -1), np.empty(0, np.int64))
-        self._on_device = _placed(self.pictures, device)
-        self._reader = ThreadPoolExecutor(1, "pictures")
+        self._on_device = _placed(self.images, device)
+        self._reader = ThreadPoolExecutor(1, "images")
         self._next: tuple[tuple[int, int], Future[Tensor]] | None = None
 
     def rows(self, t: int) -> np.ndarray:
         """Row numbers of minibatch t, int64 (batch_size,); each epoch is a fresh permutation."""
-        epoch, place = divmod(t, self.an_epoch)
+        epoch, place = divmod(t, self.batches_per_epoch)
         if self._order[0] != (epoch, self.rewinds):
             random = np.random.default_rng([self.seed, epoch, self.rewinds] if self.rewinds else [self.seed, epoch])
-            self._order = (epoch, self.rewinds), random.permutation(len(self.pictures))
+            self._order = (epoch, self.rewinds), random.permutation(len(self.images))
         first = place * self.recipe.batch_size
         return self._order[1][first : first + self.recipe.batch_size]
 
     def real(self, t: int) -> Tensor:
-        """This rank's pictures of minibatch t, float32 (b, C, H, W) in the generator's range, channels last."""
+        """This rank's images of minibatch t, float32 (b, C, H, W) in the generator's range, channels last."""
         rows = torch.from_numpy(self.rows(t)[self._share])
         if self._on_device is not None:
-            pictures = self._on_device[rows.to(self.device, non_blocking=True)]
+            images = self._on_device[rows.to(self.device, non_blocking=True)]
         else:
-            pictures = self._read(t).to(self.device, non_blocking=True)
-        real = to_network_range(self._cropped(t, pictures) if self.recipe.crops else pictures, self.recipe)
-        return torch.where(self._mirrored(t), real.flip(3), real) if self.recipe.flips else real
+            images = self._read(t).to(self.device, non_blocking=True)
+        real = to_network_range(self._cropped(t, images) if self.recipe.random_crop else images, self.recipe)
+        return torch.where(self._mirrored(t), real.flip(3), real) if self.recipe.random_flip else real
 
     def _read(self, t: int) -> Tensor:
-        """The pictures of minibatch t from memory or disk; those that D will ask for next are read meanwhile."""
+        """The images of minibatch t from memory or disk; those that D will ask for next are read meanwhile."""
         waiting, self._next = self._next, None
         found = waiting[1].result() if waiting and waiting[0] == (t, self.rewinds) else self._gathered(self.rows(t))
         after = t + (2 if self.recipe.schedule == "alternate" else 1)
-        if after // self.an_epoch == t // self.an_epoch:  # the next epoch's order is not drawn yet
+        if after // self.batches_per_epoch == t // self.batches_per_epoch:  # the next epoch's order is not drawn yet
             self._next = (after, self.rewinds), self._reader.submit(self._gathered, self.rows(after))
         return found
 
     def _gathered(self, rows: np.ndarray) -> Tensor:
-        pictures = torch.from_numpy(self.pictures[rows[self._share]])
-        return pictures.pin_memory() if self.device.type == "cuda" else pictures
+        images = torch.from_numpy(self.images[rows[self._share]])
+        return images.pin_memory() if self.device.type == "cuda" else images
 
-    def _cropped(self, t: int, pictures: Tensor) -> Tensor:
-        """A random square of each of this rank's pictures of minibatch t, uint8 (b, size, size, C)."""
+    def _cropped(self, t: int, images: Tensor) -> Tensor:
+        """A random square of each of this rank's images of minibatch t, uint8 (b, size, size, C)."""
         random = np.random.default_rng([self.seed, t, self.rewinds, 3])
-        size, (height, width) = self.recipe.size, pictures.shape[1:3]
+        size, (height, width) = self.recipe.size, images.shape[1:3]
         highest = [height - size + 1, width - size + 1]
         corners = random.integers(0, highest, (self.recipe.batch_size, 2))[self._share]
         places = torch.from_numpy(corners[:, :, None] + np.arange(size)).to(self.device, non_blocking=True)
-        numbers = torch.arange(len(pictures), device=self.device)
-        return pictures[numbers[:, None, None], places[:, 0, :, None], places[:, 1, None, :]]
+        numbers = torch.arange(len(images), device=self.device)
+        return images[numbers[:, None, None], places[:, 0, :, None], places[:, 1, None, :]]
 
     def _mirrored(self, t: int) -> Tensor:
-        """Which pictures of minibatch t are mirrored: bool (b, 1, 1, 1)."""
+        """Which images of minibatch t are mirrored: bool (b, 1, 1, 1)."""
         random = np.random.default_rng([self.seed, t, self.rewinds, 1])
         chosen = torch.from_numpy(random.random(self.recipe.batch_size)[self._share] < 0.5)
         return chosen.to(self.device, non_blocking=True)[:, None, None, None]
@@ -109,12 +109,12 @@ class Minibatches:
         """Normal noise for `kinds` batches that D sees in minibatch t, float32 (kinds, b, C, H, W), channels last; None
         where the recipe has none.
         """
-        if not self.recipe.picture_noise:
+        if not self.recipe.input_noise_std:
             return None
         number = int(np.random.SeedSequence([self.seed, t, self.rewinds, 2]).generate_state(1)[0])
         random = torch.Generator(self.device).manual_seed(number)
         shape = (kinds, self.recipe.batch_size, self.recipe.size, self.recipe.size, self.recipe.channels)
-        drawn = torch.randn(shape, generator=random, device=self.device) * self.recipe.picture_noise
+        drawn = torch.randn(shape, generator=random, device=self.device) * self.recipe.input_noise_std
         return drawn[:, self._share].permute(0, 1, 4, 2, 3)
 
 
@@ -122,35 +122,35 @@ def _share(batch_size: int, ranks: Ranks) -> slice:
     """Which part of a minibatch this rank takes."""
     if batch_size % ranks.count or batch_size < 2 * ranks.count:
         raise EvalkitError(
-            f"batch_size = {batch_size} on {ranks.count} processes, expected a multiple with at least 2 pictures each; "
+            f"batch_size = {batch_size} on {ranks.count} processes, expected a multiple with at least 2 images each; "
             "start fewer or give --set batch_size=N"
         )
     each = batch_size // ranks.count
     return slice(ranks.number * each, (ranks.number + 1) * each)
 
 
-def _placed(pictures: np.ndarray, device: torch.device) -> Tensor | None:
-    """All pictures as one uint8 tensor on a GPU with room for them; None elsewhere."""
-    size = int(np.prod(pictures.shape))
+def _placed(images: np.ndarray, device: torch.device) -> Tensor | None:
+    """All images as one uint8 tensor on a GPU with room for them; None elsewhere."""
+    size = int(np.prod(images.shape))
     if device.type != "cuda" or size > _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
-    placed = torch.empty(pictures.shape, dtype=torch.uint8, device=device)
-    for first in range(0, len(pictures), 65_536):  # a copy of a part at a time: the set may exceed the memory
-        part = np.asarray(pictures[first : first + 65_536])
+    placed = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for first in range(0, len(images), 65_536):  # a copy of a part at a time: the set may exceed the memory
+        part = np.asarray(images[first : first + 65_536])
         placed[first : first + len(part)] = torch.from_numpy(np.ascontiguousarray(part)).to(device)
     return placed
 
 
 def _check_fits(images: ImageSet, pictures: np.ndarray, labels: np.ndarray, recipe: Recipe) -> None:
     height, width = pictures.shape[1:3]
-    if min(height, width) < recipe.size or (not recipe.crops and max(height, width) > recipe.size):
-        larger = " or larger" if recipe.crops else ""
+    if min(height, width) < recipe.size or (not recipe.random_crop and max(height, width) > recipe.size):
+        larger = " or larger" if recipe.random_crop else ""
         raise EvalkitError(
-            f"{images.name}: pictures of {height}x{width}, recipe {recipe.name} takes {recipe.size}x{recipe.size}"
+            f"{images.name}: images of {height}x{width}, recipe {recipe.name} takes {recipe.size}x{recipe.size}"
             f"{larger}; prepare them with --size {recipe.size}"
         )
     if len(pictures) < recipe.batch_size:
-        raise EvalkitError(f"{images.name}: {len(pictures)} pictures, fewer than one minibatch of {recipe.batch_size}")
+        raise EvalkitError(f"{images.name}: {len(pictures)} images, fewer than one minibatch of {recipe.batch_size}")
     if recipe.classes and not (0 <= labels.min() and labels.max() < recipe.classes):
         found = f"labels {labels.min()} to {labels.max()}"
         raise EvalkitError(f"{images.name}: {found}, recipe {recipe.name} takes 0 to {recipe.classes - 1}")

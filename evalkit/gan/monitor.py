@@ -4,7 +4,7 @@ metrics.csv: what a run logs of itself every few updates.
 
 TensorBoard events, for those who have it (`pip install evalkit[tensorboard]`).
 
-nnd: how far real pictures are from the nearest of many samples, in pixel space (the release's log).
+nnd: how far real images are from the nearest of many samples, in pixel space (the release's log).
 """
 
 import math
@@ -22,7 +22,7 @@ from torch import Tensor
 from evalkit.artifacts import write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import TrainingState
-from evalkit.gan.networks import Discriminator, Generator, draw_z, to_pictures
+from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images
 from evalkit.gan.recipes import Recipe
 from evalkit.runtime import ALONE, Ranks
 
@@ -33,7 +33,7 @@ _SORTED = 20  # and 20 x 20 samples in the order of D's score
 
 def sample(generator: Generator, recipe: Recipe, count: int, *, seed: int) -> np.ndarray:
     """Samples, uint8 (count, H, W, C); z depend on the seed alone. Conditional recipes show the classes in turn."""
-    return to_pictures(_generated(generator, recipe, count, seed=seed)[0], recipe)
+    return to_images(_generated(generator, recipe, count, seed=seed)[0], recipe)
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def _generated(generator: Generator, recipe: Recipe, count: int, *, seed: int) -
 
 def write_sample_grid(path: Path, generator: Generator, recipe: Recipe) -> None:
     """A grid of samples from z that stay the same over the run, as the release shows each epoch."""
-    write_picture(path, picture_grid(sample(generator, recipe, _ROWS**2, seed=_GRID_SEED), _ROWS))
+    write_image(path, image_grid(sample(generator, recipe, _ROWS**2, seed=_GRID_SEED), _ROWS))
 
 
 @torch.no_grad()
@@ -61,19 +61,19 @@ def write_sorted_grid(path: Path, generator: Generator, discriminator: Discrimin
     alone = Discriminator(recipe).to(images.device)
     alone.load_state_dict(discriminator.state_dict())
     order = alone(images, classes).argsort(descending=True)
-    write_picture(path, picture_grid(to_pictures(images[order], recipe), _SORTED))
+    write_image(path, image_grid(to_images(images[order], recipe), _SORTED))
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """A PNG, whole or absent; uint8 (H, W, 3)."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    Image.fromarray(picture).save(temporary, format="png")
+    Image.fromarray(image).save(temporary, format="png")
     os.replace(temporary, path)
 
 
-def picture_grid(images: np.ndarray, rows: int) -> np.ndarray:
-    """uint8 (n, H, W, C) -> one RGB picture with `rows` rows, filled row by row."""
+def image_grid(images: np.ndarray, rows: int) -> np.ndarray:
+    """uint8 (n, H, W, C) -> one RGB image with `rows` rows, filled row by row."""
     columns = math.ceil(len(images) / rows)
     n, height, width, channels = images.shape
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
@@ -83,30 +83,30 @@ def picture_grid(images: np.ndarray, rows: int) -> np.ndarray:
     return np.repeat(grid, 3, axis=2) if channels == 1 else grid
 
 
-def diversity(pictures: np.ndarray) -> float:
-    """How far pictures differ from their mean picture: 0 for equal ones, 1 where they have nothing in common.
+def diversity(images: np.ndarray) -> float:
+    """How far images differ from their mean image: 0 for equal ones, 1 where they have nothing in common.
 
-    The root of the share of all pixels' variance that is left when the mean picture is taken off. Contrast has no part
-    in it: that of G's pictures drifts, as D cannot see it (its first batch norm takes it out of each batch).
+    The root of the share of all pixels' variance that is left when the mean image is taken off. Contrast has no part
+    in it: that of G's images drifts, as D cannot see it (its first batch norm takes it out of each batch).
 
     Args:
-        pictures: uint8 (n, H, W, C).
+        images: uint8 (n, H, W, C).
     """
-    values = pictures.astype(np.float32)
+    values = images.astype(np.float32)
     everything = values.var(axis=(0, 1, 2)).mean()
     return float(np.sqrt(values.var(axis=0).mean() / everything)) if everything else 0.0
 
 
 COLUMNS = (
-    "d_updates", "g_updates", "pictures", "seconds", "d_loss", "g_loss", "d_real", "d_fake", "diversity", "nnd",
+    "d_updates", "g_updates", "images", "seconds", "d_loss", "g_loss", "d_real", "d_fake", "diversity", "nnd",
 )  # fmt: skip
 
 
 class Metrics:
     """A line every so many D updates, means since the line before. Losses stay on the device between.
 
-    `seconds` counts the time spent training, over all resumptions; `pictures` the real ones D has seen; `diversity` is
-    0 where samples are equal and 1 where they have nothing in common; `nnd` the mean distance of real pictures to the
+    `seconds` counts the time spent training, over all resumptions; `images` the real ones D has seen; `diversity` is
+    0 where samples are equal and 1 where they have nothing in common; `nnd` the mean distance of real images to the
     nearest sample.
     """
 
@@ -207,21 +207,21 @@ class Events:
         self._writer.close()
 
 
-_PICTURES = 10_000  # real ones compared [release]
+_NND_IMAGES = 10_000  # real ones compared [release]
 _A_DRAW = 500  # samples a batch: batch statistics of G change with it
 _SEED = 7_000_000
 
 
-def nearest_sample_distance(generator: Generator, recipe: Recipe, pictures: np.ndarray, *, samples: int) -> float:
-    """Mean Euclidean distance, in units of the range [0, 1], of `pictures` to the nearest of `samples` samples.
+def nearest_sample_distance(generator: Generator, recipe: Recipe, images: np.ndarray, *, samples: int) -> float:
+    """Mean Euclidean distance, in units of the range [0, 1], of `images` to the nearest of `samples` samples.
 
     Args:
-        pictures: uint8 (N, H, W, 3); at most 10,000 of them are used, evenly spread; of larger ones the centre.
+        images: uint8 (N, H, W, 3); at most 10,000 of them are used, evenly spread; of larger ones the centre.
         samples: how many are drawn (1,000, 10,000 and 100,000 in the release).
     """
     device = next(generator.parameters()).device
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures))).astype(int))
-    found = np.asarray(pictures[chosen])[..., : recipe.channels]
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(_NND_IMAGES, len(images))).astype(int))
+    found = np.asarray(images[chosen])[..., : recipe.channels]
     top, left = ((side - recipe.size) // 2 for side in found.shape[1:3])
     real = _flat(found[:, top : top + recipe.size, left : left + recipe.size], device)
     nearest = torch.full((len(real),), torch.inf, device=device)

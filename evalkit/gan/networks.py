@@ -26,7 +26,7 @@ def join_classes(x: Tensor, classes: Tensor | None) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm (not on the picture itself), leaky ReLU: (N, C, H, W) -> (N, maps, H/s, W/s)."""
+    """Convolution, batch norm (not on the image itself), leaky ReLU: (N, C, H, W) -> (N, maps, H/s, W/s)."""
 
     def __init__(self, recipe: Recipe, inputs: int, maps: int, stride: int, *, normalised: bool):
         super().__init__()
@@ -35,22 +35,22 @@ class ConvBlock(nn.Module):
         # momentum and running buffers matter to features with `running` statistics only
         norm = nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else None
         self.norm = nn.Identity() if spectral or norm is None else norm
-        self.leak = recipe.leak
+        self.leak = recipe.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(self.norm(self.conv(x)), self.leak)
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, size, size) in the generator's range -> logits (N,), positive for real."""
+    """Images (N, C, size, size) in the generator's range -> logits (N,), positive for real."""
 
     def __init__(self, recipe: Recipe):
         super().__init__()
         self.recipe = recipe
         self.blocks = nn.ModuleList()
         channels, side = recipe.channels, recipe.size
-        for index, (multiple, stride) in enumerate(zip(recipe.d_maps, recipe.d_strides, strict=True)):
-            maps = multiple * recipe.width
+        for index, (multiple, stride) in enumerate(zip(recipe.d_channel_mults, recipe.d_strides, strict=True)):
+            maps = multiple * recipe.base_channels
             # no batch norm on D's input layer: it made training oscillate [s4]
             self.blocks.append(ConvBlock(recipe, channels + recipe.classes, maps, stride, normalised=index > 0))
             channels, side = maps, math.ceil(side / stride)
@@ -86,7 +86,7 @@ class Discriminator(nn.Module):
             x = block(join_classes(x, classes))
         x = x.flatten(1)
         for linear, norm in zip(self.hidden, self.hidden_norms, strict=True):
-            x = F.leaky_relu(norm(linear(join_classes(x, classes))), self.recipe.leak)
+            x = F.leaky_relu(norm(linear(join_classes(x, classes))), self.recipe.negative_slope)
         return self.out(join_classes(x, classes)).squeeze(1)
 
 
@@ -103,7 +103,7 @@ class FlatMapNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_length) -> pictures (N, C, size, size) in [-1, 1] (tanh) or [0, 1] (sigmoid).
+    """z (N, z_length) -> images (N, C, size, size) in [-1, 1] (tanh) or [0, 1] (sigmoid).
 
     Batch norm always uses the statistics of the batch at hand, as the release's samples do; it keeps no running ones.
     """
@@ -112,9 +112,9 @@ class Generator(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.side = recipe.size // recipe.g_total_stride
-        self.first_maps = recipe.g_maps[0] * recipe.width
+        self.first_maps = recipe.g_channel_mults[0] * recipe.base_channels
         self.linears, self.linear_norms = nn.ModuleList(), nn.ModuleList()
-        length = recipe.z_length
+        length = recipe.z_dim
         for units in (*recipe.g_hidden, self.first_maps * self.side**2):
             self.linears.append(nn.Linear(length + recipe.classes, units, bias=False))
             self.linear_norms.append(_generator_norm(nn.BatchNorm1d, units, recipe))  # a gain per unit [release]
@@ -122,7 +122,7 @@ class Generator(nn.Module):
         if recipe.g_first_norm == "map":
             self.linear_norms[-1] = FlatMapNorm(recipe, self.first_maps)
         self.deconvs, self.deconv_norms = nn.ModuleList(), nn.ModuleList()
-        channels = [multiple * recipe.width for multiple in recipe.g_maps] + [recipe.channels]
+        channels = [multiple * recipe.base_channels for multiple in recipe.g_channel_mults] + [recipe.channels]
         for inputs, maps, stride in zip(channels, channels[1:], recipe.g_strides, strict=False):
             more = stride - recipe.kernel + 2 * recipe.padding  # so that the output is the input x stride
             self.deconvs.append(
@@ -171,7 +171,7 @@ def build_networks(recipe: Recipe, *, seed: int) -> tuple[Generator, Discriminat
 
 
 def to_network_range(images: Tensor, recipe: Recipe) -> Tensor:
-    """uint8 pictures (N, H, W, 3) -> float32 (N, C, H, W) in the generator's range; one channel is the first.
+    """uint8 images (N, H, W, 3) -> float32 (N, C, H, W) in the generator's range; one channel is the first.
 
     tanh: x / 127.5 - 1 [s4]; sigmoid: x / 255 [release].
     """
@@ -179,7 +179,7 @@ def to_network_range(images: Tensor, recipe: Recipe) -> Tensor:
     return x / 127.5 - 1 if recipe.output == "tanh" else x / 255
 
 
-def to_pictures(images: Tensor, recipe: Recipe) -> np.ndarray:
+def to_images(images: Tensor, recipe: Recipe) -> np.ndarray:
     """float (N, C, H, W) in the generator's range -> uint8 (N, H, W, C); the way back of `to_network_range`."""
     images = (images.float() + 1) * 127.5 if recipe.output == "tanh" else images.float() * 255
     return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -187,7 +187,7 @@ def to_pictures(images: Tensor, recipe: Recipe) -> np.ndarray:
 
 def draw_z(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """z (count, z_length), float32 on the generator's device: U(-1, 1) or N(0, 1)."""
-    z = torch.empty(count, recipe.z_length, device=generator.device)
-    if recipe.z_law == "uniform":
+    z = torch.empty(count, recipe.z_dim, device=generator.device)
+    if recipe.z_distribution == "uniform":
         return z.uniform_(-1, 1, generator=generator)
     return z.normal_(generator=generator)

@@ -24,7 +24,7 @@ from evalkit.errors import EvalkitError
 
 @dataclass(frozen=True)
 class Recipe:
-    """A DCGAN and its training. Maps are multiples of `width`; strides give the picture's way down and up.
+    """A DCGAN and its training. Maps are multiples of `width`; strides give the image's way down and up.
 
     Raises:
         EvalkitError: values that make no network or no training, on construction.
@@ -32,24 +32,24 @@ class Recipe:
 
     name: str
     images: str = ""  # the image set it trains on; empty: the latest prepared one
-    size: int = 32  # height and width of the pictures
+    size: int = 32  # height and width of the images
     channels: int = 3
     classes: int = 0  # > 0: class-conditional on that many classes
-    width: int = 128
+    base_channels: int = 128
     kernel: int = 3
-    d_maps: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    d_channel_mults: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
     d_strides: tuple[int, ...] = (1, 2, 1, 2, 1, 2)
     d_hidden: tuple[int, ...] = ()  # units of fully connected layers after the convs
     g_hidden: tuple[int, ...] = ()  # units of fully connected layers before the first maps
-    g_maps: tuple[int, ...] = (4, 4, 2, 2, 1, 1)  # the first is the reshaped linear layer's
-    g_strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1)  # the last one's output is the picture
+    g_channel_mults: tuple[int, ...] = (4, 4, 2, 2, 1, 1)  # the first is the reshaped linear layer's
+    g_strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1)  # the last one's output is the image
     norm_scale_shift: bool = True
     g_first_norm: Literal["unit", "map"] = "unit"  # gains of G's linear layer: one a unit [release], or one a map
     d_norm: Literal["batch", "spectral"] = "batch"  # spectral: of D's weights, with biases, in place of batch norm
     output: Literal["tanh", "sigmoid"] = "tanh"
-    leak: float = 0.2  # slope of the leaky ReLU [s4]
-    z_length: int = 256
-    z_law: Literal["uniform", "normal"] = "uniform"  # U(-1, 1) or N(0, 1)
+    negative_slope: float = 0.2  # slope of the leaky ReLU [s4]
+    z_dim: int = 256
+    z_distribution: Literal["uniform", "normal"] = "uniform"  # U(-1, 1) or N(0, 1)
     init_std: float = 0.02  # weights N(0, std), batch-norm gains N(1, std) [s4, release]
     norm_eps: float = 1e-8  # [release]
     batch_size: int = 128  # [s4]
@@ -61,12 +61,12 @@ class Recipe:
     loss: Literal["bce", "hinge"] = "bce"
     g_ema: float = 0.0  # > 0: samples come from an exponential moving average of G's weights with this decay
     d_ema: float = 0.0  # > 0: features come from an exponential moving average of D's weights with this decay
-    flips: bool = False  # real pictures are mirrored at random
-    crops: bool = False  # of larger pictures a random square of `size` each time
-    picture_noise: float = 0.0  # standard deviation of noise on all that D sees in training, in G's range
+    random_flip: bool = False  # real images are mirrored at random
+    random_crop: bool = False  # of larger images a random square of `size` each time
+    input_noise_std: float = 0.0  # standard deviation of noise on all that D sees in training, in G's range
     schedule: Literal["alternate", "both"] = "alternate"  # one network a minibatch, or both [release: alternate]
     d_updates: int = 150_000  # length of the training, in updates of the discriminator
-    decay_from: float = 1.0  # share of the training after which lr falls linearly to zero
+    lr_decay_start: float = 1.0  # share of the training after which lr falls linearly to zero
 
     def __post_init__(self) -> None:
         for key, smallest in _SMALLEST.items():
@@ -77,7 +77,7 @@ class Recipe:
                 raise EvalkitError(
                     f"recipe {self.name}: {key} = {getattr(self, key)!r}, expected {' or '.join(choices)}"
                 )
-        for maps, strides in (("d_maps", "d_strides"), ("g_maps", "g_strides")):
+        for maps, strides in (("d_channel_mults", "d_strides"), ("g_channel_mults", "g_strides")):
             if not getattr(self, maps) or len(getattr(self, maps)) != len(getattr(self, strides)):
                 raise EvalkitError(f"recipe {self.name}: {maps} and {strides} differ in length or are empty")
         if self.kernel % 2 == 0 and ({*self.d_strides, *self.g_strides} != {2} or self.size % 2 ** len(self.d_strides)):
@@ -102,7 +102,7 @@ class Recipe:
 
     @property
     def g_total_stride(self) -> int:
-        """How much larger the picture is than the generator's first maps."""
+        """How much larger the image is than the generator's first maps."""
         total = 1
         for stride in self.g_strides:
             total *= stride
@@ -114,12 +114,12 @@ class Recipe:
 
 
 _SMALLEST = {
-    "size": 8, "channels": 1, "classes": 0, "width": 1, "kernel": 1, "z_length": 1, "batch_size": 2, "lr": 0.0,
-    "l2": 0.0, "d_updates": 1, "beta1": 0.0, "beta2": 0.0, "decay_from": 0.0, "g_ema": 0.0,
-    "d_ema": 0.0, "picture_noise": 0.0,
+    "size": 8, "channels": 1, "classes": 0, "base_channels": 1, "kernel": 1, "z_dim": 1, "batch_size": 2, "lr": 0.0,
+    "l2": 0.0, "d_updates": 1, "beta1": 0.0, "beta2": 0.0, "lr_decay_start": 0.0, "g_ema": 0.0,
+    "d_ema": 0.0, "input_noise_std": 0.0,
 }  # fmt: skip
 _CHOICES = {
-    "output": ("tanh", "sigmoid"), "z_law": ("uniform", "normal"), "schedule": ("alternate", "both"),
+    "output": ("tanh", "sigmoid"), "z_distribution": ("uniform", "normal"), "schedule": ("alternate", "both"),
     "d_norm": ("batch", "spectral"), "loss": ("bce", "hinge"), "g_first_norm": ("unit", "map"),
 }  # fmt: skip
 
@@ -162,18 +162,18 @@ def _kind_name(kind: Any) -> str:
 
 _FIVE_BY_FIVE: dict[str, Any] = {
     "kernel": 5,
-    "d_maps": (1, 2, 4),
+    "d_channel_mults": (1, 2, 4),
     "d_strides": (2, 2, 2),
-    "g_maps": (4, 2, 1),
+    "g_channel_mults": (4, 2, 1),
     "g_strides": (2, 2, 2),
 }
 _SIXTY_FOUR: dict[str, Any] = _FIVE_BY_FIVE | {
     "size": 64,
-    "d_maps": (1, 2, 4, 8),  # 128, 256, 512, 1024 [release]
+    "d_channel_mults": (1, 2, 4, 8),  # 128, 256, 512, 1024 [release]
     "d_strides": (2, 2, 2, 2),
-    "g_maps": (8, 4, 2, 1),  # 1024, 512, 256, 128 [s4 fig. 1]
+    "g_channel_mults": (8, 4, 2, 1),  # 1024, 512, 256, 128 [s4 fig. 1]
     "g_strides": (2, 2, 2, 2),
-    "z_length": 100,  # [s4 fig. 1]
+    "z_dim": 100,  # [s4 fig. 1]
     "l2": 1e-5,  # [release]
 }
 RECIPES: dict[str, Recipe] = {
@@ -182,21 +182,21 @@ RECIPES: dict[str, Recipe] = {
     "imagenet32": Recipe("imagenet32"),
     # The network of the SVHN table [release: svhn_unsup_all_conv_dcgan_100z_gaussian_lr_0.0005_64mb].
     "svhn": Recipe(
-        "svhn", images="svhn", width=64, z_length=100, z_law="normal", lr=5e-4, batch_size=64,
-        d_updates=114_400,  # 200 epochs of 73,257 pictures
+        "svhn", images="svhn", base_channels=64, z_dim=100, z_distribution="normal", lr=5e-4, batch_size=64,
+        d_updates=114_400,  # 200 epochs of 73,257 images
         **_FIVE_BY_FIVE,
     ),
     "lsun64": Recipe("lsun64", d_updates=296_000, **_SIXTY_FOUR),  # 25 epochs of 3.03 million
     "faces64": Recipe("faces64", d_updates=34_000, **_SIXTY_FOUR),  # 25 epochs of 350,000
     "mnist": Recipe(
-        "mnist", images="mnist", size=28, channels=1, classes=10, width=64, kernel=5,
-        d_maps=(1, 2), d_strides=(2, 2), d_hidden=(1024,), g_hidden=(1024,), g_maps=(2, 1), g_strides=(2, 2),
-        norm_scale_shift=False, output="sigmoid", z_length=100, l2=2.5e-5,  # [release]
-        d_updates=46_800, decay_from=0.5,  # 100 epochs at 2e-4, 100 of linear decay
+        "mnist", images="mnist", size=28, channels=1, classes=10, base_channels=64, kernel=5,
+        d_channel_mults=(1, 2), d_strides=(2, 2), d_hidden=(1024,), g_hidden=(1024,), g_channel_mults=(2, 1), g_strides=(2, 2),
+        norm_scale_shift=False, output="sigmoid", z_dim=100, l2=2.5e-5,  # [release]
+        d_updates=46_800, lr_decay_start=0.5,  # 100 epochs at 2e-4, 100 of linear decay
     ),
     # Ours: small enough to train in under a minute on two cores; trains at every step on both networks.
     "digits": Recipe(
-        "digits", images="digits", width=32, z_length=32, schedule="both", d_updates=300,
+        "digits", images="digits", base_channels=32, z_dim=32, schedule="both", d_updates=300,
         **_FIVE_BY_FIVE,
     ),
     # differs from the paper: G's moving average draws the samples (Karras et al. 2018); D is trained as before

@@ -1,6 +1,6 @@
 """Where a run keeps its checkpoints: finding, keeping and deleting them.
 
-RUN/manifest.json                       recipe, seed, precision, pictures
+RUN/manifest.json                       recipe, seed, precision, images
 RUN/checkpoints/d-00000800/             the state after 800 D updates, whole or absent
 RUN/metrics.csv, RUN/samples/*.png      what the run logged
 RUN/best/                               the checkpoint that a probe found best, where one watched
@@ -140,7 +140,7 @@ def open_run(
     """The manifest of a run: written if it is a new one, else checked against what is asked.
 
     Raises:
-        EvalkitError: the run was made with another recipe, seed, precision, start or other pictures.
+        EvalkitError: the run was made with another recipe, seed, precision, start or other images.
     """
     started = origin(start) if start else None
     if ranks.writes and not (run / "manifest.json").exists():
@@ -171,7 +171,7 @@ def _check(run: Path, manifest: Manifest, images: ImageSet, recipe: Recipe, opti
         if key not in _MAY_CHANGE and found[key] != value:
             raise EvalkitError(f"{run}: made with {key} = {found[key]}, asked for {value}; give another --name")
     if manifest["made_from"]["images_sha256"] != images.sha256:
-        raise EvalkitError(f"{run}: was trained on other pictures of the name {images.name}; give another --name")
+        raise EvalkitError(f"{run}: was trained on other images of the name {images.name}; give another --name")
 
 
 def _write(run: Path, settings: dict, made_from: dict) -> None:

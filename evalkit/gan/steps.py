@@ -1,7 +1,7 @@
 """One update of each network: the arithmetic of DCGAN training and nothing else.
 
 Losses (Radford et al. 2016; the release): D minimises BCE(D(real), 1) + BCE(D(fake), 0), G minimises BCE(D(fake), 1),
-both on logits. Real and fake pictures pass D separately, so each is normalised by its own batch. With several processes
+both on logits. Real and fake images pass D separately, so each is normalised by its own batch. With several processes
 each takes its share of the batch, and the gradients are averaged before the update.
 """
 
@@ -29,14 +29,14 @@ def make_optimiser(network: Generator | Discriminator, recipe: Recipe) -> Adam:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, recipe: Recipe) -> Tensor:
-    """What D minimises, from its logits (N,) on real and on fake pictures."""
+    """What D minimises, from its logits (N,) on real and on fake images."""
     if recipe.loss == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake: Tensor, recipe: Recipe) -> Tensor:
-    """What G minimises, from D's logits (N,) on its pictures."""
+    """What G minimises, from D's logits (N,) on its images."""
     return -fake.mean() if recipe.loss == "hinge" else F.softplus(-fake).mean()
 
 
@@ -51,7 +51,7 @@ def discriminator_step(
     noise: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One update of D on pictures `real` (N, C, H, W) and on G's from `z` (N, Z), both with `noise` (2, N, C, H, W).
+    """One update of D on images `real` (N, C, H, W) and on G's from `z` (N, Z), both with `noise` (2, N, C, H, W).
 
     Returns:
         The loss before the update, and the mean probability D gave to real and to fake; scalars, on the device.
@@ -77,7 +77,7 @@ def generator_step(
     noise: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """One update of G from `z` (N, Z), whose pictures D sees with `noise` (1, N, C, H, W); D stays as it is.
+    """One update of G from `z` (N, Z), whose images D sees with `noise` (1, N, C, H, W); D stays as it is.
 
     Returns:
         The loss before the update, a scalar.

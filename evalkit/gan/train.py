@@ -1,6 +1,6 @@
 """The trainer: from an image set to a run with checkpoints, metrics and sample grids; resumes what was interrupted.
 
-Every minibatch, its pictures and its z, is a function of the seed and its number alone. So a resumed run needs no
+Every minibatch, its images and its z, is a function of the seed and its number alone. So a resumed run needs no
 random state, and on one kind of hardware it equals an undisturbed one bit for bit.
 
 The training loop: which network a minibatch updates, and what is logged, saved and watched on the way.
@@ -23,7 +23,15 @@ from tqdm import tqdm
 
 from evalkit.artifacts import locked
 from evalkit.errors import EvalkitError
-from evalkit.gan.checkpoint import Stretch, TrainingState, continued, new_state, restore, rewind, save_checkpoint
+from evalkit.gan.checkpoint import (
+    TrainingSegment,
+    TrainingState,
+    continued,
+    new_state,
+    restore,
+    rewind,
+    save_checkpoint,
+)
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.monitor import (
     Events,
@@ -82,7 +90,7 @@ def train(
         watcher: called with a checkpoint every `watcher.every` D updates, in one process.
 
     Raises:
-        EvalkitError: the pictures do not fit the recipe, `run` was made with other settings, the loss became NaN, or
+        EvalkitError: the images do not fit the recipe, `run` was made with other settings, the loss became NaN, or
             the run collapsed.
     """
     device = local_device(resolve_device(options.device))
@@ -96,17 +104,17 @@ def train(
         if checkpoints(run):
             restore(state, latest_checkpoint(run))
         synced = options.sync_batch_norm and ranks.count > 1
-        state.history = continued(state.history, Stretch(state.d_updates, ranks.count, synced, precision))
+        state.history = continued(state.history, TrainingSegment(state.d_updates, ranks.count, synced, precision))
         for network in (state.generator, state.discriminator):
             if synced:
                 sync_norms(network, ranks)
             if options.compile:
                 network.compile()
-        loop = Loop(run, state, minibatches, options, precision, manifest["made_from"], ranks=ranks, watcher=watcher)
+        loop = Trainer(run, state, minibatches, options, precision, manifest["made_from"], ranks=ranks, watcher=watcher)
         return loop.run()
 
 
-class Loop:
+class Trainer:
     """One training from the state at hand to the recipe's number of D updates."""
 
     def __init__(
@@ -194,30 +202,30 @@ class Loop:
 
     def _log(self, bar: tqdm) -> bool:
         """Writes a line of metrics and heeds the alarms; True if the run stepped back."""
-        row = self.metrics.log(self.state, self._looks() if self.ranks.writes else {})
+        row = self.metrics.log(self.state, self.sample_metrics() if self.ranks.writes else {})
         bar.set_postfix({"D": round(row["d_loss"], 3), "G": round(row["g_loss"], 3)})
         if self._events:
             self._events.add(row, self.state.d_updates)
-        found = self.ranks.objects(alarm(self.metrics.rows))[0]
+        found = self.ranks.objects(detect_collapse(self.metrics.rows))[0]
         if found:
-            self._heed(*found)
+            self.handle_collapse(*found)
         return bool(found)
 
-    def _looks(self) -> dict[str, float]:
+    def sample_metrics(self) -> dict[str, float]:
         """What the samples say: their diversity; once an epoch also a grid of them and, where asked for, the nnd."""
         state, recipe = self.state, self.state.recipe
         samples = sample(state.sampler, recipe, _DIVERSITY_SAMPLES, seed=_DIVERSITY_SEED)
         found = {"diversity": diversity(samples)}
         a_line = self.options.log_updates * (2 if recipe.schedule == "alternate" else 1)
-        now, before = (t // self.minibatches.an_epoch for t in (state.minibatches, state.minibatches - a_line))
+        now, before = (t // self.minibatches.batches_per_epoch for t in (state.minibatches, state.minibatches - a_line))
         if now > before:
             write_sample_grid(self.path / "samples" / f"d-{state.d_updates:08d}.png", state.sampler, recipe)
             if self.options.nnd_samples:
-                pictures, count = self.minibatches.pictures, self.options.nnd_samples
-                found["nnd"] = nearest_sample_distance(state.sampler, recipe, pictures, samples=count)
+                images, count = self.minibatches.images, self.options.nnd_samples
+                found["nnd"] = nearest_sample_distance(state.sampler, recipe, images, samples=count)
         return found
 
-    def _heed(self, what: str, since: int) -> None:
+    def handle_collapse(self, what: str, since: int) -> None:
         """Steps back to before the alarm's cause, or raises EvalkitError, as the options say."""
         state = self.state
         line = f"{what} since {since} D updates"
@@ -279,17 +287,17 @@ class Loop:
 def _set_learning_rate(state: TrainingState) -> None:
     recipe = state.recipe
     done = state.d_updates / recipe.d_updates
-    left = 1.0 if done < recipe.decay_from else (1 - done) / (1 - recipe.decay_from)
+    left = 1.0 if done < recipe.lr_decay_start else (1 - done) / (1 - recipe.lr_decay_start)
     for optimiser in (state.g_optimiser, state.d_optimiser):
         optimiser.param_groups[0]["lr"] = recipe.lr * left
 
 
 _LINES = 10  # in a row: a bad moment passes, a broken run does not
 _SATURATED_LOSS = 2e-3  # of D, BCE or hinge: real and fake told apart with certainty leaves G hardly a gradient
-_COLLAPSED_DIVERSITY = 0.1  # 99 % of the variance is in the mean picture; natural pictures have 0.99
+_COLLAPSED_DIVERSITY = 0.1  # 99 % of the variance is in the mean image; natural images have 0.99
 
 
-def alarm(rows: Sequence[dict[str, float]]) -> tuple[str, int] | None:
+def detect_collapse(rows: Sequence[dict[str, float]]) -> tuple[str, int] | None:
     """What is wrong according to the last lines of metrics.csv, and since how many D updates; None if nothing is.
 
     Args:
@@ -300,7 +308,7 @@ def alarm(rows: Sequence[dict[str, float]]) -> tuple[str, int] | None:
         return None
     since = int(last[0]["d_updates"])
     if all(row["d_loss"] < _SATURATED_LOSS for row in last):
-        return f"D tells all samples from real pictures (its loss is below {_SATURATED_LOSS})", since
+        return f"D tells all samples from real images (its loss is below {_SATURATED_LOSS})", since
     if all(row["diversity"] < _COLLAPSED_DIVERSITY for row in last):
         return f"samples have collapsed (their diversity is below {_COLLAPSED_DIVERSITY})", since
     return None

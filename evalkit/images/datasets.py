@@ -6,7 +6,7 @@ From what a user types after `--dataset` to an opened image set.
 
 The files of CIFAR, SVHN, STL-10 and MNIST wherever they lie: which named data set a path holds.
 
-Pictures through other libraries' loaders, as plans: torchvision's data set classes and scikit-learn's digits.
+Images through other libraries' loaders, as plans: torchvision's data set classes and scikit-learn's digits.
 
 torchvision knows the files' addresses and checks their checksums. named.py says which name means which.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.images.decode import Fit
+from evalkit.images.decode import ResizeOptions
 from evalkit.images.imageset import KIND, ImageSet, load_images
 from evalkit.images.prepare import finished, prepare, write_set
 from evalkit.images.sources import plan_source
@@ -37,9 +37,9 @@ class Dataset:
 
     Attributes:
         about: one line for lists.
-        plan: (downloads folder, whether to download) -> the pictures.
+        plan: (downloads folder, whether to download) -> the images.
         identity: what says that an image set was made from this data set, known without reading it.
-        size: side of the prepared pictures in pixels.
+        size: side of the prepared images in pixels.
         files: what has to lie where below the downloads folder, for the error message.
     """
 
@@ -69,7 +69,7 @@ def _imagenet(downloads: Path) -> Path:
 
 
 def digits_plan(downloads: Path, download: bool) -> Plan:
-    """scikit-learn's 1,797 digits; every third or fourth of a class is a test picture, 500 in all, without chance."""
+    """scikit-learn's 1,797 digits; every third or fourth of a class is a test image, 500 in all, without chance."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 
     bunch = load_digits()
@@ -146,7 +146,7 @@ DATASETS = {
         files="train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
     ),
     "svhn-extra": _vision(
-        "SVHN with its 531,131 extra training pictures as a split of their own",
+        "SVHN with its 531,131 extra training images as a split of their own",
         "SVHN",
         _BY_SPLIT | {"extra": {"split": "extra"}},
         _DIGITS,
@@ -169,7 +169,7 @@ DATASETS = {
         files="stl10_binary.tar.gz (or the folder stl10_binary) from https://cs.stanford.edu/~acoates/stl10",
     ),
     "stl10-unlabeled": _vision(
-        "STL-10 with its 100,000 unlabelled pictures as a split of their own",
+        "STL-10 with its 100,000 unlabelled images as a split of their own",
         "STL10",
         _BY_SPLIT | {"unlabeled": {"split": "unlabeled"}},
         _STL10,
@@ -207,7 +207,7 @@ def prepare_named(
     downloads: Path,
     download: bool = True,
     size: int | None = None,
-    filter: str = Fit.filter,
+    filter: str = ResizeOptions.filter,
     replace: bool = False,
     progress: bool = False,
 ) -> ImageSet:
@@ -218,14 +218,14 @@ def prepare_named(
         target: the image set's folder.
         downloads: where the data set's files are, or are put.
         download: fetch missing files.
-        size: side of the pictures in pixels; the data set's own if not given.
+        size: side of the images in pixels; the data set's own if not given.
         filter, replace, progress: as in `prepare`.
 
     Raises:
         EvalkitError: unknown name; or files missing, with what belongs where.
     """
     chosen = dataset(name)
-    fit = Fit(size=size or chosen.size, filter=filter)
+    fit = ResizeOptions(size=size or chosen.size, filter=filter)
     if name == "imagenet":
         folder = _imagenet(downloads)
         return prepare(folder, target, name=name, size=fit.size, filter=filter, replace=replace, progress=progress)
@@ -241,7 +241,7 @@ def prepare_named(
         tried = "could not be downloaded" if download else "are not complete there"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvalkitError(f"{downloads}: the files of {name} {tried} ({reason}); put there {chosen.files}") from None
-    # One process: the pictures are in memory already and of the right size, or tiny.
+    # One process: the images are in memory already and of the right size, or tiny.
     return write_set(plan, target, name=name, fit=fit, workers=1, replace=replace, progress=progress)
 
 
@@ -263,7 +263,7 @@ def find_images(workspace: Workspace, name_or_path: str, *, download: bool = Tru
             raise EvalkitError(f"{error}; data sets known by name: {', '.join(DATASETS)}") from None
     return prepare_named(
         name_or_path,
-        workspace.place(KIND, name_or_path),
+        workspace.path_of(KIND, name_or_path),
         downloads=workspace.downloads,
         download=download,
         progress=progress,
@@ -271,7 +271,7 @@ def find_images(workspace: Workspace, name_or_path: str, *, download: bool = Tru
 
 
 def prepare_from(workspace: Workspace, source: str, dataset: str) -> ImageSet:
-    """The pictures of a named data set from where the user has them: its own files, or any source of its pictures.
+    """The images of a named data set from where the user has them: its own files, or any source of its images.
 
     Raises:
         EvalkitError: the files of another data set, or what `prepare` raises.
@@ -281,13 +281,13 @@ def prepare_from(workspace: Workspace, source: str, dataset: str) -> ImageSet:
         return prepare(source, workspace, name=dataset, progress=True)
     if known[0] != dataset:
         raise EvalkitError(f"{source}: these are the files of {known[0]}, expected those of {dataset}")
-    place = workspace.place(KIND, dataset)
+    place = workspace.path_of(KIND, dataset)
     return prepare_named(dataset, place, downloads=known[1], download=False, progress=True)
 
 
-def images_with_hash(workspace: Workspace, sha256: str) -> ImageSet | None:
-    """The image set in the workspace with these pictures, such as those that a network was trained on."""
-    for path in workspace.all(KIND):
+def find_images_by_sha256(workspace: Workspace, sha256: str) -> ImageSet | None:
+    """The image set in the workspace with these images, such as those that a network was trained on."""
+    for path in workspace.artifacts(KIND):
         try:
             found = load_images(path)
         except ArtifactError:

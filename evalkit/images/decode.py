@@ -1,8 +1,8 @@
-"""From a picture file's bytes to uint8 RGB of the wanted size: formats, modes, orientation.
+"""From an image file's bytes to uint8 RGB of the wanted size: formats, modes, orientation.
 
-Called by prepare's workers for every picture; what it refuses is skipped and named, or stops a strict run.
+Called by prepare's workers for every image; what it refuses is skipped and named, or stops a strict run.
 
-How a picture of any size becomes the square that a network wants: geometry and filters, after decoding.
+How an image of any size becomes the square that a network wants: geometry and filters, after decoding.
 
 JPEGs decoded at a fraction of their size by simplejpeg (extra [fast]): Pillow's pixels in a tenth less time.
 
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evalkit.errors import EvalkitError, PictureError
+from evalkit.errors import EvalkitError, ImageError
 from evalkit.images.faces import Faces, face_boxes
 
-# No EPS (it would start Ghostscript) and nothing that is not met as a data set's picture.
+# No EPS (it would start Ghostscript) and nothing that is not met as a data set's image.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -39,7 +39,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a picture gave, uint8 (size, size, 3) each; the format it came in, and whether it had one channel."""
+    """What an image gave, uint8 (size, size, 3) each; the format it came in, and whether it had one channel."""
 
     images: list[np.ndarray]
     format: str
@@ -50,32 +50,32 @@ def _first_bytes(content: bytes) -> str:
     return f"begins with {content[:8]!r}" if content else "the file is empty"
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken metadata: the pixels are still good
         return 1
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB: what is transparent shows white, 16 bits are scaled to 8."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith("I"):
-        return _scaled_to_8_bits(picture).convert("RGB")
-    if picture.mode == "F":
-        raise PictureError("floating-point pixels, whose range is not known; save it with 8 or 16 bits a channel")
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return _scaled_to_8_bits(image).convert("RGB")
+    if image.mode == "F":
+        raise ImageError("floating-point pixels, whose range is not known; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def _scaled_to_8_bits(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise PictureError(f"pixels from {values.min()} to {values.max()}, expected 0 to 65535")
+        raise ImageError(f"pixels from {values.min()} to {values.max()}, expected 0 to 65535")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; rounded
 
 
@@ -85,7 +85,7 @@ _LONGEST = 20  # times the shorter side
 
 
 @dataclass(frozen=True)
-class Fit:
+class ResizeOptions:
     """Shorter side to `size`, then the centre (Radford et al. 2016, sec. 4.3).
 
     Attributes:
@@ -111,11 +111,11 @@ class Fit:
             raise EvalkitError(f"size {self.size}: expected 1 to 4096 pixels")
 
 
-def fitted(content: bytes | np.ndarray, fit: Fit, faces: Faces | None = None) -> Decoded:
-    """A picture file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB, or one a face.
+def decode_and_resize(content: bytes | np.ndarray, fit: ResizeOptions, faces: Faces | None = None) -> Decoded:
+    """An image file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB, or one a face.
 
     Raises:
-        PictureError: the bytes are no whole picture; the message is the reason alone, the caller knows the name.
+        ImageError: the bytes are no whole image; the message is the reason alone, the caller knows the name.
     """
     if isinstance(content, np.ndarray):
         grey = content.ndim == 2 or content.shape[2] == 1
@@ -123,33 +123,33 @@ def fitted(content: bytes | np.ndarray, fit: Fit, faces: Faces | None = None) ->
         return Decoded(_squares(Image.fromarray(np.ascontiguousarray(rgb)), fit, faces), "array", grey)
     if fit.decode == "scaled" and faces is None and (reduced := reduced_jpeg(content, 2 * fit.size)):
         return Decoded([_from_reduced(reduced, fit)], "JPEG", reduced.grey)
-    with warnings.catch_warnings():  # Pillow warns of odd metadata; such a picture is fine
+    with warnings.catch_warnings():  # Pillow warns of odd metadata; such an image is fine
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                return _decoded(picture, fit, faces)
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                return _decoded(image, fit, faces)
         except (EvalkitError, MemoryError):
             raise
         except Image.UnidentifiedImageError:
-            raise PictureError(f"not a picture ({_first_bytes(content)})") from None
+            raise ImageError(f"not an image ({_first_bytes(content)})") from None
         except Exception as error:  # a broken file can raise anything inside Pillow's parsers
-            raise PictureError(f"broken picture ({error or type(error).__name__})") from None
+            raise ImageError(f"broken image ({error or type(error).__name__})") from None
 
 
-def _decoded(picture: Image.Image, fit: Fit, faces: Faces | None) -> Decoded:
-    width, height = picture.size
+def _decoded(image: Image.Image, fit: ResizeOptions, faces: Faces | None) -> Decoded:
+    width, height = image.size
     if width * height > MOST_PIXELS:
-        raise PictureError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
-    name = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a camera's JPEG with a second picture
-    grey = picture.mode.startswith(_GREY)
-    turn = _UPRIGHT.get(_orientation(picture))
-    if fit.decode == "scaled" and picture.format == "JPEG" and turn is None and faces is None:
-        return Decoded([_from_reduced(_drafted(picture, 2 * fit.size), fit)], name, grey)
-    rgb = _rgb(picture)
+        raise ImageError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
+    name = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a camera's JPEG with a second image
+    grey = image.mode.startswith(_GREY)
+    turn = _UPRIGHT.get(_orientation(image))
+    if fit.decode == "scaled" and image.format == "JPEG" and turn is None and faces is None:
+        return Decoded([_from_reduced(_drafted(image, 2 * fit.size), fit)], name, grey)
+    rgb = _rgb(image)
     return Decoded(_squares(rgb if turn is None else rgb.transpose(turn), fit, faces), name, grey)
 
 
-def _squares(rgb: Image.Image, fit: Fit, faces: Faces | None) -> list[np.ndarray]:
+def _squares(rgb: Image.Image, fit: ResizeOptions, faces: Faces | None) -> list[np.ndarray]:
     if faces is None:
         return [squared(rgb, fit)]
     return [squared(rgb.crop(box), fit) for box in face_boxes(rgb, faces)]
@@ -157,7 +157,7 @@ def _squares(rgb: Image.Image, fit: Fit, faces: Faces | None) -> list[np.ndarray
 
 @dataclass(frozen=True)
 class Geometry:
-    """The whole picture's size after resizing, and where the crop begins in it."""
+    """The whole image's size after resizing, and where the crop begins in it."""
 
     wide: int
     high: int
@@ -169,31 +169,33 @@ def geometry(width: int, height: int, size: int) -> Geometry:
     """Shorter side to `size`, the other rounded half up, centre crop, as the release's min_resize and center_crop.
 
     Raises:
-        PictureError: there are no pixels.
+        ImageError: there are no pixels.
     """
     shorter = min(width, height)
     if shorter < 1:
-        raise PictureError(f"{width} x {height} pixels")
+        raise ImageError(f"{width} x {height} pixels")
     wide, high = ((2 * side * size + shorter) // (2 * shorter) for side in (width, height))
     return Geometry(wide, high, (wide - size + 1) // 2, (high - size + 1) // 2)
 
 
-def squared(picture: Image.Image, fit: Fit) -> np.ndarray:
-    """An RGB picture as uint8 (size, size, 3)."""
-    where = geometry(*picture.size, fit.size)
+def squared(image: Image.Image, fit: ResizeOptions) -> np.ndarray:
+    """An RGB image as uint8 (size, size, 3)."""
+    where = geometry(*image.size, fit.size)
     if fit.filter == "bilinear-noaa":
-        return _sampled(np.asarray(picture), where, fit.size)
-    if max(picture.size) > _LONGEST * min(picture.size):  # resized whole, a line of pixels would fill the memory
-        return squared_from_reduced(picture, *picture.size, 1.0, fit)
-    if (where.wide, where.high) != picture.size:
-        picture = picture.resize((where.wide, where.high), Image.Resampling.BILINEAR)
-    return np.asarray(picture.crop((where.left, where.top, where.left + fit.size, where.top + fit.size)))
+        return _sampled(np.asarray(image), where, fit.size)
+    if max(image.size) > _LONGEST * min(image.size):  # resized whole, a line of pixels would fill the memory
+        return squared_from_reduced(image, *image.size, 1.0, fit)
+    if (where.wide, where.high) != image.size:
+        image = image.resize((where.wide, where.high), Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((where.left, where.top, where.left + fit.size, where.top + fit.size)))
 
 
-def squared_from_reduced(reduced: Image.Image, width: int, height: int, reduction: float, fit: Fit) -> np.ndarray:
-    """A width x height picture, decoded smaller by `reduction`, as uint8 (size, size, 3).
+def squared_from_reduced(
+    reduced: Image.Image, width: int, height: int, reduction: float, fit: ResizeOptions
+) -> np.ndarray:
+    """A width x height image, decoded smaller by `reduction`, as uint8 (size, size, 3).
 
-    The crop is laid out on the whole picture and read at fractions of the reduced one's pixels; to round it to whole
+    The crop is laid out on the whole image and read at fractions of the reduced one's pixels; to round it to whole
     ones costs more accuracy than the reduction itself (mean difference from exact 1.24 instead of 0.49).
     """
     where = geometry(width, height, fit.size)
@@ -223,36 +225,36 @@ try:
     simplejpeg: Any = import_module("simplejpeg")  # not a statement: it has no types, and may not be there
 except ImportError:
     simplejpeg = None
-MOST_PIXELS = 100_000_000  # 300 MB once decoded; ImageNet's largest picture has a tenth of it
+MOST_PIXELS = 100_000_000  # 300 MB once decoded; ImageNet's largest image has a tenth of it
 _FACTORS = (8, 4, 2, 1)
 _SCAN = 0xDA  # the marker before the pixels
 _ODD = {*range(0xC3, 0xD0)} - {0xC4}  # neither baseline nor progressive; C4 are tables
-_TELLING, _TURNING = (0xE1, 0xE2), (b"Exif", b"Orientation", b"MPF")  # EXIF or XMP, which may turn it; a second picture
+_TELLING, _TURNING = (0xE1, 0xE2), (b"Exif", b"Orientation", b"MPF")  # EXIF or XMP, which may turn it; a second image
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """A picture of width x height decoded smaller by `factor`, in RGB; `grey` if the file has one channel."""
+    """An image of width x height decoded smaller by `factor`, in RGB; `grey` if the file has one channel."""
 
-    picture: Image.Image
+    image: Image.Image
     width: int
     height: int
     factor: int
     grey: bool
 
 
-def _from_reduced(reduced: Reduced, fit: Fit) -> np.ndarray:
+def _from_reduced(reduced: Reduced, fit: ResizeOptions) -> np.ndarray:
     if reduced.factor == 1:
-        return squared(reduced.picture, fit)
-    return squared_from_reduced(reduced.picture, reduced.width, reduced.height, reduced.factor, fit)
+        return squared(reduced.image, fit)
+    return squared_from_reduced(reduced.image, reduced.width, reduced.height, reduced.factor, fit)
 
 
-def _drafted(picture: Image.Image, least: int) -> Reduced:
+def _drafted(image: Image.Image, least: int) -> Reduced:
     """A JPEG decoded by Pillow as `reduced_jpeg` does it."""
-    width, height = picture.size
-    drafted = picture.draft(None, (least, least))  # None: keep the mode
+    width, height = image.size
+    drafted = image.draft(None, (least, least))  # None: keep the mode
     factor = round(width / drafted[1][2]) if drafted else 1
-    return Reduced(_rgb(picture), width, height, factor, grey=False)
+    return Reduced(_rgb(image), width, height, factor, grey=False)
 
 
 def reduced_jpeg(content: bytes, least: int) -> Reduced | None:

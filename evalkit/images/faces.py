@@ -57,12 +57,12 @@ def _detector() -> Any:
     return detector
 
 
-def face_boxes(picture: Image.Image, faces: Faces) -> list[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of the faces in an RGB picture, margins included, from left to right.
+def face_boxes(image: Image.Image, faces: Faces) -> list[tuple[int, int, int, int]]:
+    """(left, top, right, bottom) of the faces in an RGB image, margins included, from left to right.
 
-    A box that would reach over the edge is moved inside; one larger than the picture is cut to it.
+    A box that would reach over the edge is moved inside; one larger than the image is cut to it.
     """
-    grey = np.asarray(picture.convert("L"))
+    grey = np.asarray(image.convert("L"))
     found, _, weights = _detector().detectMultiScale3(
         grey,
         scaleFactor=_STEP,
@@ -71,11 +71,11 @@ def face_boxes(picture: Image.Image, faces: Faces) -> list[tuple[int, int, int, 
         outputRejectLevels=True,
     )
     boxes = [box for box, weight in zip(found, weights, strict=True) if weight >= faces.score]
-    return sorted(_widened([int(n) for n in box], picture.size, faces.margin) for box in boxes)
+    return sorted(_widened([int(n) for n in box], image.size, faces.margin) for box in boxes)
 
 
 def _widened(box: Sequence[int], size: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
-    """A detection (left, top, width, height) as a square with its margin, inside a picture of `size`."""
+    """A detection (left, top, width, height) as a square with its margin, inside an image of `size`."""
     left, top, wide, high = box
     side = min(round(max(wide, high) * (1 + 2 * margin)), *size)
     left = min(max(left + wide // 2 - side // 2, 0), size[0] - side)

@@ -1,6 +1,6 @@
-"""ImageSet: uint8 pictures with labels and splits, memory-mapped. Made by prepare, read by training and extraction.
+"""ImageSet: uint8 images with labels and splits, memory-mapped. Made by prepare, read by training and extraction.
 
-Some rows of an image set as an image set: an index, no copy of the pictures. What deduplication leaves.
+Some rows of an image set as an image set: an index, no copy of the images. What deduplication leaves.
 """
 
 import os
@@ -19,13 +19,13 @@ KIND = "image set"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures of one size.
+    """Images of one size.
 
     Attributes:
         name: the data set's name, as figures carry it.
         images: uint8 (N, H, W, 3), memory-mapped, or Rows of such an array where the set is a view of another; MNIST,
             too, has three equal channels.
-        labels: int64 (N,), -1 where a picture has no label.
+        labels: int64 (N,), -1 where an image has no label.
         class_names: the K names; label k is class_names[k].
         splits: name -> (first row, row after the last), e.g. {"train": (0, 50000), "test": (50000, 60000)}.
         manifest: what the set was made from.
@@ -43,16 +43,16 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """The identity of the pictures: SHA-256 of `images.npy`, or of it and the rows where this is a view."""
+        """The identity of the images: SHA-256 of `images.npy`, or of it and the rows where this is a view."""
         return identity(self.manifest)
 
     @property
     def training(self) -> np.ndarray:
-        """The pictures of the split `train`, uint8 (n, H, W, 3); all where there is no such split."""
+        """The images of the split `train`, uint8 (n, H, W, 3); all where there is no such split."""
         return self.split("train") if "train" in self.splits else self.images
 
     def split(self, name: str) -> np.ndarray:
-        """The pictures of one split, uint8 (n, H, W, 3).
+        """The images of one split, uint8 (n, H, W, 3).
 
         Raises:
             ArtifactError: no such split; the message lists those there are.
@@ -67,7 +67,7 @@ def load_images(directory: Path) -> ImageSet:
     """Opens a prepared image set, memory-mapped, or a view of one.
 
     Raises:
-        ArtifactError: nothing there, cut short, not an image set, or a view of pictures that have changed since.
+        ArtifactError: nothing there, cut short, not an image set, or a view of images that have changed since.
     """
     manifest = read_manifest(directory, KIND)
     of = manifest["made_from"].get("view_of")
@@ -131,7 +131,7 @@ def splits_of_rows(splits: dict[str, tuple[int, int]], rows: np.ndarray) -> dict
 
 
 def identity(manifest: Manifest) -> str:
-    """SHA-256 that identifies the pictures of an image set, a view or not."""
+    """SHA-256 that identifies the images of an image set, a view or not."""
     of = manifest["made_from"].get("view_of")
     if of is None:
         return manifest["files"]["images.npy"]["sha256"]
@@ -139,10 +139,10 @@ def identity(manifest: Manifest) -> str:
 
 
 def checked_parent(directory: Path, manifest: Manifest, parent: Path, parent_sha256: str) -> None:
-    """Refuses a view whose pictures were made anew since.
+    """Refuses a view whose images were made anew since.
 
     Raises:
-        ArtifactError: other pictures are where the view's were.
+        ArtifactError: other images are where the view's were.
     """
     if parent_sha256 != manifest["made_from"]["view_of"]["sha256"]:
-        raise ArtifactError(f"{directory}: a view of other pictures than those now in {parent}; run dedup again")
+        raise ArtifactError(f"{directory}: a view of other images than those now in {parent}; run dedup again")

@@ -1,4 +1,4 @@
-"""prepare: any source of pictures becomes an image set, resumably, with the same bytes for any number of workers.
+"""prepare: any source of images becomes an image set, resumably, with the same bytes for any number of workers.
 
 Sources (sources/) come before; training and extraction read the ImageSet.
 
@@ -27,9 +27,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evalkit.artifacts import MANIFEST, Building, RowWriter, building, new_manifest
-from evalkit.errors import EvalkitError, PictureError
-from evalkit.images.decode import Fit
+from evalkit.artifacts import MANIFEST, ArtifactWriter, NpyWriter, new_manifest, write_artifact
+from evalkit.errors import EvalkitError, ImageError
+from evalkit.images.decode import ResizeOptions
 from evalkit.images.faces import Faces, check_opencv
 from evalkit.images.imageset import KIND, ImageSet, load_images
 from evalkit.images.sources import plan_source
@@ -37,7 +37,7 @@ from evalkit.images.sources.base import Plan, printable, split_of
 from evalkit.images.worker import Chunk, Task
 from evalkit.workspace import Workspace
 
-# Officially lossless: pictures in JPEG under such a name are another data set, with other figures.
+# Officially lossless: images in JPEG under such a name are another data set, with other figures.
 _LOSSLESS = ("cifar10", "cifar100", "svhn", "mnist", "stl10")
 
 
@@ -46,8 +46,8 @@ def prepare(
     target: Path | Workspace,
     *,
     name: str | None = None,
-    size: int = Fit.size,
-    filter: str = Fit.filter,
+    size: int = ResizeOptions.size,
+    filter: str = ResizeOptions.filter,
     decode: str | None = None,
     faces: Faces | None = None,
     workers: int | None = None,
@@ -56,31 +56,31 @@ def prepare(
     replace: bool = False,
     progress: bool = False,
 ) -> ImageSet:
-    """Makes an image set of the pictures in `source`, or returns the finished one if it is there already.
+    """Makes an image set of the images in `source`, or returns the finished one if it is there already.
 
     Args:
         source: a folder, file or glob of any of the forms in `SOURCES` (see `evalkit.images.sources`).
         target: the image set's folder, or the workspace in which it gets the place of its name.
         name: the data set's name; the folder's or file's if not given.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
         filter: how to shrink: "antialias" or "bilinear-noaa" (see Fit).
         decode: "scaled" decodes large JPEGs at a fraction of their size, "exact" never does (see Fit); if not given,
             scaled where the filter allows it.
-        faces: crop each face that these settings find to a picture of its own; photographs without one give none.
+        faces: crop each face that these settings find to an image of its own; photographs without one give none.
         workers: decoding processes; one a core if not given. The result does not depend on it.
-        strict: stop at the first picture that cannot be decoded instead of skipping it.
+        strict: stop at the first image that cannot be decoded instead of skipping it.
         source_kind: the source's form (see `source_names`); recognised if not given.
         replace: overwrite an image set made from something else or with other settings.
         progress: show a bar on standard error, if that is a terminal.
 
     Raises:
         EvalkitError: nothing to prepare, or the target is something else.
-        PictureError: a bad picture, in a strict run; or every picture is bad.
+        ImageError: a bad image, in a strict run; or every image is bad.
     """
-    fit = Fit(size=size, filter=filter, decode=decode or ("scaled" if filter == "antialias" else "exact"))
+    fit = ResizeOptions(size=size, filter=filter, decode=decode or ("scaled" if filter == "antialias" else "exact"))
     plan = plan_source(source, source_kind)
     name, notes = _named(plan, name or plan.variant or default_name(source))
-    place = target.place(KIND, name) if isinstance(target, Workspace) else Path(target)
+    place = target.path_of(KIND, name) if isinstance(target, Workspace) else Path(target)
     return write_set(
         plan,
         place,
@@ -109,11 +109,11 @@ def _named(plan: Plan, name: str) -> tuple[str, tuple[str, ...]]:
     plain = name.lower().replace("-", "").replace("_", "")
     if plain not in _LOSSLESS or not plan.shards:
         return name, ()
-    first = next(plan.shards[0].pictures(), None)
+    first = next(plan.shards[0].read(), None)
     if first is None or not isinstance(first.content, bytes) or not first.content.startswith(b"\xff\xd8"):
         return name, ()
     lossy = f"{plain}-jpeg"
-    return lossy, (f"the pictures are JPEG, {name} is officially lossless: called {lossy}, its figures are its own",)
+    return lossy, (f"the images are JPEG, {name} is officially lossless: called {lossy}, its figures are its own",)
 
 
 def write_set(
@@ -121,7 +121,7 @@ def write_set(
     target: Path,
     *,
     name: str,
-    fit: Fit,
+    fit: ResizeOptions,
     faces: Faces | None = None,
     notes: Sequence[str] = (),
     workers: int | None = None,
@@ -137,12 +137,10 @@ def write_set(
     made_from = {"source": plan.kind, **plan.identity}
     found = finished(target, settings, made_from, replace=replace)
     if found is None:
-        with building(target, settings=settings, made_from=made_from) as work:
+        with write_artifact(target, settings=settings, made_from=made_from) as work:
             output = Output(work, fit.size)
             tasks = [Task(shard, fit, strict, faces) for shard in plan.shards[output.tally["shards"] :]]
-            bar = tqdm(
-                total=plan.count, initial=output.tally["read"], unit="picture", disable=None if progress else True
-            )
+            bar = tqdm(total=plan.count, initial=output.tally["read"], unit="image", disable=None if progress else True)
             with output, bar:
                 for chunk in chunks(tasks, workers=workers or cores()):
                     output.add(chunk)
@@ -155,7 +153,7 @@ def write_set(
         found = load_images(target)
     if strict and found.manifest["counts"]["skipped"]:
         file, reason = found.manifest["first_skipped"][0]
-        raise PictureError(f"{file}: {reason}; skipped when {target} was made, --strict stops at it")
+        raise ImageError(f"{file}: {reason}; skipped when {target} was made, --strict stops at it")
     return found
 
 
@@ -186,13 +184,13 @@ def finished(target: Path, settings: dict[str, Any], made_from: dict[str, Any], 
 
 SKIPPED = "skipped.csv"
 SAVE_SECONDS = 2.0  # between records of progress, each an fsync: a kill costs this much work
-NAMED_AT_MOST = 20  # skipped pictures in the manifest and the summary; all are in SKIPPED
+NAMED_AT_MOST = 20  # skipped images in the manifest and the summary; all are in SKIPPED
 
 
 class Output:
-    """The growing image set: rows, labels, the skipped pictures, and the tally that a resumed run goes on from."""
+    """The growing image set: rows, labels, the skipped images, and the tally that a resumed run goes on from."""
 
-    def __init__(self, work: Building, size: int):
+    def __init__(self, work: ArtifactWriter, size: int):
         self._work = work
         start: dict[str, Any] = {
             "shards": 0,
@@ -206,8 +204,8 @@ class Output:
         }
         self.tally: dict[str, Any] = work.progress or start
         rows = sum(self.tally["splits"].values())
-        self._images = RowWriter(work.path / "images.npy", (size, size, 3), "uint8", rows=rows)
-        self._labels = RowWriter(work.path / "labels.npy", (), "int64", rows=rows)
+        self._images = NpyWriter(work.path / "images.npy", (size, size, 3), "uint8", rows=rows)
+        self._labels = NpyWriter(work.path / "labels.npy", (), "int64", rows=rows)
         self._skipped = open(work.path / SKIPPED, "ab")
         self._skipped.truncate(self.tally["skipped_bytes"])
         self._skip([] if work.progress else [("name", "reason")])
@@ -222,7 +220,7 @@ class Output:
             file.close()
 
     def add(self, chunk: Chunk) -> None:
-        """Appends a shard's pictures; records progress every few seconds."""
+        """Appends a shard's images; records progress every few seconds."""
         self._images.append(chunk.images)
         self._labels.append(chunk.labels)
         self._skip(chunk.skipped)
@@ -257,14 +255,14 @@ class Output:
                 splits[split], row = [row, row + count], row + count
         if not row:
             why = f"; the first: {first[0][0]}: {first[0][1]}" if first else ""
-            raise PictureError(f"{self._work.target}: not one picture of {tally['read']:,} could be read{why}")
+            raise ImageError(f"{self._work.target}: not one image of {tally['read']:,} could be read{why}")
         counts = {"read": tally["read"], "written": row, "grey": tally["grey"], "skipped": tally["skipped"]}
         about = {"class_names": list(plan.class_names), "splits": splits, "counts": counts, "faces": tally["faces"]}
         self._work.finish(manifest | about | {"formats": tally["formats"], "first_skipped": first})
 
 
 def summary(images: ImageSet) -> list[str]:
-    """What prepare did, as lines for the terminal: counts, splits, notes, the first 20 skipped pictures."""
+    """What prepare did, as lines for the terminal: counts, splits, notes, the first 20 skipped images."""
     about = images.manifest
     counts = {key: f"{value:,}" for key, value in about["counts"].items()}
     splits = ", ".join(f"{name} {end - first:,}" for name, (first, end) in images.splits.items())
@@ -272,7 +270,7 @@ def summary(images: ImageSet) -> list[str]:
     height, width = images.images.shape[1:3]
     classes = f"{len(images.class_names):,} classes"
     lines = [
-        f"{images.name}: {counts['written']} pictures of {width} x {height} ({splits}), {classes}",
+        f"{images.name}: {counts['written']} images of {width} x {height} ({splits}), {classes}",
         f"read {counts['read']} ({formats}), greyscale converted {counts['grey']}, skipped {counts['skipped']}",
         *_about_faces(about.get("faces") or {}),
         *about["notes"],
@@ -284,7 +282,7 @@ def summary(images: ImageSet) -> list[str]:
 
 def _about_faces(counts: dict[str, int]) -> list[str]:
     found = ", ".join(f"{name} {counts.get(name, 0):,}" for name in ("none", "one", "several"))
-    return [f"faces in a picture: {found}"] if counts else []
+    return [f"faces in an image: {found}"] if counts else []
 
 
 _AHEAD = 4  # tasks a worker: a slow shard at the head holds up nobody; 6 MB a worker at 32x32

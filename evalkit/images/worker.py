@@ -1,4 +1,4 @@
-"""A worker of prepare: reads one shard after another from standard input, answers with decoded pictures.
+"""A worker of prepare: reads one shard after another from standard input, answers with decoded images.
 
 Started by pool.py as a process of its own; it ends by itself, at the end of its input, when the command that started it
 is killed.
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evalkit.errors import PictureError
-from evalkit.images.decode import Fit, fitted
+from evalkit.errors import ImageError
+from evalkit.images.decode import ResizeOptions, decode_and_resize
 from evalkit.images.faces import Faces
 from evalkit.images.sources.base import Shard
 
 
 @dataclass
 class Chunk:
-    """A shard's pictures, decoded: uint8 (n, size, size, 3), int64 (n,), and what there is to tell about the rest."""
+    """A shard's images, decoded: uint8 (n, size, size, 3), int64 (n,), and what there is to tell about the rest."""
 
     split: str
     images: np.ndarray
@@ -30,36 +30,36 @@ class Chunk:
     grey: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    faces: Counter[str] = field(default_factory=Counter)  # pictures with none, one and several
+    faces: Counter[str] = field(default_factory=Counter)  # images with none, one and several
 
 
 @dataclass(frozen=True)
 class Task:
-    """A shard and how to decode it. With `strict` the first bad picture raises PictureError."""
+    """A shard and how to decode it. With `strict` the first bad image raises ImageError."""
 
     shard: Shard
-    fit: Fit
+    fit: ResizeOptions
     strict: bool
     faces: Faces | None = None
 
     def __call__(self) -> Chunk:
-        """Decodes the shard's pictures in order."""
+        """Decodes the shard's images in order."""
         chunk = Chunk(self.shard.split, np.empty((0, self.fit.size, self.fit.size, 3), np.uint8), np.empty(0, np.int64))
         images: list[np.ndarray] = []
         labels: list[int] = []
-        for picture in self.shard.pictures():
+        for image in self.shard.read():
             chunk.read += 1
             try:
-                if picture.problem:
-                    raise PictureError(picture.problem)
-                decoded = fitted(picture.content, self.fit, self.faces)
-            except PictureError as error:
+                if image.problem:
+                    raise ImageError(image.problem)
+                decoded = decode_and_resize(image.content, self.fit, self.faces)
+            except ImageError as error:
                 if self.strict:
-                    raise PictureError(f"{picture.name}: {error}; --strict stops at it") from None
-                chunk.skipped.append((picture.name, " ".join(str(error).split())))
+                    raise ImageError(f"{image.name}: {error}; --strict stops at it") from None
+                chunk.skipped.append((image.name, " ".join(str(error).split())))
                 continue
             images += decoded.images
-            labels += [picture.label] * len(decoded.images)
+            labels += [image.label] * len(decoded.images)
             if self.faces:
                 chunk.faces[("none", "one", "several")[min(len(decoded.images), 2)]] += 1
             chunk.formats[decoded.format] += 1

@@ -1,6 +1,6 @@
-"""What an experiment found, and its folder on disk: pictures, tables, figures, z, and a manifest of what made it.
+"""What an experiment found, and its folder on disk: images, tables, figures, z, and a manifest of what made it.
 
-Pictures of pictures: contact sheets with numbers, rows with captions, looped GIFs.
+Images of images: contact sheets with numbers, rows with captions, looped GIFs.
 """
 
 import io
@@ -21,7 +21,7 @@ KIND = "finding"
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderedImage:
     """A file of the finding, as bytes, with the title that a gallery gives it."""
 
     title: str
@@ -29,29 +29,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ExperimentResult:
     """What an experiment found.
 
     Attributes:
         verb: the command, e.g. "walk".
         settings: all that was chosen: seeds, counts, options.
-        pictures: file name (PNG or GIF) -> picture.
+        images: file name (PNG or GIF) -> image.
         figures: measured numbers, for figures.json.
         tables: file name without suffix -> table, for a CSV each.
-        arrays: file name without suffix -> array, for a .npy each; "z" holds the z shown, in the pictures' order.
+        arrays: file name without suffix -> array, for a .npy each; "z" holds the z shown, in the images' order.
         documents: file name without suffix -> JSON value, for a .json each.
     """
 
-    verb: str
+    command: str
     settings: dict[str, Any]
-    pictures: dict[str, Picture]
+    images: dict[str, RenderedImage]
     figures: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     documents: dict[str, Any] = field(default_factory=dict)
 
 
-def save(finding: Finding, gan: FrozenGAN, target: Path) -> Path:
+def save(finding: ExperimentResult, gan: FrozenGAN, target: Path) -> Path:
     """Writes the finding as the folder `target`, whole or not at all, in place of an earlier finding.
 
     Raises:
@@ -71,14 +71,14 @@ def save(finding: Finding, gan: FrozenGAN, target: Path) -> Path:
         _write(finding, building)
         about = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label}
         manifest = new_manifest(KIND, settings=about | finding.settings, made_from=gan.made_from)
-        titles = {name: picture.title for name, picture in finding.pictures.items()}
-        finish(building, target, manifest | {"verb": finding.verb, "pictures": titles})
+        titles = {name: image.title for name, image in finding.images.items()}
+        finish(building, target, manifest | {"verb": finding.command, "images": titles})
     return target
 
 
-def _write(finding: Finding, building: Path) -> None:
-    for name, picture in finding.pictures.items():
-        (building / name).write_bytes(picture.content)
+def _write(finding: ExperimentResult, building: Path) -> None:
+    for name, image in finding.images.items():
+        (building / name).write_bytes(image.content)
     for name, table in finding.tables.items():
         table.to_csv(building / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
     for name, array in finding.arrays.items():
@@ -88,15 +88,15 @@ def _write(finding: Finding, building: Path) -> None:
 
 
 @dataclass(frozen=True)
-class GalleryPicture:
-    """A picture for a report: `path` (PNG or GIF), with a title that names the GAN and what is shown."""
+class GalleryImage:
+    """An image for a report: `path` (PNG or GIF), with a title that names the GAN and what is shown."""
 
     title: str
     path: Path
 
 
-def gallery(folder: Path) -> list[GalleryPicture]:
-    """The pictures of the findings in `folder` (a workspace's `latent`, or one finding), by name; broken ones left out.
+def gallery(folder: Path) -> list[GalleryImage]:
+    """The images of the findings in `folder` (a workspace's `latent`, or one finding), by name; broken ones left out.
 
     What an HTML report shows: each title says which GAN and what.
     """
@@ -107,33 +107,33 @@ def gallery(folder: Path) -> list[GalleryPicture]:
         except ArtifactError:
             continue
         gan = manifest["settings"]["gan"]
-        found += [GalleryPicture(f"{gan}: {title}", place / name) for name, title in manifest["pictures"].items()]
+        found += [GalleryImage(f"{gan}: {title}", place / name) for name, title in manifest["images"].items()]
     return found
 
 
 _MARGIN = 4
 _TEXT = 12  # height of a line of the built-in font, in pixels
-_SIDE = 64  # pictures are enlarged, pixel by pixel, to at least about this side
+_SIDE = 64  # images are enlarged, pixel by pixel, to at least about this side
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of pictures under a caption: uint8 (n, H, W, C)."""
+    """A line of images under a caption: uint8 (n, H, W, C)."""
 
     caption: str
-    pictures: np.ndarray
+    images: np.ndarray
 
 
 def enlarged(picture: np.ndarray, *, side: int = _SIDE) -> Image.Image:
-    """uint8 (H, W, C) as an RGB picture, each pixel a square, so that it is about `side` wide."""
+    """uint8 (H, W, C) as an RGB image, each pixel a square, so that it is about `side` wide."""
     image = Image.fromarray(np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture)
     times = max(1, round(side / picture.shape[1]))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
-def sheet(pictures: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.Image:
-    """A contact sheet: uint8 (n, H, W, C) in lines of `columns`, each picture with its number below."""
-    cells = [enlarged(picture) for picture in pictures]
+def sheet(images: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.Image:
+    """A contact sheet: uint8 (n, H, W, C) in lines of `columns`, each image with its number below."""
+    cells = [enlarged(image) for image in images]
     wide, high = cells[0].width + _MARGIN, cells[0].height + _TEXT + _MARGIN
     canvas = Image.new("RGB", (wide * min(columns, len(cells)) + _MARGIN, high * -(-len(cells) // columns)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -145,8 +145,8 @@ def sheet(pictures: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.I
 
 
 def captioned(rows: list[Row]) -> Image.Image:
-    """Rows of pictures, each under its caption; one without a caption follows closely."""
-    lines = [(row.caption, [enlarged(picture) for picture in row.pictures]) for row in rows]
+    """Rows of images, each under its caption; one without a caption follows closely."""
+    lines = [(row.caption, [enlarged(image) for image in row.images]) for row in rows]
     width = max(
         [sum(cell.width + _MARGIN for cell in cells) for _, cells in lines] + [_text_width(text) for text, _ in lines]
     )
@@ -171,15 +171,15 @@ def _text_width(text: str) -> int:
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as PNG."""
+    """The image as PNG."""
     file = io.BytesIO()
     image.save(file, format="png", optimize=True)
     return file.getvalue()
 
 
-def gif(pictures: np.ndarray, *, milliseconds: int = 80) -> bytes:
+def gif(images: np.ndarray, *, milliseconds: int = 80) -> bytes:
     """uint8 (n, H, W, C) as a GIF that starts over for ever."""
-    frames = [enlarged(picture, side=128) for picture in pictures]
+    frames = [enlarged(image, side=128) for image in images]
     file = io.BytesIO()
     frames[0].save(
         file, format="gif", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False

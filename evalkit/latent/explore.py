@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from evalkit.errors import EvalkitError
-from evalkit.gan.monitor import picture_grid
+from evalkit.gan.monitor import image_grid
 from evalkit.latent.experiment import enlarged, png
 from evalkit.latent.model import FrozenGAN
 from evalkit.latent.samples import NOISE, PATHS, Concept, between, neighbours, pixel_sum, signed_sum
@@ -29,7 +29,7 @@ Query = dict[str, list[str]]
 
 
 class Explorer:
-    """What the page shows, as functions of its queries; one picture at a time.
+    """What the page shows, as functions of its queries; one image at a time.
 
     Args:
         z: the samples to pick from, (n, Z); their numbers are their rows.
@@ -38,7 +38,7 @@ class Explorer:
 
     def __init__(self, gan: FrozenGAN, z: Tensor, *, seed: int = 0):
         self.gan, self.z, self._seed, self._lock = gan, z, seed, threading.Lock()
-        self.samples = gan.pictures(z)
+        self.samples = gan.images(z)
 
     def about(self, query: Query) -> dict[str, Any]:
         """What the page needs to know."""
@@ -50,13 +50,13 @@ class Explorer:
         return png(enlarged(self.samples[number]))
 
     def walk(self, query: Query) -> bytes:
-        """The picture at `t` between the samples `from` and `to`, on the `path`, as PNG."""
-        return png(enlarged(self._pictures(self._walked(query)[None])[0], side=256))
+        """The image at `t` between the samples `from` and `to`, on the `path`, as PNG."""
+        return png(enlarged(self._images(self._walked(query)[None])[0], side=256))
 
     def arithmetic(self, query: Query) -> bytes:
         """The sum of z of the samples listed in each `plus` and `minus`, with its neighbours, as PNG."""
         nine = neighbours(signed_sum(self._concepts(query)), noise=NOISE, seed=self._seed)
-        return png(enlarged(picture_grid(self._pictures(nine), 3), side=256))
+        return png(enlarged(image_grid(self._images(nine), 3), side=256))
 
     def pixels(self, query: Query) -> bytes:
         """The same sum of pixels, as PNG."""
@@ -64,7 +64,7 @@ class Explorer:
         return png(enlarged(pixel_sum([c for c, _ in concepts], [sign for _, sign in concepts]), side=256))
 
     def vector(self, query: Query) -> list[float]:
-        """z of the walk's picture or of the sum, for the other commands."""
+        """z of the walk's image or of the sum, for the other commands."""
         return (self._walked(query) if "t" in query else signed_sum(self._concepts(query))).tolist()
 
     def _walked(self, query: Query) -> Tensor:
@@ -93,9 +93,9 @@ class Explorer:
             raise EvalkitError(f"{text}: there are samples 0 to {len(self.z) - 1}")
         return found
 
-    def _pictures(self, z: Tensor) -> np.ndarray:
+    def _images(self, z: Tensor) -> np.ndarray:
         with self._lock:
-            return self.gan.pictures(z)
+            return self.gan.images(z)
 
 
 def _terms(query: Query) -> list[tuple[str, int]]:

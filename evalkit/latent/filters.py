@@ -13,58 +13,58 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
-from evalkit.gan.networks import ConvBlock, Discriminator, build_networks, join_classes, to_pictures
-from evalkit.latent.experiment import Finding, Picture, Row, captioned, png
-from evalkit.latent.model import Critic, FrozenGAN
+from evalkit.gan.networks import ConvBlock, Discriminator, build_networks, join_classes, to_images
+from evalkit.latent.experiment import ExperimentResult, RenderedImage, Row, captioned, png
+from evalkit.latent.model import FrozenDiscriminator, FrozenGAN
 
 
 def filters(
     gan: FrozenGAN,
-    pictures: np.ndarray,
+    images: np.ndarray,
     *,
     layer: str | None = None,
     features: Sequence[int] = range(6),
     top: int = 6,
     steps: int = 64,
     seed: int = 0,
-) -> Finding:
-    """The pictures that drive some features of D most, what in them does so, and pictures made to drive them.
+) -> ExperimentResult:
+    """The images that drive some features of D most, what in them does so, and images made to drive them.
 
     The paper shows the first 6 features of D's last conv layer, beside random weights: so do the defaults.
 
     Args:
-        pictures: uint8 (n, H, W, 3), searched for the strongest responses; the first 256 freeze the batch norms.
+        images: uint8 (n, H, W, 3), searched for the strongest responses; the first 256 freeze the batch norms.
         layer: a conv layer, "conv1" up [the last].
         features: maps of that layer.
-        top: pictures shown for each feature, the strongest first, one unit each.
+        top: images shown for each feature, the strongest first, one unit each.
         steps: of the gradient ascent on the input.
         seed: of the random weights and of the noise that the ascent starts from.
 
     Raises:
         EvalkitError: no such layer or feature.
     """
-    trained = Critic(gan, normalised_by=pictures)
-    untrained = Critic(gan, normalised_by=pictures, discriminator=build_networks(gan.recipe, seed=seed)[1])
+    trained = FrozenDiscriminator(gan, normalised_by=images)
+    untrained = FrozenDiscriminator(gan, normalised_by=images, discriminator=build_networks(gan.recipe, seed=seed)[1])
     layer = layer or trained.layers[-1]
-    features, top = list(features), min(top, len(pictures))
+    features, top = list(features), min(top, len(images))
     tables, shown = [], {}
     for name, critic in (("trained", trained), ("random", untrained)):
-        strongest = strongest_units(critic, pictures, layer, features, top=top)
-        guided = _guided(critic, pictures, layer, strongest)
-        shown[f"guided-{name}.png"] = Picture(
+        strongest = strongest_units(critic, images, layer, features, top=top)
+        guided = _guided(critic, images, layer, strongest)
+        shown[f"guided-{name}.png"] = RenderedImage(
             f"guided backpropagation, {layer}, {name} weights",
-            png(captioned(_in_turn(features, pictures[strongest["row"]], guided, top))),
+            png(captioned(_in_turn(features, images[strongest["row"]], guided, top))),
         )
         made, responses = _ascended(critic, layer, features, steps=steps, seed=seed)
         title = f"inputs that drive {layer} feature {', '.join(map(str, features))} most, {name} weights"
-        shown[f"maximised-{name}.png"] = Picture(title, png(captioned([Row(title, made)])))
+        shown[f"maximised-{name}.png"] = RenderedImage(title, png(captioned([Row(title, made)])))
         strongest["response_made"] = np.repeat(responses, top)
         tables.append(strongest.assign(weights=name))
     table = pd.concat(tables, ignore_index=True)
     settings = {"layer": layer, "features": features, "top": top, "steps": steps, "seed": seed}
-    return Finding(
+    return ExperimentResult(
         "filters",
-        settings | {"pictures": len(pictures)},
+        settings | {"images": len(images)},
         shown,
         figures={f"{name}_strongest": float(rows["response"].max()) for name, rows in table.groupby("weights")},
         tables={"units": table},
@@ -72,14 +72,14 @@ def filters(
 
 
 def strongest_units(
-    critic: Critic, pictures: np.ndarray, layer: str, features: Sequence[int], *, top: int
+    critic: FrozenDiscriminator, images: np.ndarray, layer: str, features: Sequence[int], *, top: int
 ) -> pd.DataFrame:
-    """For each feature the `top` pictures with the largest response, and where: feature, rank, row, y, x, response.
+    """For each feature the `top` images with the largest response, and where: feature, rank, row, y, x, response.
 
     Raises:
         EvalkitError: no such layer or feature.
     """
-    maps = critic.taps(pictures, layer)
+    maps = critic.taps(images, layer)
     beyond = [feature for feature in features if feature >= maps.shape[1]]
     if beyond:
         raise EvalkitError(f"{layer}: has features 0 to {maps.shape[1] - 1}, not {beyond[0]}")
@@ -93,23 +93,23 @@ def strongest_units(
     return pd.concat(found, ignore_index=True)
 
 
-def _guided(critic: Critic, pictures: np.ndarray, layer: str, units: pd.DataFrame) -> np.ndarray:
-    """The guided gradients as pictures, uint8 (units, H, W, C)."""
+def _guided(critic: FrozenDiscriminator, pictures: np.ndarray, layer: str, units: pd.DataFrame) -> np.ndarray:
+    """The guided gradients as images, uint8 (units, H, W, C)."""
     images = critic.images(pictures[units["row"]])
     places = torch.tensor(units[["feature", "y", "x"]].to_numpy(), device=images.device)
     index = critic.layers.index(layer)
     gradient = guided_gradient(critic.discriminator, images, critic.classes(len(images)), layer=index, units=places)
-    return as_pictures(gradient)
+    return as_images(gradient)
 
 
-def as_pictures(gradient: Tensor) -> np.ndarray:
-    """float (n, C, H, W) -> uint8 (n, H, W, C): 0 is grey, each picture's largest magnitude black or white."""
+def as_images(gradient: Tensor) -> np.ndarray:
+    """float (n, C, H, W) -> uint8 (n, H, W, C): 0 is grey, each image's largest magnitude black or white."""
     largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return (127.5 * (1 + gradient / largest)).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _ascended(
-    critic: Critic, layer: str, features: Sequence[int], *, steps: int, seed: int
+    critic: FrozenDiscriminator, layer: str, features: Sequence[int], *, steps: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     recipe = critic.recipe
     noise = torch.empty(len(features), recipe.channels, recipe.size, recipe.size)
@@ -123,16 +123,16 @@ def _ascended(
         start=start,
         steps=steps,
     )
-    return to_pictures(images, recipe), responses.cpu().numpy()
+    return to_images(images, recipe), responses.cpu().numpy()
 
 
-def _in_turn(features: Sequence[int], pictures: np.ndarray, guided: np.ndarray, top: int) -> list[Row]:
-    """For each feature a row: its strongest pictures, then the guided gradients of the same pictures."""
+def _in_turn(features: Sequence[int], images: np.ndarray, guided: np.ndarray, top: int) -> list[Row]:
+    """For each feature a row: its strongest images, then the guided gradients of the same images."""
     rows = []
     for index, feature in enumerate(features):
         part = slice(index * top, (index + 1) * top)
-        both = np.concatenate([pictures[part][..., : guided.shape[3]], guided[part]])
-        rows.append(Row(f"feature {feature}: strongest pictures, and what in them drives it", both))
+        both = np.concatenate([images[part][..., : guided.shape[3]], guided[part]])
+        rows.append(Row(f"feature {feature}: strongest images, and what in them drives it", both))
     return rows
 
 
@@ -157,11 +157,11 @@ class GuidedLeakyReLU(torch.autograd.Function):
 def guided_gradient(
     discriminator: Discriminator, images: Tensor, classes: Tensor | None, *, layer: int, units: Tensor
 ) -> Tensor:
-    """The guided gradient of one unit of conv layer `layer` (0: the first) to each picture.
+    """The guided gradient of one unit of conv layer `layer` (0: the first) to each image.
 
     Args:
         images: float32 (N, C, H, W) in the network's range; batch norm has to be frozen.
-        units: int64 (N, 3): map, row and column of each picture's unit.
+        units: int64 (N, 3): map, row and column of each image's unit.
 
     Returns:
         float32 (N, C, H, W).
@@ -185,18 +185,18 @@ def maximised(
     steps: int,
     decay: float = 0.01,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures that drive the middle unit of each of some features, by gradient ascent on the input.
+    """Images that drive the middle unit of each of some features, by gradient ascent on the input.
 
     Each step adds 5 % of the range along the gradient, scaled to a root mean square of 1, and shrinks the
-    picture by `decay` towards the middle grey; values stay within the range of pictures. The gradient is averaged
+    image by `decay` towards the middle grey; values stay within the range of images. The gradient is averaged
     over 3 x 3 pixels first: without that the inputs are noise (tried on imagenet32@1047).
 
     Args:
-        features: int64 (N,), the map each picture is for.
+        features: int64 (N,), the map each image is for.
         start: float32 (N, C, H, W), in the network's range.
 
     Returns:
-        The pictures, and the units' responses (N,) to them.
+        The images, and the units' responses (N,) to them.
     """
     tanh = discriminator.recipe.output == "tanh"
     low, high = (-1.0, 1.0) if tanh else (0.0, 1.0)

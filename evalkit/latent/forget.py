@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from evalkit.errors import ConvergenceError, EvalkitError
 from evalkit.gan.networks import Generator
-from evalkit.latent.experiment import Finding, Picture, Row, captioned, png, sheet
-from evalkit.latent.model import CHUNK, Critic, FrozenGAN
+from evalkit.latent.experiment import ExperimentResult, RenderedImage, Row, captioned, png, sheet
+from evalkit.latent.model import CHUNK, FrozenDiscriminator, FrozenGAN
 
-_SHOWN = 12  # samples in the picture
+_SHOWN = 12  # samples in the image
 _CONTROLS = 5  # random choices of as many maps, to compare with
 
 
@@ -73,7 +73,7 @@ def _change(before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> dict[s
 
 @dataclass(frozen=True)
 class Box:
-    """Pixels left to right - 1 and top to bottom - 1 of the picture with number `sample`."""
+    """Pixels left to right - 1 and top to bottom - 1 of the image with number `sample`."""
 
     sample: int
     left: int
@@ -94,7 +94,7 @@ def forget(
     layer: str | None = None,
     seed: int = 0,
     proposed_by: dict[str, Any] | None = None,
-) -> Finding:
+) -> ExperimentResult:
     """The same z drawn with and without the maps of a layer that speak for a box, and how much changed where.
 
     A logistic regression tells cells in a box from as many random cells of the same samples; every map with a weight
@@ -102,13 +102,13 @@ def forget(
     Beside it: the same number of maps dropped at random.
 
     Args:
-        z: (N, Z); boxes are on the pictures of these, by number.
+        z: (N, Z); boxes are on the images of these, by number.
         layer: of G, "first", "deconv1" and so on [the second highest].
         seed: of the random cells and of the maps dropped at random.
         proposed_by: what proposed the boxes, for the record; None: a person.
 
     Raises:
-        EvalkitError: no box, one outside its picture, no such layer, or boxes that leave no cell outside.
+        EvalkitError: no box, one outside its image, no such layer, or boxes that leave no cell outside.
     """
     z, size, chosen = z.to(gan.device), gan.recipe.size, find_layer(gan, layer)
     boxes = check_boxes(boxes, samples=len(z), size=size)
@@ -117,13 +117,13 @@ def forget(
     in_cells = covered(boxes, samples=len(z), size=size, side=maps.shape[2])[boxed]
     weights, accuracy, cells = map_weights(maps, in_cells, seed=seed)
     count = int((weights > 0).sum())
-    before, after = gan.pictures(z), _without(gan, z, chosen, np.flatnonzero(weights > 0))
+    before, after = gan.images(z), _without(gan, z, chosen, np.flatnonzero(weights > 0))
     inside = covered(boxes, samples=len(z), size=size, side=size)[boxed]
     by_chance = _random_changes(gan, z[boxed], chosen, count, before[boxed], inside, seed=seed)
     figures = {"maps": chosen.maps, "maps_dropped": count, "cells": cells, "fit_accuracy_percent": accuracy}
     figures |= {f"change_{where}": value for where, value in _change(before[boxed], after[boxed], inside).items()}
     figures |= {f"change_{where}_random_maps": value for where, value in by_chance.items()}
-    return Finding(
+    return ExperimentResult(
         "forget",
         {"layer": chosen.name, "samples": len(z), "boxes": len(boxes), "seed": seed, "proposed_by": proposed_by},
         _shown(before, after, boxes, boxed),
@@ -134,7 +134,7 @@ def forget(
     )
 
 
-def _shown(before: np.ndarray, after: np.ndarray, boxes: Sequence[Box], boxed: np.ndarray) -> dict[str, Picture]:
+def _shown(before: np.ndarray, after: np.ndarray, boxes: Sequence[Box], boxed: np.ndarray) -> dict[str, RenderedImage]:
     framed = before.repeat(3, axis=3) if before.shape[3] == 1 else before.copy()
     for box in boxes:
         image = Image.fromarray(framed[box.sample])
@@ -144,8 +144,10 @@ def _shown(before: np.ndarray, after: np.ndarray, boxes: Sequence[Box], boxed: n
     some = boxed[:_SHOWN]
     rows = [Row("boxes", framed[some]), Row("as drawn", before[some]), Row("without the maps", after[some])]
     return {
-        "forget.png": Picture("samples with and without the maps that draw what is in the boxes", png(captioned(rows))),
-        "samples.png": Picture("all samples by number, with their boxes", png(sheet(framed))),
+        "forget.png": RenderedImage(
+            "samples with and without the maps that draw what is in the boxes", png(captioned(rows))
+        ),
+        "samples.png": RenderedImage("all samples by number, with their boxes", png(sheet(framed))),
     }
 
 
@@ -153,7 +155,7 @@ def read_boxes(path: Path, *, samples: int, size: int) -> list[Box]:
     """The boxes in a JSON file: [{"sample": 3, "box": [left, top, right, bottom]}, ...], in pixels of the samples.
 
     Raises:
-        EvalkitError: no such file, another form, no box, or a box outside the picture; the message names the box.
+        EvalkitError: no such file, another form, no box, or a box outside the image; the message names the box.
     """
     try:
         found = json.loads(path.read_text())
@@ -178,10 +180,10 @@ def _box(path: Path, item: Any) -> Box:
 
 
 def check_boxes(boxes: Sequence[Box], *, samples: int, size: int, said: str = "boxes") -> list[Box]:
-    """The boxes, if there is one and all lie within their pictures.
+    """The boxes, if there is one and all lie within their images.
 
     Raises:
-        EvalkitError: none, an empty one, one outside its picture or of a sample that is not there.
+        EvalkitError: none, an empty one, one outside its image or of a sample that is not there.
     """
     if not boxes:
         raise EvalkitError(f"{said}: no box at all; draw at least one round the object to forget")
@@ -191,7 +193,7 @@ def check_boxes(boxes: Sequence[Box], *, samples: int, size: int, said: str = "b
         if not (0 <= box.left < box.right <= size and 0 <= box.top < box.bottom <= size):
             values = [box.left, box.top, box.right, box.bottom]
             raise EvalkitError(
-                f"{said}: box {values} of sample {box.sample} is empty or outside the picture; "
+                f"{said}: box {values} of sample {box.sample} is empty or outside the image; "
                 f"expected left < right and top < bottom within 0 to {size}"
             )
     return list(boxes)
@@ -208,7 +210,12 @@ def covered(boxes: Sequence[Box], *, samples: int, size: int, side: int) -> np.n
 
 
 def propose_boxes(
-    critic: Critic, pictures: np.ndarray, *, layer: str | None = None, feature: int | None = None, count: int = 52
+    critic: FrozenDiscriminator,
+    images: np.ndarray,
+    *,
+    layer: str | None = None,
+    feature: int | None = None,
+    count: int = 52,
 ) -> tuple[list[Box], dict[str, Any]]:
     """Boxes where a feature of the discriminator responds most, on the `count` samples where it does so most.
 
@@ -225,14 +232,14 @@ def propose_boxes(
     Raises:
         EvalkitError: no such layer or feature, or one that never responds.
     """
-    sides = {name: critic.taps(pictures[:1], name).shape[2] for name in critic.layers}
+    sides = {name: critic.taps(images[:1], name).shape[2] for name in critic.layers}
     layer = layer or [name for name, side in sides.items() if side >= min(8, max(sides.values()))][-1]
-    maps = np.clip(critic.taps(pictures, layer), 0, None)
+    maps = np.clip(critic.taps(images, layer), 0, None)
     if feature is None:
         feature = _rarest(maps)
     if not 0 <= feature < maps.shape[1]:
         raise EvalkitError(f"{layer}: has features 0 to {maps.shape[1] - 1}, not {feature}")
-    responses, scale = maps[:, feature], pictures.shape[1] / maps.shape[2]
+    responses, scale = maps[:, feature], images.shape[1] / maps.shape[2]
     samples = np.argsort(-responses.max((1, 2)), kind="stable")[:count]
     boxes = [_round_the_peak(responses[s], int(s), scale) for s in samples if responses[s].max() > 0]
     if not boxes:
@@ -275,7 +282,7 @@ class HiddenLayer:
 
 def _without(gan: FrozenGAN, z: Tensor, layer: HiddenLayer, maps: np.ndarray) -> np.ndarray:
     with dropped(layer, maps):
-        return gan.pictures(z)
+        return gan.images(z)
 
 
 def _random_changes(
@@ -289,9 +296,9 @@ def _random_changes(
 
 
 def hidden_layers(generator: nn.Module) -> dict[str, HiddenLayer]:
-    """ "first" (the reshaped linear layer), "deconv1" and so on up to the last below the picture."""
+    """ "first" (the reshaped linear layer), "deconv1" and so on up to the last below the image."""
     assert isinstance(generator, Generator)
-    maps = [multiple * generator.recipe.width for multiple in generator.recipe.g_maps]
+    maps = [multiple * generator.recipe.base_channels for multiple in generator.recipe.g_channel_mults]
     names = ["first", *(f"deconv{index}" for index in range(1, len(maps)))]
     layers = zip(names, generator.deconvs, maps, strict=True)
     return {name: HiddenLayer(name, reader, count) for name, reader, count in layers}

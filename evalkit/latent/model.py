@@ -4,9 +4,9 @@ differs from the paper: its release normalises every batch by its own statistics
 neighbours. Here each batch norm is frozen at the statistics of one reference batch, drawn from the z law with a fixed
 seed; walks, sums and inversions are then functions of z.
 
-The discriminator as a fixed function of one picture: scores, taps and features. Used by most experiments.
+The discriminator as a fixed function of one image: scores, taps and features. Used by most experiments.
 
-From what a user types after --run to a frozen GAN, and to the pictures it was trained on.
+From what a user types after --run to a frozen GAN, and to the images it was trained on.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from evalkit.artifacts import Manifest
 from evalkit.errors import EvalkitError
-from evalkit.features.pooling import Taps
+from evalkit.features.pooling import LayerSelection
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
-from evalkit.gan.networks import Discriminator, Generator, draw_z, to_network_range, to_pictures
+from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.gan.run_dir import find_checkpoint, run_of
-from evalkit.images import ImageSet, find_images, images_with_hash
+from evalkit.images import ImageSet, find_images, find_images_by_sha256
 from evalkit.pretrained.registry import find_pretrained
 from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
 from evalkit.runtime import resolve_device
@@ -37,7 +37,7 @@ from evalkit.workspace import Workspace
 # of 128 by 12; a batch of 64 that normalises itself, as the release's, moves them by 16 (benchmarks/NOTES.md)
 REFERENCE = 256
 _REFERENCE_SEED = 20151119  # of the reference batch, the same for every run
-CHUNK = 64  # pictures a pass
+CHUNK = 64  # images a pass
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class FrozenGAN:
 
     Attributes:
         name: as figures carry it, e.g. "imagenet32@800".
-        generator: z (N, z_length) and one-hot classes or None -> pictures in its range; takes no gradients itself.
+        generator: z (N, z_length) and one-hot classes or None -> images in its range; takes no gradients itself.
         discriminator: as loaded; `Critic` freezes a copy of it.
         label: the class that a conditional generator draws, None for others.
-        made_from: path and hashes of the weights, for manifests; `images_sha256` is of the pictures trained on.
+        made_from: path and hashes of the weights, for manifests; `images_sha256` is of the images trained on.
     """
 
     name: str
@@ -71,10 +71,10 @@ class FrozenGAN:
         """z (N, z_length) -> float (N, C, size, size) in the generator's range, with gradients to z."""
         return self.generator(z, one_hot(self.label, len(z), self.recipe, self.device))
 
-    def pictures(self, z: Tensor) -> np.ndarray:
+    def images(self, z: Tensor) -> np.ndarray:
         """z (N, z_length) -> uint8 (N, H, W, C)."""
         with torch.no_grad():
-            return np.concatenate([to_pictures(self.decode(chunk), self.recipe) for chunk in z.split(CHUNK)])
+            return np.concatenate([to_images(self.decode(chunk), self.recipe) for chunk in z.split(CHUNK)])
 
 
 def one_hot(label: int | None, count: int, recipe: Recipe, device: torch.device) -> Tensor | None:
@@ -126,9 +126,9 @@ def frozen(
     return gan
 
 
-def reference_pictures(gan: FrozenGAN) -> np.ndarray:
+def reference_images(gan: FrozenGAN) -> np.ndarray:
     """What the reference batch draws: uint8 (REFERENCE, H, W, C)."""
-    return gan.pictures(gan.draw(REFERENCE, seed=_REFERENCE_SEED))
+    return gan.images(gan.draw(REFERENCE, seed=_REFERENCE_SEED))
 
 
 def _checked_label(label: int | None, recipe: Recipe) -> int | None:
@@ -141,11 +141,11 @@ def _checked_label(label: int | None, recipe: Recipe) -> int | None:
     return label or 0
 
 
-class Critic:
-    """A copy of a GAN's discriminator with batch norm frozen at the statistics of some pictures.
+class FrozenDiscriminator:
+    """A copy of a GAN's discriminator with batch norm frozen at the statistics of some images.
 
     Samples are judged with the statistics of samples, as in training, where each batch is of one kind; the release
-    takes those of the batch at hand. A conditional discriminator is told the GAN's class for every picture.
+    takes those of the batch at hand. A conditional discriminator is told the GAN's class for every image.
 
     Args:
         normalised_by: uint8 (n, H, W, 3 or C), of which the first REFERENCE count; None: the GAN's reference samples.
@@ -157,16 +157,16 @@ class Critic:
     ):
         self.recipe, self.device, self._label = gan.recipe, gan.device, gan.label
         self.discriminator = deepcopy(discriminator or gan.discriminator).to(self.device)
-        pictures = reference_pictures(gan) if normalised_by is None else normalised_by
+        pictures = reference_images(gan) if normalised_by is None else normalised_by
         images = self.images(pictures[:REFERENCE])
         freeze_batch_norm(self.discriminator, images, self.classes(len(images)))
 
-    def images(self, pictures: np.ndarray) -> Tensor:
+    def images(self, images: np.ndarray) -> Tensor:
         """uint8 (n, H, W, C) -> float32 (n, C, H, W) in the networks' range."""
-        return to_network_range(torch.from_numpy(np.array(pictures)).to(self.device), self.recipe)
+        return to_network_range(torch.from_numpy(np.array(images)).to(self.device), self.recipe)
 
     def classes(self, count: int) -> Tensor | None:
-        """One-hot rows of the class that every picture is said to be of; None without classes."""
+        """One-hot rows of the class that every image is said to be of; None without classes."""
         return one_hot(self._label, count, self.recipe, self.device)
 
     def scores(self, pictures: np.ndarray) -> np.ndarray:
@@ -190,12 +190,12 @@ class Critic:
         rows = []
         with torch.no_grad():
             for images in self._chunks(pictures):
-                rows.append(torch.cat([Taps()(maps) for maps in self._taps(images).values()], dim=1).cpu())
+                rows.append(torch.cat([LayerSelection()(maps) for maps in self._taps(images).values()], dim=1).cpu())
         return torch.cat(rows).numpy()
 
     @property
     def layers(self) -> list[str]:
-        """The names of the conv layers, from the picture up."""
+        """The names of the conv layers, from the image up."""
         return [f"conv{index + 1}" for index in range(len(self.discriminator.blocks))]
 
     def check_layer(self, layer: str) -> None:
@@ -205,9 +205,9 @@ class Critic:
                 f"recipe {self.recipe.name}: its discriminator has no layer {layer!r}; choose {', '.join(self.layers)}"
             )
 
-    def _chunks(self, pictures: np.ndarray) -> Iterator[Tensor]:
-        for first in range(0, len(pictures), CHUNK):
-            yield self.images(pictures[first : first + CHUNK])
+    def _chunks(self, images: np.ndarray) -> Iterator[Tensor]:
+        for first in range(0, len(images), CHUNK):
+            yield self.images(images[first : first + CHUNK])
 
     def _taps(self, images: Tensor) -> dict[str, Tensor]:
         return self.discriminator.taps(images, self.classes(len(images)))
@@ -257,17 +257,17 @@ def _made_from(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def trained_on(gan: FrozenGAN, workspace: Workspace, name: str | None = None) -> ImageSet:
-    """The image set `name`, else the workspace's set with the pictures that the GAN was trained on.
+    """The image set `name`, else the workspace's set with the images that the GAN was trained on.
 
     Raises:
-        EvalkitError: no such set, or pictures of another size than the GAN's.
+        EvalkitError: no such set, or images of another size than the GAN's.
     """
-    images = find_images(workspace, name) if name else images_with_hash(workspace, gan.made_from["images_sha256"])
+    images = find_images(workspace, name) if name else find_images_by_sha256(workspace, gan.made_from["images_sha256"])
     if images is None:
         raise EvalkitError(
-            f"{gan.name}: the pictures it was trained on are not in {workspace.home}; name a set: --images"
+            f"{gan.name}: the images it was trained on are not in {workspace.home}; name a set: --images"
         )
     if images.images.shape[1:3] != (gan.recipe.size, gan.recipe.size):
-        found = f"pictures {images.images.shape[1]} pixels high, {gan.name} draws {gan.recipe.size}"
+        found = f"images {images.images.shape[1]} pixels high, {gan.name} draws {gan.recipe.size}"
         raise EvalkitError(f"{images.name}: {found}; give a set prepared with --size {gan.recipe.size}")
     return images

@@ -1,6 +1,6 @@
-"""nearest: the training pictures nearest to samples, and whether they are nearer than real pictures are.
+"""nearest: the training images nearest to samples, and whether they are nearer than real images are.
 
-A GAN that memorised its pictures draws samples nearer to them than pictures of the same kind that it never saw.
+A GAN that memorised its images draws samples nearer to them than images of the same kind that it never saw.
 
 The nearest of many rows, block by block: what nearest looks up in pixels and in features.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 from evalkit.errors import EvalkitError
 from evalkit.images import ImageSet
 from evalkit.images.imageset import Rows
-from evalkit.latent.experiment import Finding, Picture, Row, captioned, png
-from evalkit.latent.model import REFERENCE, Critic, FrozenGAN
+from evalkit.latent.experiment import ExperimentResult, RenderedImage, Row, captioned, png
+from evalkit.latent.model import REFERENCE, FrozenDiscriminator, FrozenGAN
 
-_BLOCK = 1024  # training pictures compared at once
-_CANDIDATES = 4  # a picture's pixel-nearest that join those compared in features
-_NEAR = 5  # percentile of the held-out pictures' distances below which a sample counts as near
-_SHOWN = 12  # samples in the picture
+_BLOCK = 1024  # training images compared at once
+_CANDIDATES = 4  # an image's pixel-nearest that join those compared in features
+_NEAR = 5  # percentile of the held-out images' distances below which a sample counts as near
+_SHOWN = 12  # samples in the image
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Comparison:
 
     Attributes:
         images: uint8 (n, H, W, 3); `training` are the rows of it that were trained on, or a random part of them.
-        held_out: uint8 (m, H, W, 3), pictures of the same kind that the GAN was not trained on.
-        own: (m,) where the held-out pictures are training pictures after all: each one's row, which is not its
-            neighbour (drawn at random they lie to the others as new pictures do); else -1.
-        said: what the held-out pictures are, for the record.
+        held_out: uint8 (m, H, W, 3), images of the same kind that the GAN was not trained on.
+        own: (m,) where the held-out images are training images after all: each one's row, which is not its
+            neighbour (drawn at random they lie to the others as new images do); else -1.
+        said: what the held-out images are, for the record.
     """
 
     images: np.ndarray | Rows
@@ -45,25 +45,25 @@ class Comparison:
 
 
 def comparison(
-    images: ImageSet, *, held_out: ImageSet | None = None, count: int = 128, pictures: int = 100_000, seed: int = 0
+    images: ImageSet, *, held_out: ImageSet | None = None, count: int = 128, num_images: int = 100_000, seed: int = 0
 ) -> Comparison:
-    """Training pictures, and `count` held-out ones: of `held_out`, else of a `test` split, else training pictures.
+    """Training images, and `count` held-out ones: of `held_out`, else of a `test` split, else training images.
 
     Args:
         held_out: another image set; its `test` split if it has one.
-        pictures: at most so many training pictures, drawn at random; 0: all.
+        images: at most so many training images, drawn at random; 0: all.
 
     Raises:
-        EvalkitError: held-out pictures of another size.
+        EvalkitError: held-out images of another size.
     """
-    training, random = training_rows(images, pictures, seed=seed), np.random.default_rng(seed + 1)
+    training, random = training_rows(images, num_images, seed=seed), np.random.default_rng(seed + 1)
     other = held_out or images
     if held_out is None and "test" not in images.splits:
         own = training[_some(random, len(training), count)]
-        return Comparison(images.images, training, images.images[own], own, "training pictures, each to the others")
+        return Comparison(images.images, training, images.images[own], own, "training images, each to the others")
     if other.images.shape[1:] != images.images.shape[1:]:
         sides = f"{other.images.shape[1]} pixels wide, those trained on {images.images.shape[1]}"
-        raise EvalkitError(f"{other.name}: pictures {sides}; prepare them in that size")
+        raise EvalkitError(f"{other.name}: images {sides}; prepare them in that size")
     first, end = other.splits.get("test", (0, len(other)))
     rows = first + _some(random, end - first, count)
     said = f"{other.name}, {'test' if 'test' in other.splits else 'all'}"
@@ -71,7 +71,7 @@ def comparison(
 
 
 def training_rows(images: ImageSet, count: int, *, seed: int) -> np.ndarray:
-    """At most `count` rows (0: all) of the `train` split, or of all pictures without one: what training reads."""
+    """At most `count` rows (0: all) of the `train` split, or of all images without one: what training reads."""
     first, end = images.splits.get("train", (0, len(images)))
     return first + _some(np.random.default_rng(seed), end - first, count)
 
@@ -83,48 +83,54 @@ def _some(random: np.random.Generator, total: int, count: int) -> np.ndarray:
     return np.sort(random.choice(total, count, replace=False))
 
 
-def nearest(gan: FrozenGAN, z: Tensor, against: Comparison, *, feature_pictures: int = 1000, seed: int = 0) -> Finding:
-    """The nearest training picture of each sample by pixels and by D's features, beside those of held-out pictures.
+def nearest(
+    gan: FrozenGAN, z: Tensor, against: Comparison, *, feature_images: int = 1000, seed: int = 0
+) -> ExperimentResult:
+    """The nearest training image of each sample by pixels and by D's features, beside those of held-out images.
 
-    Figures, for each distance: the share of samples nearer than the 5th percentile of held-out pictures (5 % where
-    nothing is memorised), and the chance that a sample is nearer than a held-out picture (50 %). Blurred samples are
+    Figures, for each distance: the share of samples nearer than the 5th percentile of held-out images (5 % where
+    nothing is memorised), and the chance that a sample is nearer than a held-out image (50 %). Blurred samples are
     near to everything in pixels; a memorised one is near in both.
 
     Args:
-        feature_pictures: random training pictures compared in features, beside the four nearest in pixels of every
-            sample and held-out picture; 0: all.
+        feature_images: random training images compared in features, beside the four nearest in pixels of every
+            sample and held-out image; 0: all.
     """
-    samples = gan.pictures(z.to(gan.device))
+    samples = gan.images(z.to(gan.device))
     queries = np.concatenate([samples, against.held_out[..., : gan.recipe.channels]])
     own = np.concatenate([np.full(len(samples), -1), against.own])
     by_pixels = nearest_rows(_flat(queries), _pixel_blocks(gan, against), own=own, count=_CANDIDATES)
-    drawn = against.training[_some(np.random.default_rng(seed), len(against.training), feature_pictures)]
+    drawn = against.training[_some(np.random.default_rng(seed), len(against.training), feature_images)]
     rows = np.union1d(drawn, by_pixels[1][by_pixels[1] >= 0])
-    critic = Critic(gan, normalised_by=against.images[drawn[:: -(-len(drawn) // REFERENCE)]])
+    critic = FrozenDiscriminator(gan, normalised_by=against.images[drawn[:: -(-len(drawn) // REFERENCE)]])
     features = torch.from_numpy(critic.features(queries))
     by_features = nearest_rows(features, _feature_blocks(critic, against, rows), own=own, count=1)
     kinds = np.repeat(["sample", "held out"], [len(samples), len(against.held_out)])
-    table = pd.DataFrame({"picture": np.arange(len(queries)), "kind": kinds})
+    table = pd.DataFrame({"image": np.arange(len(queries)), "kind": kinds})
     for name, (distances, neighbours) in (("pixel", by_pixels), ("feature", by_features)):
         table[f"{name}_row"], table[f"{name}_distance"] = neighbours[:, 0], distances[:, 0]
-    settings = {"samples": len(samples), "held_out": against.said, "held_out_pictures": len(against.held_out)}
-    return Finding(
+    settings = {"samples": len(samples), "held_out": against.said, "held_out_images": len(against.held_out)}
+    return ExperimentResult(
         "nearest",
-        settings | {"training_pictures": len(against.training), "feature_pictures": len(rows), "seed": seed},
-        {"nearest.png": Picture("samples, and the training pictures nearest to them", _shown(samples, table, against))},
+        settings | {"training_images": len(against.training), "feature_images": len(rows), "seed": seed},
+        {
+            "nearest.png": RenderedImage(
+                "samples, and the training images nearest to them", _shown(samples, table, against)
+            )
+        },
         figures=memorisation(table),
         tables={"nearest": table},
         arrays={"z": z.cpu().numpy()},
     )
 
 
-def _flat(pictures: np.ndarray) -> Tensor:
+def _flat(images: np.ndarray) -> Tensor:
     """uint8 (n, H, W, C) -> float32 (n, H W C), of 1."""
-    return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 255
+    return torch.from_numpy(images.reshape(len(images), -1)).float() / 255
 
 
 def memorisation(table: pd.DataFrame) -> dict[str, float]:
-    """Figures from the distances of samples and of held-out pictures, in pixels and in features."""
+    """Figures from the distances of samples and of held-out images, in pixels and in features."""
     found: dict[str, float] = {}
     for name in ("pixel", "feature"):
         distances = table[f"{name}_distance"].to_numpy()
@@ -145,7 +151,7 @@ def _shown(samples: np.ndarray, table: pd.DataFrame, against: Comparison) -> byt
     rows = [Row("samples", samples[:_SHOWN])]
     for name in ("pixel", "feature"):
         found = table[f"{name}_row"].to_numpy()[: min(_SHOWN, len(samples))]
-        rows.append(Row(f"nearest training picture by {name}s", against.images[found]))
+        rows.append(Row(f"nearest training image by {name}s", against.images[found]))
     return png(captioned(rows))
 
 
@@ -158,7 +164,7 @@ def _pixel_blocks(gan: FrozenGAN, against: Comparison) -> Iterator[Block]:
         yield rows, _flat(np.ascontiguousarray(against.images[rows][..., : gan.recipe.channels]))
 
 
-def _feature_blocks(critic: Critic, against: Comparison, rows: np.ndarray) -> Iterator[Block]:
+def _feature_blocks(critic: FrozenDiscriminator, against: Comparison, rows: np.ndarray) -> Iterator[Block]:
     for first in range(0, len(rows), _BLOCK):
         block = rows[first : first + _BLOCK]
         yield block, torch.from_numpy(critic.features(against.images[block]))

@@ -1,6 +1,6 @@
-"""sample: pictures of random z on a numbered contact sheet, from which other experiments take their z by number.
+"""sample: images of random z on a numbered contact sheet, from which other experiments take their z by number.
 
-walk: pictures along a path between z, and how even the way is (Radford et al. 2016, section 6.1, figure 4).
+walk: images along a path between z, and how even the way is (Radford et al. 2016, section 6.1, figure 4).
 
 arithmetic and turn: sums of z that mean something (Radford et al. 2016, sections 6.3.2 and 6.3.3).
 """
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import EvalkitError
-from evalkit.gan.monitor import picture_grid
-from evalkit.latent.experiment import Finding, Picture, Row, captioned, enlarged, gif, png, sheet
-from evalkit.latent.model import Critic, FrozenGAN
+from evalkit.gan.monitor import image_grid
+from evalkit.latent.experiment import ExperimentResult, RenderedImage, Row, captioned, enlarged, gif, png, sheet
+from evalkit.latent.model import FrozenDiscriminator, FrozenGAN
 
 
 def sample(
     gan: FrozenGAN, *, count: int = 100, columns: int = 10, seed: int = 0, by_score: bool = True, truncate: float = 0.0
-) -> Finding:
+) -> ExperimentResult:
     """`count` samples as a grid and as a numbered contact sheet, with z and D's score of each.
 
     Args:
@@ -30,18 +30,18 @@ def sample(
         truncate: > 0: each entry of z is drawn from the part of its law within -truncate to truncate.
     """
     z = truncated(gan, count, truncate=truncate, seed=seed) if truncate else gan.draw(count, seed=seed)
-    pictures = gan.pictures(z)
-    scores = Critic(gan).scores(pictures)
+    images = gan.images(z)
+    scores = FrozenDiscriminator(gan).scores(images)
     order = np.argsort(-scores, kind="stable") if by_score else np.arange(count)
-    pictures, scores = pictures[order], scores[order]
+    images, scores = images[order], scores[order]
     how = ("the most real first, by D" if by_score else "as drawn") + (f", |z| <= {truncate:g}" if truncate else "")
-    grid = enlarged(picture_grid(pictures, -(-count // columns)), side=0)
-    return Finding(
+    grid = enlarged(image_grid(images, -(-count // columns)), side=0)
+    return ExperimentResult(
         "sample",
         {"count": count, "seed": seed, "by_score": by_score, "truncate": truncate},
         {
-            "sheet.png": Picture(f"samples by number, {how}", png(sheet(pictures, columns=columns))),
-            "grid.png": Picture(f"{count} samples, {how}", png(grid)),
+            "sheet.png": RenderedImage(f"samples by number, {how}", png(sheet(images, columns=columns))),
+            "grid.png": RenderedImage(f"{count} samples, {how}", png(grid)),
         },
         figures={"score_mean": float(scores.mean()), "score_std": float(scores.std())},
         tables={"samples": pd.DataFrame({"number": np.arange(count), "drawn": order, "score": scores})},
@@ -55,7 +55,7 @@ def truncated(gan: FrozenGAN, count: int, *, truncate: float, seed: int) -> Tens
     Raises:
         EvalkitError: a bound at which nothing is left, or nothing is cut off.
     """
-    if gan.recipe.z_law == "uniform":
+    if gan.recipe.z_distribution == "uniform":
         if not 0 < truncate <= 1:
             raise EvalkitError(
                 f"truncate {truncate:g}: this generator's z lie in -1 to 1, expected more than 0 up to 1"
@@ -63,7 +63,7 @@ def truncated(gan: FrozenGAN, count: int, *, truncate: float, seed: int) -> Tens
         return gan.draw(count, seed=seed) * truncate
     if truncate <= 0:
         raise EvalkitError(f"truncate {truncate:g}: expected more than 0, such as 1, in standard deviations")
-    z = torch.empty(count, gan.recipe.z_length)
+    z = torch.empty(count, gan.recipe.z_dim)
     random = torch.Generator().manual_seed(seed)
     return torch.nn.init.trunc_normal_(z, a=-truncate, b=truncate, generator=random).to(gan.device)
 
@@ -96,8 +96,8 @@ def path_through(z: Tensor, *, steps: int, path: Path = "straight") -> Tensor:
 
 def walk(
     gan: FrozenGAN, z: Tensor, *, steps: int = 10, path: Path = "straight", loop: bool = False, seed: int = 0
-) -> Finding:
-    """The pictures on the way through `z` (n, Z), n >= 2, and the distance between steps and between random samples.
+) -> ExperimentResult:
+    """The images on the way through `z` (n, Z), n >= 2, and the distance between steps and between random samples.
 
     The paper shows the ways among 9 random z. Pixel distance: root mean square difference, of 1; feature distance:
     Euclidean, of D's features.
@@ -113,18 +113,16 @@ def walk(
         raise EvalkitError(f"a walk takes two z or more, found {len(z)}; give more numbers or a larger --count")
     corners = torch.cat([z, z[:1]]) if loop else z
     way = path_through(corners.to(gan.device), steps=steps, path=path)
-    pictures, random = gan.pictures(way), gan.pictures(gan.draw(2 * _PAIRS, seed=seed))
-    critic = Critic(gan)
+    images, random = gan.images(way), gan.images(gan.draw(2 * _PAIRS, seed=seed))
+    critic = FrozenDiscriminator(gan)
     table = pd.DataFrame({"step": np.arange(1, len(way)), "leg": np.arange(len(way) - 1) // steps})
     pairs = distances(critic, random[:_PAIRS], random[_PAIRS:])
-    table = table.assign(**distances(critic, pictures[:-1], pictures[1:]))
-    legs = [
-        Row(f"{k} to {(k + 1) % len(z)}", pictures[k * steps : (k + 1) * steps + 1]) for k in range(len(corners) - 1)
-    ]
-    shown = {"walk.png": Picture(f"a {path} walk through {len(z)} z, a leg a line", png(captioned(legs)))}
+    table = table.assign(**distances(critic, images[:-1], images[1:]))
+    legs = [Row(f"{k} to {(k + 1) % len(z)}", images[k * steps : (k + 1) * steps + 1]) for k in range(len(corners) - 1)]
+    shown = {"walk.png": RenderedImage(f"a {path} walk through {len(z)} z, a leg a line", png(captioned(legs)))}
     if loop:
-        shown["walk.gif"] = Picture(f"a {path} walk through {len(z)} z and back", gif(pictures[:-1]))
-    return Finding(
+        shown["walk.gif"] = RenderedImage(f"a {path} walk through {len(z)} z and back", gif(images[:-1]))
+    return ExperimentResult(
         "walk",
         {"steps": steps, "path": path, "loop": loop, "seed": seed, "pairs": _PAIRS},
         shown,
@@ -134,8 +132,8 @@ def walk(
     )
 
 
-def distances(critic: Critic, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """The distance of each picture of `first` to the one at its place in `second`, in pixels and in features."""
+def distances(critic: FrozenDiscriminator, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
+    """The distance of each image of `first` to the one at its place in `second`, in pixels and in features."""
     pixels = (first.astype(np.float32) - second) / 255
     features = critic.features(first) - critic.features(second)
     return {
@@ -170,8 +168,8 @@ class Concept:
     sign: int = 1
 
 
-def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = NOISE, seed: int = 0) -> Finding:
-    """The picture of the signed sum of the concepts' mean z, with eight neighbours, and the same sum of pixels.
+def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = NOISE, seed: int = 0) -> ExperimentResult:
+    """The image of the signed sum of the concepts' mean z, with eight neighbours, and the same sum of pixels.
 
     The paper's example: smiling woman - neutral woman + neutral man. The result is the middle of nine.
 
@@ -183,17 +181,17 @@ def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = NO
     means = torch.stack([concept.z.mean(0) for concept in concepts]).to(gan.device)
     result = signed_sum(concepts).to(gan.device)
     nine = neighbours(result, noise=noise, seed=seed)
-    mean_pictures, nine_pictures = gan.pictures(means), gan.pictures(nine)
-    groups = [gan.pictures(concept.z.to(gan.device)) for concept in concepts]
+    mean_images, nine_images = gan.images(means), gan.images(nine)
+    groups = [gan.images(concept.z.to(gan.device)) for concept in concepts]
     rows = [
-        Row(f"{'+-'[concept.sign < 0]} these, then the picture of their mean z", np.concatenate([group, mean[None]]))
-        for concept, group, mean in zip(concepts, groups, mean_pictures, strict=True)
+        Row(f"{'+-'[concept.sign < 0]} these, then the image of their mean z", np.concatenate([group, mean[None]]))
+        for concept, group, mean in zip(concepts, groups, mean_images, strict=True)
     ]
     control = pixel_sum(groups, [concept.sign for concept in concepts])
     titles = ("the sum of z, in the middle of its neighbours", "", "")
-    rows += [Row(title, nine_pictures[3 * i :][:3]) for i, title in enumerate(titles)]
+    rows += [Row(title, nine_images[3 * i :][:3]) for i, title in enumerate(titles)]
     rows += [Row("control: the same sum of pixels", control[None])]
-    return Finding(
+    return ExperimentResult(
         "arithmetic",
         {
             "signs": [concept.sign for concept in concepts],
@@ -201,7 +199,7 @@ def arithmetic(gan: FrozenGAN, concepts: Sequence[Concept], *, noise: float = NO
             "noise": noise,
             "seed": seed,
         },
-        {"arithmetic.png": Picture("vector arithmetic, and the same sum of pixels", png(captioned(rows)))},
+        {"arithmetic.png": RenderedImage("vector arithmetic, and the same sum of pixels", png(captioned(rows)))},
         figures={"length_of_result": float(result.norm()), "mean_length_of_concepts": float(means.norm(dim=1).mean())},
         arrays={"z": nine.cpu().numpy(), "concepts": torch.cat([concept.z for concept in concepts]).cpu().numpy()},
     )
@@ -220,12 +218,14 @@ def neighbours(z: Tensor, *, noise: float, seed: int) -> Tensor:
 
 
 def pixel_sum(groups: Sequence[np.ndarray], signs: Sequence[int]) -> np.ndarray:
-    """The signed sum of the groups' mean pictures, uint8 (H, W, C); what leaves 0 to 255 is cut off."""
+    """The signed sum of the groups' mean images, uint8 (H, W, C); what leaves 0 to 255 is cut off."""
     total = sum(sign * group.mean(0) for sign, group in zip(signs, groups, strict=True))
     return np.clip(np.rint(total), 0, 255).astype(np.uint8)
 
 
-def turn(gan: FrozenGAN, start: Tensor, end: Tensor, *, onto: Tensor, steps: int = 9, reach: float = 1.0) -> Finding:
+def turn(
+    gan: FrozenGAN, start: Tensor, end: Tensor, *, onto: Tensor, steps: int = 9, reach: float = 1.0
+) -> ExperimentResult:
     """Moves the z `onto` (n, Z) along the turn vector: mean of `end` minus mean of `start`, z that differ in one way.
 
     The paper averages four faces looking left and four looking right. Every row goes evenly from -reach to reach
@@ -234,13 +234,13 @@ def turn(gan: FrozenGAN, start: Tensor, end: Tensor, *, onto: Tensor, steps: int
     vector = (end.mean(0) - start.mean(0)).to(gan.device)
     shares = torch.linspace(-reach, reach, steps, device=gan.device)
     moved = onto.to(gan.device)[:, None] + shares[:, None] * vector
-    pictures = gan.pictures(moved.flatten(0, 1)).reshape(len(onto), steps, gan.recipe.size, gan.recipe.size, -1)
-    rows = [Row("from these", gan.pictures(start.to(gan.device))), Row("to these", gan.pictures(end.to(gan.device)))]
-    rows += [Row(f"{-reach:g} to {reach:g} turns" if i == 0 else "", line) for i, line in enumerate(pictures)]
-    return Finding(
+    images = gan.images(moved.flatten(0, 1)).reshape(len(onto), steps, gan.recipe.size, gan.recipe.size, -1)
+    rows = [Row("from these", gan.images(start.to(gan.device))), Row("to these", gan.images(end.to(gan.device)))]
+    rows += [Row(f"{-reach:g} to {reach:g} turns" if i == 0 else "", line) for i, line in enumerate(images)]
+    return ExperimentResult(
         "turn",
         {"steps": steps, "reach": reach},
-        {"turn.png": Picture("samples moved along a turn vector", png(captioned(rows)))},
+        {"turn.png": RenderedImage("samples moved along a turn vector", png(captioned(rows)))},
         figures={"length_of_vector": float(vector.norm())},
         arrays={
             "z": moved.flatten(0, 1).cpu().numpy(),

@@ -13,7 +13,7 @@ from evalkit.errors import EvalkitError
 _NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
-def read_vectors(text: str, *, z_length: int, sheet: Path | None = None) -> Tensor:
+def read_vectors(text: str, *, z_dim: int, sheet: Path | None = None) -> Tensor:
     """z, float32 (n, z_length), from numbers on a contact sheet ("3,17,40-42") or a .npy, .json or .csv file.
 
     Args:
@@ -23,13 +23,13 @@ def read_vectors(text: str, *, z_length: int, sheet: Path | None = None) -> Tens
         EvalkitError: no such file or number, no numbers in it, or z of another length.
     """
     if not _NUMBERS.fullmatch(text.replace(" ", "")):
-        return _checked(Path(text), z_length)
+        return _checked(Path(text), z_dim)
     if sheet is None or not (sheet / "z.npy").is_file():
         place = f"in {sheet}" if sheet else "given"
         raise EvalkitError(
             f"{text}: numbers on a contact sheet, but there is none {place}; run `evalkit latent sample`"
         )
-    z, numbers = _checked(sheet / "z.npy", z_length), numbers_in(text)
+    z, numbers = _checked(sheet / "z.npy", z_dim), numbers_in(text)
     beyond = [number for number in numbers if number >= len(z)]
     if beyond:
         raise EvalkitError(f"{text}: the contact sheet in {sheet} has numbers 0 to {len(z) - 1}, not {beyond[0]}")

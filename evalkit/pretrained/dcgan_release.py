@@ -237,7 +237,7 @@ def _chosen_layers(
     d_files: _Files, g_files: _Files, recipe: Recipe, *, partial: bool, layers: Sequence[str] | None
 ) -> list[str]:
     """D's layers to take, in order; with "out" for a whole discriminator."""
-    everything = [f"conv{index + 1}" for index in range(len(recipe.d_maps))] + ["out"]
+    everything = [f"conv{index + 1}" for index in range(len(recipe.d_channel_mults))] + ["out"]
     whole = next((i for i, layer in enumerate(everything) if d_files.missing(layer)), len(everything))
     if layers is not None:
         if not layers or list(layers) != everything[:-1][: len(layers)]:
@@ -256,7 +256,7 @@ def _chosen_layers(
 def discriminator_parameters(recipe: Recipe) -> list[Parameter]:
     """D's arrays in the release's order: w; then w, gain, bias a layer; last the output's weight."""
     found = []
-    for index in range(len(recipe.d_maps)):
+    for index in range(len(recipe.d_channel_mults)):
         names = ("conv.weight",) if index == 0 else ("conv.weight", "norm.weight", "norm.bias")
         found += [Parameter(f"blocks.{index}.{name}", f"conv{index + 1}") for name in names]
     return [*found, Parameter("out.weight", "out")]
@@ -265,7 +265,7 @@ def discriminator_parameters(recipe: Recipe) -> list[Parameter]:
 def generator_parameters(recipe: Recipe) -> list[Parameter]:
     """G's arrays in the release's order: w, gain, bias of z's linear layer and of each deconv; the last has w alone."""
     found = [Parameter(name, "linear") for name in _normalised("linears.0", "linear_norms.0")]
-    deconvs = len(recipe.g_maps)
+    deconvs = len(recipe.g_channel_mults)
     for index in range(deconvs):
         names = _normalised(f"deconvs.{index}", f"deconv_norms.{index}")[: 3 if index < deconvs - 1 else 1]
         found += [Parameter(name, f"deconv{index + 1}") for name in names]

@@ -20,13 +20,13 @@ from evalkit.gan.checkpoint import RUN_KIND, load_weights, read_checkpoint, stor
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.gan.run_dir import latest_checkpoint, updates_before
-from evalkit.images import images_with_hash
+from evalkit.images import find_images_by_sha256
 from evalkit.pretrained.dcgan_release import find_release, read_release
 from evalkit.pretrained.store import DTYPES, KIND, STATISTICS, Pretrained, save_pretrained
 from evalkit.pretrained.torch_dcgan import read_torch_dcgan
 from evalkit.workspace import Workspace
 
-# weights, in which type they are stored, a workspace with the pictures trained on -> a file's content, its arithmetic
+# weights, in which type they are stored, a workspace with the images trained on -> a file's content, its arithmetic
 StatisticsOf = Callable[[Pretrained, torch.dtype, Workspace], tuple[bytes, str]]
 _FORMS = "a folder of a release's .npy files, a run or checkpoint, or a torch state dict (.pth, .pt)"
 
@@ -64,7 +64,7 @@ def import_weights(
         EvalkitError: files of no known form, incomplete or changed; other weights of that name.
     """
     weights, default = _read(paths, workspace, partial=partial, layers=layers, source=source, licence=licence)
-    target = out or workspace.place(KIND, name or default)
+    target = out or workspace.path_of(KIND, name or default)
     settings = weights.settings | {"notes": [*weights.settings["notes"], *notes]}
     weights = dataclasses.replace(weights, settings=settings)
     if statistics_of:
@@ -97,12 +97,12 @@ def _read(
     release = find_release(first)
     weights = read_release(first, release, partial=partial, layers=layers)
     if not weights.settings["complete"]:
-        return weights, f"{release.name}-conv1to{len(weights.recipe.d_maps)}"
+        return weights, f"{release.name}-conv1to{len(weights.recipe.d_channel_mults)}"
     return weights, release.name if weights.generator else f"{release.name}-discriminator"
 
 
 @dataclass(frozen=True)
-class Stage:
+class ParentRun:
     """A run on the way to some weights: its folder (None: not here), its D updates by its own count and before it."""
 
     name: str
@@ -111,24 +111,24 @@ class Stage:
     before: int
 
 
-def stages(run: Path, checkpoint: Manifest) -> list[Stage]:
+def parent_runs(run: Path, checkpoint: Manifest) -> list[ParentRun]:
     """The run of a checkpoint, last, after those that it started from, which lie beside it if they are here."""
-    last = Stage(run.name, run, checkpoint["settings"]["d_updates"], updates_before(checkpoint))
+    last = ParentRun(run.name, run, checkpoint["settings"]["d_updates"], updates_before(checkpoint))
     return [*_earlier(run, checkpoint["made_from"]), last]
 
 
-def _earlier(last: Path, made_from: dict[str, Any]) -> list[Stage]:
+def _earlier(last: Path, made_from: dict[str, Any]) -> list[ParentRun]:
     start = made_from.get("start")
     if not start:
         return []
     run = last.parent / start["run"]
     found = run if run != last and _is_of(run, start) else None
-    stage = Stage(start["run"], found, start["d_updates"], updates_before({"made_from": start}))
+    stage = ParentRun(start["run"], found, start["d_updates"], updates_before({"made_from": start}))
     return [*_earlier(last, start), stage]
 
 
 def _is_of(run: Path, start: dict[str, Any]) -> bool:
-    """Whether a folder holds the run started from, not another of its name: recipe, pictures and own start agree."""
+    """Whether a folder holds the run started from, not another of its name: recipe, images and own start agree."""
     try:
         manifest = read_manifest(run, RUN_KIND)
     except ArtifactError:
@@ -138,7 +138,7 @@ def _is_of(run: Path, start: dict[str, Any]) -> bool:
     return same and recipes[0] == recipes[1]
 
 
-def hours(way: list[Stage]) -> str:
+def hours(way: list[ParentRun]) -> str:
     """Hours of training in all; runs that are not here are named."""
     logs = [_logged(stage, "metrics.csv") for stage in way]
     missing = [stage.name for stage, log in zip(way, logs, strict=True) if log.empty]
@@ -148,7 +148,7 @@ def hours(way: list[Stage]) -> str:
     return f"{total:.1f}" + (f", without {', '.join(missing)}" if missing else "")
 
 
-def evidence(way: list[Stage]) -> dict[str, bytes]:
+def training_logs(way: list[ParentRun]) -> dict[str, bytes]:
     """Files to hand on with the weights: the last samples and the probe's curve, both by D updates in all."""
     found, last = {}, way[-1]
     grid = last.run / "samples" / f"d-{last.d_updates:08d}.png" if last.run else None
@@ -162,7 +162,7 @@ def evidence(way: list[Stage]) -> dict[str, bytes]:
     return found
 
 
-def _logged(stage: Stage, file: str) -> pd.DataFrame:
+def _logged(stage: ParentRun, file: str) -> pd.DataFrame:
     """A run's log up to the checkpoint that it gave; empty if it is not here."""
     if not stage.run or not (stage.run / file).is_file():
         return pd.DataFrame()
@@ -173,7 +173,7 @@ def _logged(stage: Stage, file: str) -> pd.DataFrame:
 def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str) -> Pretrained:
     """The weights of a checkpoint, or of a run's latest; of each network its moving average, where there is one.
 
-    The workspace tells how many pictures they were trained on, if it has them.
+    The workspace tells how many images they were trained on, if it has them.
 
     Raises:
         ArtifactError: cut short, changed, or a run without a checkpoint.
@@ -189,7 +189,7 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
     load_weights(generator, checkpoint / files["generator"])
     load_weights(discriminator, checkpoint / files["discriminator"])
     updates, folder = manifest["settings"]["d_updates"], _run_of(checkpoint)
-    way = stages(folder, manifest) if folder else []
+    way = parent_runs(folder, manifest) if folder else []
     settings = {
         "about": f"recipe {recipe.name} after {updates + updates_before(manifest):,} D updates",
         "source": source,
@@ -203,7 +203,7 @@ def read_trained(path: Path, workspace: Workspace, *, source: str, licence: str)
         "d_updates": updates,
         "sha256": {name: entry["sha256"] for name, entry in manifest["files"].items()},
     }
-    logged = evidence(way) if way else {}
+    logged = training_logs(way) if way else {}
     return Pretrained(recipe, discriminator.state_dict(), generator.state_dict(), settings, made_from, logged)
 
 
@@ -213,12 +213,12 @@ def _run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.parent.name == "checkpoints" and (run / MANIFEST).is_file() else None
 
 
-def _facts(run: Path, manifest: Manifest, way: list[Stage], workspace: Workspace) -> dict[str, Any]:
+def _facts(run: Path, manifest: Manifest, way: list[ParentRun], workspace: Workspace) -> dict[str, Any]:
     """How the run came to this checkpoint: lines of the card, and what reports say of the training."""
     begun = read_manifest(run, RUN_KIND)
     sha256 = begun["made_from"]["images_sha256"]
-    images = images_with_hash(workspace, sha256)
-    size = {} if images is None else {"pictures": len(images), "classes": len(images.class_names)}
+    images = find_images_by_sha256(workspace, sha256)
+    size = {} if images is None else {"num_images": len(images), "classes": len(images.class_names)}
     kept = {key: begun["settings"][key] for key in ("images", "seed", "precision", "device")}
     start = manifest["made_from"].get("start")
     return {

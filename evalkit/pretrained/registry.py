@@ -35,8 +35,8 @@ def find_pretrained(
     Raises:
         EvalkitError: no such name (the message lists those there are), or a release that may not be or cannot be had.
     """
-    here = workspace.place(KIND, name)
-    there = {path.name: path for path in (*shipped(), *workspace.all(KIND))}
+    here = workspace.path_of(KIND, name)
+    there = {path.name: path for path in (*shipped(), *workspace.artifacts(KIND))}
     if name in there:
         return there[name]
     if name not in RELEASES:
@@ -59,7 +59,7 @@ def fetch(name: str, workspace: Workspace, *, mirror: str | None = None, say: Sa
     Raises:
         EvalkitError: no such release, or what `download` raises.
     """
-    release, target = release_named(name), workspace.place(KIND, name)
+    release, target = release_named(name), workspace.path_of(KIND, name)
     folder = workspace.downloads / "pretrained" / name
     if (target / MANIFEST).is_file():
         read_manifest(target, KIND)
@@ -91,7 +91,7 @@ class Listed:
 def listed(workspace: Workspace) -> list[Listed]:
     """All weights by name: shipped, in the workspace, and releases not fetched yet."""
     found = {}
-    for path in (*shipped(), *workspace.all(KIND)):
+    for path in (*shipped(), *workspace.artifacts(KIND)):
         try:
             manifest = read_manifest(path, KIND)
         except ArtifactError as error:

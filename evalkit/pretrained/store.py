@@ -2,7 +2,7 @@
 
 NAME/manifest.json              recipe, layers, source, licence, hashes
 NAME/discriminator.safetensors  NAME/generator.safetensors (where there is one)
-NAME/source_statistics.safetensors (where asked for: batch-norm statistics of the pictures trained on)
+NAME/source_statistics.safetensors (where asked for: batch-norm statistics of the images trained on)
 NAME/card.md                    the manifest for people, with figures measured
 NAME/samples-UPDATES.png  NAME/probe.csv    of the training, by D updates in all
 
@@ -57,7 +57,7 @@ class Pretrained:
 
 def first_layers(recipe: Recipe, count: int) -> Recipe:
     """The recipe with D's first `count` conv layers alone."""
-    return override(recipe, {"d_maps": recipe.d_maps[:count], "d_strides": recipe.d_strides[:count]})
+    return override(recipe, {"d_channel_mults": recipe.d_channel_mults[:count], "d_strides": recipe.d_strides[:count]})
 
 
 def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False, dtype: str = "float32") -> Path:
@@ -132,7 +132,7 @@ def load_discriminator(path: Path) -> Discriminator:
     manifest = read_pretrained(path)
     discriminator = Discriminator(stored_recipe(manifest))
     if not manifest["settings"]["complete"]:
-        del discriminator.out  # an incomplete network judges no pictures
+        del discriminator.out  # an incomplete network judges no images
     load_weights(discriminator, _file(path, "discriminator", manifest))
     return discriminator
 
@@ -150,7 +150,7 @@ def load_generator(path: Path) -> Generator:
 
 
 def load_source_statistics(path: Path, manifest: Manifest) -> Weights:
-    """Batch-norm statistics of the pictures trained on, float32 (maps,) by name; empty where weights came without.
+    """Batch-norm statistics of the images trained on, float32 (maps,) by name; empty where weights came without.
 
     Args:
         manifest: from `read_pretrained`, which vouches for the file.
@@ -202,5 +202,5 @@ def _figure_line(row: "pd.Series[Any]") -> str:
     card = f", run card {row['card']}" if row["card"] else ""
     return (
         f"- {row['dataset']}, {labels}, {method_name(row)}: {row['metric'].replace('_', ' ')} {row['value']:.2f} "
-        f"± {row['spread']:.2f} ({row['spread_kind']}, n = {row['n']}), {row['date']}, {row['device']}{card}"
+        f"± {row['uncertainty']:.2f} ({row['uncertainty_type']}, n = {row['n']}), {row['date']}, {row['device']}{card}"
     )

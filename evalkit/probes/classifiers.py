@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from evalkit.errors import ConvergenceError, EvalkitError
-from evalkit.solver import l2svm_draws
+from evalkit.solver import l2svm_subsets
 from evalkit.solver.fit import TOL
 
 
@@ -35,7 +35,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class SolverOptions:
     """How fits run: device by name, memory budget ("4GB"; None takes what the rows need), a display of steps.
 
     `tol` is the largest relative error of a fit's objective, where a classifier has one; None: its own.
@@ -57,7 +57,7 @@ class Predict(Interface):
         draws: Sequence[np.ndarray],
         values: Sequence[float],
         evaluate_rows: np.ndarray,
-        options: FitOptions,
+        options: SolverOptions,
     ) -> Predictions: ...
 
 
@@ -72,14 +72,14 @@ class Classifier:
         predict: fits and predicts.
     """
 
-    label: str
-    letter: str
-    values: Sequence[float]
+    display_name: str
+    hyperparameter: str
+    candidates: Sequence[float]
     predict: Predict
-    extends: bool = True
+    extend_search: bool = True
 
 
-RELEASE_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
+RELEASE_C_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
 
 
 def predict_svm(
@@ -88,14 +88,14 @@ def predict_svm(
     draws: Sequence[np.ndarray],
     values: Sequence[float],
     evaluate_rows: np.ndarray,
-    options: FitOptions,
+    options: SolverOptions,
 ) -> Predictions:
     """One fit for every draw and C, sharing what can be shared.
 
     Raises:
         ConvergenceError: a fit missed its tolerance.
     """
-    fitted = l2svm_draws(
+    fitted = l2svm_subsets(
         features,
         labels,
         draws,
@@ -110,7 +110,7 @@ def predict_svm(
     return Predictions(fitted.predictions, float(gap), float(estimate))
 
 
-SVM = Classifier("L2-SVM", "C", RELEASE_GRID, predict_svm)
+SVM = Classifier("L2-SVM", "C", RELEASE_C_GRID, predict_svm)
 NEIGHBOURS = (1, 2, 5, 10, 20, 50)
 _BLOCK = 2048  # rows of either side at a time
 
@@ -121,7 +121,7 @@ def predict_knn(
     draws: Sequence[np.ndarray],
     values: Sequence[float],
     evaluate_rows: np.ndarray,
-    options: FitOptions,
+    options: SolverOptions,
 ) -> Predictions:
     """The most frequent label of the k nearest, the smallest label of equals, for every draw and k.
 
@@ -161,7 +161,7 @@ def _read(features: np.ndarray, rows: np.ndarray, device: str) -> Tensor:
     return torch.from_numpy(np.asarray(features[rows], np.float32)).to(device)
 
 
-KNN = Classifier("kNN", "k", NEIGHBOURS, predict_knn, extends=False)
+KNN = Classifier("kNN", "k", NEIGHBOURS, predict_knn, extend_search=False)
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # ours; validation goes on beyond an end
 _ITERATIONS = 5000
 _CHUNK = 10_000  # rows predicted at a time
@@ -173,7 +173,7 @@ def predict_logistic(
     draws: Sequence[np.ndarray],
     values: Sequence[float],
     evaluate_rows: np.ndarray,
-    options: FitOptions,
+    options: SolverOptions,
 ) -> Predictions:
     """One fit for every draw and C, each starting from the solution at the C before; on the CPU, draws in memory.
 

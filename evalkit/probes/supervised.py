@@ -18,10 +18,10 @@ from evalkit.artifacts import sha256_json, write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import Discriminator, build_networks, to_network_range
 from evalkit.gan.recipes import Recipe
-from evalkit.probes.classifiers import Classifier, FitOptions, Predictions
+from evalkit.probes.classifiers import Classifier, Predictions, SolverOptions
 from evalkit.runtime import arithmetic, resolve_precision
 
-_BATCH = 512  # pictures predicted at a time; no effect on predictions
+_BATCH = 512  # images predicted at a time; no effect on predictions
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def draw_trial(number: int, *, seed: int) -> Trial:
 
 
 class SupervisedCNN(nn.Module):
-    """The recipe's discriminator with one output a class: uint8 pictures (N, H, W, 3) -> logits (N, classes)."""
+    """The recipe's discriminator with one output a class: uint8 images (N, H, W, 3) -> logits (N, classes)."""
 
     def __init__(self, recipe: Recipe, classes: int, *, dropout: float, seed: int):
         super().__init__()
@@ -60,8 +60,8 @@ class SupervisedCNN(nn.Module):
         nn.init.normal_(self.out.weight, 0, recipe.init_std, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        x = to_network_range(pictures, self.recipe)
+    def forward(self, images: Tensor) -> Tensor:
+        x = to_network_range(images, self.recipe)
         for block in self.blocks:
             x = block(x)
         return self.out(self._dropped(x.flatten(1)) if self.training else x.flatten(1))
@@ -75,14 +75,14 @@ class SupervisedCNN(nn.Module):
 
 @dataclass(frozen=True)
 class Search:
-    """Fits and predicts, as `Classifier.predict` does; the features are pictures, uint8 (N, H x W x 3).
+    """Fits and predicts, as `Classifier.predict` does; the features are images, uint8 (N, H x W x 3).
 
     Attributes:
         recipe: whose discriminator it is.
         folder: where predictions of finished fits are kept.
         updates: of each fit.
         minutes: fits are not begun after so long.
-        seed: of the trials, the weights and the order of pictures.
+        seed: of the trials, the weights and the order of images.
     """
 
     recipe: Recipe
@@ -99,7 +99,7 @@ class Search:
         draws: Sequence[np.ndarray],
         values: Sequence[float],
         evaluate_rows: np.ndarray,
-        options: FitOptions,
+        options: SolverOptions,
     ) -> Predictions:
         """Trains a network a draw and trial.
 
@@ -115,7 +115,7 @@ class Search:
         return Predictions(found)
 
     def _kept(
-        self, pictures: np.ndarray, labels: np.ndarray, rows: np.ndarray, trial: int, judged: np.ndarray, device: str
+        self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, trial: int, judged: np.ndarray, device: str
     ) -> np.ndarray:
         """The predictions of one fit: of an earlier run, or of now."""
         parts = [self.recipe.as_dict(), self.updates, self.seed, trial, rows.tolist(), judged.tolist()]
@@ -128,14 +128,14 @@ class Search:
                 f"{self.folder}: {self.minutes:g} minutes are over, {done} fits are kept; run the same command again "
                 "to go on, or take the best of fewer trials with --trials"
             )
-        network = self._trained(pictures, labels, rows, trial, torch.device(device))
-        found = self._predicted(network, pictures, judged, torch.device(device))
+        network = self._trained(images, labels, rows, trial, torch.device(device))
+        found = self._predicted(network, images, judged, torch.device(device))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, " ".join(map(str, found.tolist())) + "\n")
         return found
 
     def _trained(
-        self, pictures: np.ndarray, labels: np.ndarray, rows: np.ndarray, number: int, device: torch.device
+        self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, number: int, device: torch.device
     ) -> SupervisedCNN:
         trial = draw_trial(number, seed=self.seed)
         network = SupervisedCNN(self.recipe, int(labels.max()) + 1, dropout=trial.dropout, seed=self.seed).to(device)
@@ -147,7 +147,7 @@ class Search:
         for _ in range(self.updates):
             batch = random.choice(rows, min(trial.batch_size, len(rows)), replace=False)
             with arithmetic(precision, device):
-                logits = network(self._pictures(pictures, batch, device))
+                logits = network(self._images(images, batch, device))
             loss = F.cross_entropy(logits.float(), torch.as_tensor(labels[batch], device=device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -155,18 +155,18 @@ class Search:
         return network.eval()
 
     def _predicted(
-        self, network: SupervisedCNN, pictures: np.ndarray, rows: np.ndarray, device: torch.device
+        self, network: SupervisedCNN, images: np.ndarray, rows: np.ndarray, device: torch.device
     ) -> np.ndarray:
         with torch.inference_mode():
             parts = [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
-            return np.concatenate([network(self._pictures(pictures, part, device)).argmax(1).cpu() for part in parts])
+            return np.concatenate([network(self._images(images, part, device)).argmax(1).cpu() for part in parts])
 
-    def _pictures(self, pictures: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    def _images(self, images: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
         size = self.recipe.size
-        return torch.from_numpy(np.asarray(pictures[rows])).view(len(rows), size, size, -1).to(device)
+        return torch.from_numpy(np.asarray(images[rows])).view(len(rows), size, size, -1).to(device)
 
 
 def supervised_cnn(search: Search, *, trials: int) -> Classifier:
     """The classifier whose trial is chosen on validation, named as tables name it."""
     label = f"supervised CNN (best of {trials} trials)"
-    return Classifier(label, "trial", tuple(range(1, trials + 1)), search, extends=False)
+    return Classifier(label, "trial", tuple(range(1, trials + 1)), search, extend_search=False)

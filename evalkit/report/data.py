@@ -16,7 +16,7 @@ import pandas as pd
 from evalkit.artifacts import read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.record import facts_of
-from evalkit.latent.experiment import GalleryPicture, gallery
+from evalkit.latent.experiment import GalleryImage, gallery
 from evalkit.pretrained.registry import find_pretrained
 from evalkit.report.tables import compare
 from evalkit.results import Card, method_name, ordered, read_card, read_predictions, read_results
@@ -27,7 +27,7 @@ _RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>\d+)")  # an encoder's name: a ru
 
 
 @dataclass(frozen=True)
-class Measured:
+class ResultWithCard:
     """A row of results.csv with what its run card holds; `card` and `predictions` are empty where there is none.
 
     Attributes:
@@ -57,7 +57,7 @@ def _trained(encoder: str) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """All that a report shows.
 
     Attributes:
@@ -65,22 +65,22 @@ class Material:
         measured: the measured ones with their run cards, in the order of results.csv.
         samples: run, or weights handed on -> its grids of samples, fewest updates first.
         probes: likewise -> its probe.csv (accuracy while training).
-        gallery: pictures of the experiments in the workspace's `latent`.
+        gallery: images of the experiments in the workspace's `latent`.
         folder: that of results.csv; run cards' names in `table` begin there.
         missing: why a card or its predictions are not in the report, one line each.
     """
 
     table: pd.DataFrame
-    measured: list[Measured]
+    measured: list[ResultWithCard]
     samples: dict[str, list[Path]]
     probes: dict[str, pd.DataFrame]
-    gallery: list[GalleryPicture]
+    gallery: list[GalleryImage]
     folder: Path
     missing: list[str]
 
 
-def gather(results: Path, workspace: Workspace) -> Material:
-    """Reads the figures, their run cards beside `results`, and the workspace's pictures of the runs measured.
+def gather_report_data(results: Path, workspace: Workspace) -> ReportData:
+    """Reads the figures, their run cards beside `results`, and the workspace's images of the runs measured.
 
     Raises:
         ArtifactError: `results` has other columns.
@@ -91,7 +91,7 @@ def gather(results: Path, workspace: Workspace) -> Material:
     folders = {name: _folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
     samples = {name: sorted([*at.glob("samples/*.png"), *at.glob("samples-*.png")]) for name, at in folders.items()}
     probes = {name: pd.read_csv(at / "probe.csv") for name, at in folders.items() if (at / "probe.csv").is_file()}
-    return Material(
+    return ReportData(
         table=compare(table),
         measured=measured,
         samples={name: found for name, found in samples.items() if found},
@@ -110,7 +110,7 @@ def _folder(trained: str, workspace: Workspace) -> Path:
     return workspace.home / "runs" / trained
 
 
-def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> Measured:
+def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> ResultWithCard:
     """The row with its card; a card that is missing or was changed is named in `missing` instead."""
     card: Card = {}
     predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
@@ -121,7 +121,7 @@ def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list
         except ArtifactError as error:
             missing.append(str(error))
     training = card.get("training") or _training_of_the_run(row["encoder"], workspace)
-    return Measured(row, method_name(row), card, predictions, labels, training)
+    return ResultWithCard(row, method_name(row), card, predictions, labels, training)
 
 
 def _training_of_the_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
@@ -140,40 +140,42 @@ class Line:
     name: str
     x: tuple[float, ...]
     percent: tuple[float, ...]
-    spread: tuple[float, ...]
+    uncertainty: tuple[float, ...]
     chosen: float | None = None
 
 
-def over_C(group: Sequence[Measured]) -> list[Line]:
+def over_C(group: Sequence[ResultWithCard]) -> list[Line]:
     """Validation accuracy at every C tried, from the run cards of one data set and protocol."""
     lines = []
     for each in group:
         points = each.card.get("curve", [])
-        if len(points) > 1 and str(each.row["chosen"]).startswith("C "):
+        if len(points) > 1 and str(each.row["hyperparameter"]).startswith("C "):
             x, percent = zip(*points, strict=True)
             lines.append(Line(each.method, x, percent, (0.0,) * len(x), float(each.row["C"])))
     return lines
 
 
-def over_labels(group: Sequence[Measured]) -> list[Line]:
+def over_labels(group: Sequence[ResultWithCard]) -> list[Line]:
     """Test figures of one data set against the number of training labels; methods with one number are left out."""
     return _lines(group, lambda each: each.method, lambda each: float(each.row["n_train"]))
 
 
-def over_updates(group: Sequence[Measured]) -> list[Line]:
+def over_updates(group: Sequence[ResultWithCard]) -> list[Line]:
     """Test figures of one data set and protocol against a run's D updates; runs with one checkpoint are left out."""
     trained = [each for each in group if each.trained[0]]
     return _lines(trained, _method_of_the_run, lambda each: float(each.trained[1]))
 
 
-def _method_of_the_run(each: Measured) -> str:
+def _method_of_the_run(each: ResultWithCard) -> str:
     run, updates = each.trained
     return each.method.replace(f"{run}@{updates}", run, 1)
 
 
-def _lines(group: Sequence[Measured], name: Callable[[Measured], str], x: Callable[[Measured], float]) -> list[Line]:
+def _lines(
+    group: Sequence[ResultWithCard], name: Callable[[ResultWithCard], str], x: Callable[[ResultWithCard], float]
+) -> list[Line]:
     """One line a name, points in the order of x; a name with one x gives none."""
-    points: dict[str, dict[float, Measured]] = {}
+    points: dict[str, dict[float, ResultWithCard]] = {}
     for each in group:
         points.setdefault(name(each), {})[x(each)] = each
     lines = []
@@ -182,7 +184,7 @@ def _lines(group: Sequence[Measured], name: Callable[[Measured], str], x: Callab
         if len(xs) > 1:
             rows = [found[place].row for place in xs]
             lines.append(
-                Line(method, xs, tuple(float(r["value"]) for r in rows), tuple(float(r["spread"]) for r in rows))
+                Line(method, xs, tuple(float(r["value"]) for r in rows), tuple(float(r["uncertainty"]) for r in rows))
             )
     return lines
 
@@ -200,19 +202,19 @@ def probed(run: str, probe: pd.DataFrame) -> list[Line]:
     ]
 
 
-def by_layer(group: Sequence[Measured]) -> dict[str, list[tuple[str, float, float]]]:
+def by_layer(group: Sequence[ResultWithCard]) -> dict[str, list[tuple[str, float, float]]]:
     """Encoder and classifier -> (layers, percent, spread) of one data set and protocol, "all" last."""
     found: dict[str, dict[str, tuple[str, float, float]]] = {}
     for each in group:  # of several figures of one method the one of most fits, which comes last
         name = f"{each.row['encoder']} + {each.row['classifier']}"
         layers = each.row["layers"] or "all"
-        found.setdefault(name, {})[layers] = (layers, float(each.row["value"]), float(each.row["spread"]))
+        found.setdefault(name, {})[layers] = (layers, float(each.row["value"]), float(each.row["uncertainty"]))
     ordered = {n: sorted(rows.values(), key=lambda row: (row[0] == "all", row[0])) for n, rows in found.items()}
     return {name: rows for name, rows in ordered.items() if any(layers != "all" for layers, _, _ in rows)}
 
 
-def confusion(each: Measured) -> np.ndarray:
-    """Percent of the pictures of a class (row) that were taken for each class (column), over all fits; (K, K)."""
+def confusion(each: ResultWithCard) -> np.ndarray:
+    """Percent of the images of a class (row) that were taken for each class (column), over all fits; (K, K)."""
     classes = len(each.card["class_names"])
     truth = np.broadcast_to(each.labels, each.predictions.shape)
     counts = np.zeros((classes, classes))
@@ -220,15 +222,15 @@ def confusion(each: Measured) -> np.ndarray:
     return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def grouped(material: Material) -> dict[tuple[str, str], list[Measured]]:
+def grouped(material: ReportData) -> dict[tuple[str, str], list[ResultWithCard]]:
     """The measured figures by (data set, protocol), in their order."""
-    groups: dict[tuple[str, str], list[Measured]] = {}
+    groups: dict[tuple[str, str], list[ResultWithCard]] = {}
     for each in material.measured:
         groups.setdefault((each.row["dataset"], each.row["protocol"]), []).append(each)
     return groups
 
 
-def best(group: Sequence[Measured]) -> Measured:
+def best(group: Sequence[ResultWithCard]) -> ResultWithCard:
     """The best of a group: the highest accuracy, or the lowest error; figures chosen on test are passed over."""
-    fair = [each for each in group if each.row["selected_on"] != "test"] or list(group)
+    fair = [each for each in group if each.row["select_on"] != "test"] or list(group)
     return max(fair, key=lambda each: each.row["value"] * (-1 if "error" in each.row["metric"] else 1))

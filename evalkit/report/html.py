@@ -12,16 +12,16 @@ from importlib.resources import files
 
 import pandas as pd
 
-from evalkit.report.data import Material, Measured, best, grouped
+from evalkit.report.data import ReportData, ResultWithCard, best, grouped
 from evalkit.report.differences import Difference, differences_by_dataset
-from evalkit.report.plots import Shown, block_figures, picture_figures, training_figures
+from evalkit.report.plots import ReportFigure, block_figures, image_figures, training_figures
 from evalkit.report.tables import LOSSY, MEASURED, PUBLISHED, Block, blocks, decimals, labels_text
 from evalkit.version import __version__
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser that enforces it loads nothing
 
 
-def as_html(material: Material) -> str:
+def as_html(material: ReportData) -> str:
     """The whole page."""
     css = files("evalkit.report").joinpath("page.css").read_text(encoding="utf-8")
     parts = list(blocks(material.table))
@@ -30,7 +30,7 @@ def as_html(material: Material) -> str:
     sections |= {
         "labels": _part("labels", "Training and labels", _shown(training_figures(material), "plots")),
         "differences": _part("differences", "Differences from the paper", _differences(groups)),
-        "pictures": _part("pictures", "Pictures", _shown(picture_figures(material), "pictures")),
+        "images": _part("images", "Images", _shown(image_figures(material), "images")),
         "cards": _part("cards", "Run cards", cards(material)),
     }
     body = [_header(material, parts), _tiles(groups), _navigation(sections), *sections.values()]
@@ -57,7 +57,7 @@ def _anchor(block: Block) -> str:
     return "-".join(_key(block)).replace(" ", "-")
 
 
-def _header(material: Material, parts: list[Block]) -> str:
+def _header(material: ReportData, parts: list[Block]) -> str:
     rows = material.table[material.table["origin"] == MEASURED]
     dates = sorted(set(rows["date"]))
     when = "" if not dates else dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -69,18 +69,18 @@ def _header(material: Material, parts: list[Block]) -> str:
     )
 
 
-def _tiles(groups: dict[tuple[str, str], list[Measured]]) -> str:
+def _tiles(groups: dict[tuple[str, str], list[ResultWithCard]]) -> str:
     return f'<div class="tiles">\n{"".join(_tile(key, best(group)) for key, group in groups.items())}</div>\n'
 
 
-def _tile(key: tuple[str, str], top: Measured) -> str:
+def _tile(key: tuple[str, str], top: ResultWithCard) -> str:
     dataset, protocol = key
     row = top.row
     name = "error" if "error" in row["metric"] else "accuracy"
     return (
         f'<div class="tile"><span>{escape(dataset)}, {escape(labels_text(protocol))}: best {name} here</span>'
         f"<strong>{row['value']:.2f} %{lossy_tag(dataset.endswith('-jpeg'))}</strong>"
-        f"<span>{escape(top.method)} ± {row['spread']:.2f} ({escape(row['spread_kind'])})</span></div>\n"
+        f"<span>{escape(top.method)} ± {row['uncertainty']:.2f} ({escape(row['uncertainty_type'])})</span></div>\n"
     )
 
 
@@ -96,7 +96,7 @@ def _navigation(sections: dict[str, str]) -> str:
     return f"<nav>{links}</nav>\n"
 
 
-def _section(block: Block, group: list[Measured]) -> str:
+def _section(block: Block, group: list[ResultWithCard]) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in block.notes)
     return (
         f'<section id="{escape(_anchor(block))}">\n<h2>{escape(block.title)}</h2>\n{figures_table(block)}'
@@ -104,7 +104,7 @@ def _section(block: Block, group: list[Measured]) -> str:
     )
 
 
-def _shown(figures: Iterable[Shown], kind: str) -> str:
+def _shown(figures: Iterable[ReportFigure], kind: str) -> str:
     """Figures side by side where the page is wide enough; empty when there are none."""
     found = "".join(
         f"<figure><figcaption>{escape(figure.caption)}{small(figure.note)}</figcaption>\n{_content(figure)}</figure>\n"
@@ -113,7 +113,7 @@ def _shown(figures: Iterable[Shown], kind: str) -> str:
     return f'<div class="{kind}">\n{found}</div>\n' if found else ""
 
 
-def _content(figure: Shown) -> str:
+def _content(figure: ReportFigure) -> str:
     content = figure.draw()
     if isinstance(content, str):
         return content
@@ -125,7 +125,7 @@ def _part(place: str, title: str, content: str) -> str:
     return f'<section id="{place}">\n<h2>{title}</h2>\n{content}</section>\n' if content else ""
 
 
-def _differences(groups: dict[tuple[str, str], list[Measured]]) -> str:
+def _differences(groups: dict[tuple[str, str], list[ResultWithCard]]) -> str:
     found = differences_by_dataset(groups)
     return "".join(f"<h3>{escape(name)}</h3>\n{difference_table(lines)}" for name, lines in found.items())
 
@@ -146,12 +146,12 @@ def _align(name: str) -> str:
 
 def _row(row: pd.Series) -> str:
     published = row["origin"] == PUBLISHED
-    method = escape(row["method"]) + small(row["chosen"])
-    spread = f" ± {decimals(row['spread'])}" if decimals(row["spread"]) else ""
-    kind = "" if published else f"± {row['spread_kind']}"
-    value = decimals(row["value"]) + spread + lossy_tag(row["pictures"] == LOSSY) + small(kind)
+    method = escape(row["method"]) + small(row["hyperparameter"])
+    spread = f" ± {decimals(row['uncertainty'])}" if decimals(row["uncertainty"]) else ""
+    kind = "" if published else f"± {row['uncertainty_type']}"
+    value = decimals(row["value"]) + spread + lossy_tag(row["images"] == LOSSY) + small(kind)
     low, high = decimals(row["interval_low"]), decimals(row["interval_high"])
-    interval = f"{low} to {high}{small(row['interval_kind'])}" if low else ""
+    interval = f"{low} to {high}{small(row['interval_type'])}" if low else ""
     about = f"to {row['versus']}: {row['verdict']}" if row["versus"] else ""
     difference = decimals(row["difference"], signed=True) + small(about)
     cells = [method, value, interval, str(row["n"]), difference, _source(row)]
@@ -174,7 +174,7 @@ def _source(row: pd.Series) -> str:
 
 
 def lossy_tag(lossy: bool) -> str:
-    """What stands beside every figure that was measured on lossy pictures."""
+    """What stands beside every figure that was measured on lossy images."""
     return ' <span class="tag lossy">lossy JPEG</span>' if lossy else ""
 
 
@@ -194,17 +194,17 @@ def difference_table(lines: list[Difference]) -> str:
     return f"<table>\n{head}\n<tbody>\n{rows}</tbody>\n</table>\n"
 
 
-_LEFT_OUT = ("format", "kind", "figure", "curve", "class_names", "layers")  # shown elsewhere on the page
+_LEFT_OUT = ("format", "kind", "result", "curve", "class_names", "layers")  # shown elsewhere on the page
 
 
-def cards(material: Material) -> str:
+def cards(material: ReportData) -> str:
     """Every figure's card, then why others have none."""
     found = "".join(_card(each) for each in material.measured if each.card)
     missing = "".join(f"<li>{escape(line)}</li>" for line in material.missing)
     return found + (f'<ul class="notes">{missing}</ul>\n' if missing else "")
 
 
-def _card(each: Measured) -> str:
+def _card(each: ResultWithCard) -> str:
     name = escape(each.row["card"])
     title = f"{each.method}, {each.row['dataset']}, {each.row['protocol']}"
     lines = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _flat(each.card))

@@ -53,7 +53,7 @@ def _group(block: Block, origin: str) -> str:
 
 
 def _row(row: pd.Series, block: Block) -> str:
-    spread, letter = decimals(row["spread"]), block.letter(row)
+    spread, letter = decimals(row["uncertainty"]), block.letter(row)
     value = decimals(row["value"]) + (rf" $\pm$ {spread}" if spread else "")
     value += rf"$^{{\mathrm{{{letter}}}}}$" if spread and letter else ""
     difference = decimals(row["difference"], signed=True).replace("-", "$-$")

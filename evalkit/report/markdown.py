@@ -8,19 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from evalkit.artifacts import write_atomically
-from evalkit.report.data import Material, grouped
+from evalkit.report.data import ReportData, grouped
 from evalkit.report.differences import differences_by_dataset
-from evalkit.report.plots import block_figures, picture_figures, training_figures
+from evalkit.report.plots import block_figures, image_figures, training_figures
 from evalkit.report.tables import MEASURED, Block, blocks, decimals, footnotes, value_text
 
 _KEPT = ("At a glance", "Test figure against", "Layers")  # the captions of the plots that one page has room for
 
 
-def as_markdown(material: Material, target: Path) -> str:
-    """The report that is to be written to `target`: its pictures are written to `TARGET_STEM-files` beside it."""
+def as_markdown(material: ReportData, target: Path) -> str:
+    """The report that is to be written to `target`: its images are written to `TARGET_STEM-files` beside it."""
     cards = Path(os.path.relpath(material.folder, target.parent))
     parts = [_markdown_block(block, cards) for block in blocks(material.table)]
-    return "\n".join(["# Report\n", *parts, *_differences(material), *_pictures(material, target)])
+    return "\n".join(["# Report\n", *parts, *_differences(material), *_images(material, target)])
 
 
 def _markdown_block(block: Block, cards: Path) -> str:
@@ -41,14 +41,14 @@ def _markdown_row(row: pd.Series, block: Block, cards: Path) -> list[str]:
     return [method, *(_plain(str(cell)) for cell in cells), linked]
 
 
-def _differences(material: Material) -> Iterator[str]:
+def _differences(material: ReportData) -> Iterator[str]:
     for name, lines in differences_by_dataset(grouped(material)).items():
         rows = [_cells([_plain(cell) for cell in line]) for line in lines]
         title = f"### Differences from the paper: {_plain(name)}\n"
         yield "\n".join([title, _cells(["what", "paper", "here"]), _cells(["---"] * 3), *rows, ""])
 
 
-def _pictures(material: Material, target: Path) -> Iterator[str]:
+def _images(material: ReportData, target: Path) -> Iterator[str]:
     """Writes the plots and the last samples of every run as files and yields their links."""
     groups = grouped(material)
     shown = [
@@ -57,7 +57,7 @@ def _pictures(material: Material, target: Path) -> Iterator[str]:
         for figure in block_figures(block, groups[block.rows["dataset"].iloc[0], block.rows["protocol"].iloc[0]])
         if figure.caption.startswith(_KEPT)
     ]
-    shown += [*training_figures(material), *list(picture_figures(material))[-1:]]
+    shown += [*training_figures(material), *list(image_figures(material))[-1:]]
     folder = target.with_name(f"{target.stem}-files")
     for old in folder.glob("[0-9][0-9]-*"):
         old.unlink()

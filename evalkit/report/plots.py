@@ -1,6 +1,6 @@
 """The plots of the HTML page, drawn by matplotlib as SVG; equal numbers give equal bytes.
 
-Which plots and pictures there are to show, each with its caption; the page and the Markdown report show them.
+Which plots and images there are to show, each with its caption; the page and the Markdown report show them.
 """
 
 import io
@@ -22,8 +22,8 @@ from PIL import Image
 from evalkit.report import plots
 from evalkit.report.data import (
     Line,
-    Material,
-    Measured,
+    ReportData,
+    ResultWithCard,
     best,
     by_layer,
     confusion,
@@ -76,7 +76,7 @@ def overview(rows: pd.DataFrame, *, label: str) -> str:
         for place, (_, row) in enumerate(ordered.iterrows()):
             measured = row["origin"] == MEASURED
             colour = _COLOURS[0] if measured else _GREY
-            spread = 0.0 if row["spread"] != row["spread"] else float(row["spread"])
+            spread = 0.0 if row["uncertainty"] != row["uncertainty"] else float(row["uncertainty"])
             axes.errorbar(
                 row["value"], place, xerr=spread, fmt="o", color=colour, mfc=colour if measured else "white", capsize=2
             )
@@ -101,7 +101,7 @@ def lines(
         figure, axes = _axes(2.6 + 0.22 * (len(found) + bool(published)))
         for place, line in enumerate(found):
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-            bars = line.spread if any(line.spread) else None
+            bars = line.uncertainty if any(line.uncertainty) else None
             axes.errorbar(
                 line.x, line.percent, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, label=line.name
             )
@@ -177,8 +177,8 @@ _GRID_SIZE = 448  # pixels of a sample grid's side that are shown: 14 x 14 sampl
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A plot (SVG) or a picture (JPEG bytes), drawn when it is asked for, with its caption and a line on reading it."""
+class ReportFigure:
+    """A plot (SVG) or an image (JPEG bytes), drawn when it is asked for, with its caption and a line on reading it."""
 
     caption: str
     draw: Callable[[], str | bytes]
@@ -186,31 +186,31 @@ class Shown:
 
 
 def _named(dataset: str) -> str:
-    """A data set's name on an axis, with the loss of its pictures."""
+    """A data set's name on an axis, with the loss of its images."""
     return f"{dataset} (lossy JPEG)" if dataset.endswith("-jpeg") else dataset
 
 
-def _label(each: Measured) -> str:
-    """What an axis shows: accuracy or error, with the loss of the pictures."""
+def _label(each: ResultWithCard) -> str:
+    """What an axis shows: accuracy or error, with the loss of the images."""
     name = "error %" if "error" in each.row["metric"] else "accuracy %"
     return name + (", lossy JPEG" if each.row["dataset"].endswith("-jpeg") else "")
 
 
-def block_figures(block: Block, group: list[Measured]) -> Iterator[Shown]:
+def block_figures(block: Block, group: list[ResultWithCard]) -> Iterator[ReportFigure]:
     """The plots of one table: an overview, accuracy over C, over D updates, layers, classes, confusions."""
     label = _label(group[0])
     hollow = "; hollow: published" if PUBLISHED in set(block.rows["origin"]) else ""
-    yield Shown("At a glance", partial(plots.overview, block.rows, label=label), block.title + hollow)
+    yield ReportFigure("At a glance", partial(plots.overview, block.rows, label=label), block.title + hollow)
     if found := over_C(group):
         draw = partial(plots.lines, found, x="C", y=f"validation {label}")
-        yield Shown("Accuracy against C", draw, "on validation rows; the ring marks the chosen C")
+        yield ReportFigure("Accuracy against C", draw, "on validation rows; the ring marks the chosen C")
     if found := over_updates(group):
         level = _published(block)
         draw = partial(plots.lines, found, x="updates of D", y=f"test {label}", log=False, published=level)
-        yield Shown("Test figure against updates of D", draw, block.title)
+        yield ReportFigure("Test figure against updates of D", draw, block.title)
     for encoder, rows in by_layer(group).items():
         draw = partial(plots.layers, rows, label=f"test {label}")
-        yield Shown("Layers", draw, f"{encoder}; {block.title}")
+        yield ReportFigure("Layers", draw, f"{encoder}; {block.title}")
     yield from _class_figures(group, label)
 
 
@@ -221,7 +221,7 @@ def _published(block: Block) -> tuple[str, float] | None:
     return None if rows.empty else (f"{rows['method'].iloc[0]}, published", float(rows["value"].iloc[0]))
 
 
-def _class_figures(group: list[Measured], label: str) -> Iterator[Shown]:
+def _class_figures(group: list[ResultWithCard], label: str) -> Iterator[ReportFigure]:
     known = [each for each in group if each.predictions.size and "class_names" in each.card]
     if not known:
         return
@@ -230,53 +230,53 @@ def _class_figures(group: list[Measured], label: str) -> Iterator[Shown]:
     ordered = [top, *(each for each in known if each is not top)][:_METHODS]
     recalls = [(each.method, np.diag(confusion(each))) for each in ordered]
     draw = partial(plots.per_class, recalls, names, label=label.replace("error", "accuracy"))
-    pictures = f"test pictures of {_named(top.row['dataset'])}"
-    yield Shown("Accuracy of each class", draw, f"of {pictures}")
+    images = f"test images of {_named(top.row['dataset'])}"
+    yield ReportFigure("Accuracy of each class", draw, f"of {images}")
     draw = partial(plots.confusion_matrix, confusion(top), names, label="true class")
-    yield Shown("Confusions", draw, f"{top.method}: % of each class's {pictures}, mean over n = {top.row['n']}")
+    yield ReportFigure("Confusions", draw, f"{top.method}: % of each class's {images}, mean over n = {top.row['n']}")
 
 
-def training_figures(material: Material) -> Iterator[Shown]:
+def training_figures(material: ReportData) -> Iterator[ReportFigure]:
     """Plots over several tables: probes while training, and test figures against the number of labels."""
     for run, probe in material.probes.items():
         lossy = ", lossy JPEG" if probe["dataset"].astype(str).str.endswith("-jpeg").any() else ""
         label = f"validation accuracy %{lossy}"
         draw = partial(plots.lines, probed(run, probe), x="updates of D", y=label, log=False)
-        yield Shown("Probe while training", draw, f"{run}: validation pictures, small draws of labels")
-    datasets: dict[str, list[Measured]] = {}
+        yield ReportFigure("Probe while training", draw, f"{run}: validation images, small draws of labels")
+    datasets: dict[str, list[ResultWithCard]] = {}
     for each in material.measured:
         datasets.setdefault(each.row["dataset"], []).append(each)
     for dataset, group in datasets.items():
         if found := over_labels(group):
             draw = partial(plots.lines, found, x="training labels", y=f"test {_label(group[0])}")
-            yield Shown("Test figure against labels", draw, _named(dataset))
+            yield ReportFigure("Test figure against labels", draw, _named(dataset))
 
 
-def picture_figures(material: Material) -> Iterator[Shown]:
+def image_figures(material: ReportData) -> Iterator[ReportFigure]:
     """Sample grids of the runs measured, at three points of training, and the gallery of the experiments."""
     for run, paths in material.samples.items():
         for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]):
             updates = int(path.stem.rpartition("-")[2])
-            yield Shown(f"{run}: samples after {updates:,} updates of D", partial(_upper_left, path))
+            yield ReportFigure(f"{run}: samples after {updates:,} updates of D", partial(_upper_left, path))
     for found in material.gallery:
-        yield Shown(found.title, partial(_scaled, found.path))
+        yield ReportFigure(found.title, partial(_scaled, found.path))
 
 
 def _upper_left(path: Path) -> bytes:
     """A grid's samples that fit a page, as JPEG."""
-    with Image.open(path) as picture:
-        return _jpeg(picture.crop((0, 0, min(picture.width, _GRID_SIZE), min(picture.height, _GRID_SIZE))))
+    with Image.open(path) as image:
+        return _jpeg(image.crop((0, 0, min(image.width, _GRID_SIZE), min(image.height, _GRID_SIZE))))
 
 
 def _scaled(path: Path) -> bytes:
-    """A whole picture (the first of an animation), made smaller where a page has no use for its size, as JPEG."""
-    with Image.open(path) as picture:
-        whole = picture.convert("RGB")
+    """A whole image (the first of an animation), made smaller where a page has no use for its size, as JPEG."""
+    with Image.open(path) as image:
+        whole = image.convert("RGB")
     whole.thumbnail((2 * _GRID_SIZE, 2 * _GRID_SIZE))
     return _jpeg(whole)
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="jpeg", quality=88)
+    image.convert("RGB").save(buffer, format="jpeg", quality=88)
     return buffer.getvalue()

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from evalkit.artifacts import write_atomically
 from evalkit.errors import EvalkitError
-from evalkit.report.data import Material
+from evalkit.report.data import ReportData
 from evalkit.report.html import as_html
 from evalkit.report.latex import as_latex
 from evalkit.report.markdown import as_markdown
 from evalkit.report.tables import as_csv
 
-FORMATS: dict[str, Callable[[Material, Path], str]] = {
+FORMATS: dict[str, Callable[[ReportData, Path], str]] = {
     ".csv": lambda material, target: as_csv(material.table),
     ".tex": lambda material, target: as_latex(material.table),
     ".md": as_markdown,
@@ -19,7 +19,7 @@ FORMATS: dict[str, Callable[[Material, Path], str]] = {
 }
 
 
-def write_report(material: Material, target: Path) -> None:
+def write_report(material: ReportData, target: Path) -> None:
     """Writes the report to `target`, atomically, in the format of its suffix.
 
     Raises:

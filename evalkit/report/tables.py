@@ -12,12 +12,12 @@ import pandas as pd
 from evalkit.results import FOLDER, method_name, ordered
 
 COLUMNS = (
-    "dataset", "pictures", "protocol", "metric", "method", "value", "spread", "spread_kind", "interval_low",
-    "interval_high", "interval_kind", "n", "origin", "source", "versus", "difference", "verdict", "chosen", "date",
+    "dataset", "images", "protocol", "metric", "method", "value", "uncertainty", "uncertainty_type", "interval_low",
+    "interval_high", "interval_type", "n", "origin", "source", "versus", "difference", "verdict", "hyperparameter", "date",
     "hardware",
 )  # fmt: skip
 PUBLISHED, MEASURED = "published", "measured"
-LOSSY = "lossy JPEG"  # what `pictures` says of a copy of a data set that lost detail
+LOSSY = "lossy JPEG"  # what `images` says of a copy of a data set that lost detail
 _PAPER = "Radford et al. 2016"
 _HEADLINES = ("DCGAN + L2-SVM", "DCGAN")  # the published rows that differences are taken to, unless:
 _COUNTERPARTS = {
@@ -27,7 +27,7 @@ _COUNTERPARTS = {
 }  # part of a measured method's name -> the published row it is compared with
 _COSTS = {
     # ours is in benchmarks/results/cifar10.csv (an independent script had 73.7), the published one is Coates & Ng's
-    "cifar10-jpeg": "K-means features (1,600 centroids, all labels) reach 73.3 % on these pictures and 77.9 % as "
+    "cifar10-jpeg": "K-means features (1,600 centroids, all labels) reach 73.3 % on these images and 77.9 % as "
     "published on the originals, so the loss costs 4 to 5 points",
 }
 
@@ -43,7 +43,7 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
 
     `difference` is to the published row in `versus`, the DCGAN's unless the method itself was published. The verdict
     is `within the spread` when the difference is at most the sum of both spreads (a published one that is not stated
-    counts as 0); on other pictures than the published ones, such as a lossy copy of the data set, it says so instead.
+    counts as 0); on other images than the published ones, such as a lossy copy of the data set, it says so instead.
     `source` is the published table, or the run card.
     """
     rows = []
@@ -61,8 +61,8 @@ def original(dataset: object) -> str:
     return str(dataset).split("-")[0]
 
 
-def pictures_of(dataset: str) -> str:
-    """What the pictures are: the original ones, a lossy copy, or another variant."""
+def images_of(dataset: str) -> str:
+    """What the images are: the original ones, a lossy copy, or another variant."""
     if dataset.endswith("-jpeg"):
         return LOSSY
     return "original" if dataset == original(dataset) else "a variant"
@@ -76,25 +76,31 @@ def _counterpart(method: str, there: pd.DataFrame) -> pd.DataFrame:
 
 
 def _published_row(row: pd.Series, dataset: str) -> dict:
-    kept = {key: row[key] for key in ("protocol", "metric", "method", "value", "spread")}
+    kept = {key: row[key] for key in ("protocol", "metric", "method", "value", "uncertainty")}
     source = f"{_PAPER}, table {row['table']} (section {row['section']})"
-    about = {"pictures": "original", "spread_kind": "as published", "n": "", "origin": PUBLISHED, "source": source}
-    nothing = dict.fromkeys(("interval_kind", "versus", "verdict", "chosen", "date", "hardware"), "")
+    about = {"images": "original", "uncertainty_type": "as published", "n": "", "origin": PUBLISHED, "source": source}
+    nothing = dict.fromkeys(("interval_type", "versus", "verdict", "hyperparameter", "date", "hardware"), "")
     return {"dataset": dataset, **kept, **about, **nothing}
 
 
 def _measured_row(row: pd.Series, counterpart: pd.DataFrame) -> dict:
-    same = ("dataset", "protocol", "metric", "spread_kind", "n", "chosen", "date")
-    kept = {key: row[key] for key in (*same, "interval_low", "interval_high", "interval_kind")}
-    value, spread, pictures = float(row["value"]), float(row["spread"]), pictures_of(row["dataset"])
+    same = ("dataset", "protocol", "metric", "uncertainty_type", "n", "hyperparameter", "date")
+    kept = {key: row[key] for key in (*same, "interval_low", "interval_high", "interval_type")}
+    value, spread, images = float(row["value"]), float(row["uncertainty"]), images_of(row["dataset"])
     versus, difference, verdict = "", float("nan"), ""
     if not counterpart.empty:
         versus = str(counterpart["method"].iloc[0])
         difference = value - float(counterpart["value"].iloc[0])
-        allowed = spread + float(counterpart["spread"].fillna(0).iloc[0])
+        allowed = spread + float(counterpart["uncertainty"].fillna(0).iloc[0])
         verdict = f"{'within' if abs(difference) <= allowed else 'outside'} the spread"
-        verdict = verdict if pictures == "original" else "other pictures than the published"
-    about = {"pictures": pictures, "method": method_name(row), "value": value, "spread": spread, "origin": MEASURED}
+        verdict = verdict if images == "original" else "other images than the published"
+    about = {
+        "images": images,
+        "method": method_name(row),
+        "value": value,
+        "uncertainty": spread,
+        "origin": MEASURED,
+    }
     source = f"{FOLDER}/{row['card']}.json" if row.get("card") else "no card"
     compared = {"versus": versus, "difference": difference, "verdict": verdict}
     return {**kept, **about, **compared, "source": source, "hardware": row["device"]}
@@ -105,7 +111,7 @@ class Block:
     """The rows of one data set, protocol and metric: one printed table.
 
     Attributes:
-        title: what was measured, with the pictures where they are not the original ones.
+        title: what was measured, with the images where they are not the original ones.
         rows: of `compare`, the published ones first.
         kinds: the names of the measured rows' spreads; a row's spread carries the letter of its kind's place.
         notes: sentences that belong under the table.
@@ -118,7 +124,7 @@ class Block:
 
     def letter(self, row: pd.Series) -> str:
         """The mark of the row's kind of spread: a, b, ...; empty for published rows."""
-        return "abcdefghij"[self.kinds.index(row["spread_kind"])] if row["origin"] == MEASURED else ""
+        return "abcdefghij"[self.kinds.index(row["uncertainty_type"])] if row["origin"] == MEASURED else ""
 
 
 def blocks(table: pd.DataFrame) -> Iterator[Block]:
@@ -126,15 +132,15 @@ def blocks(table: pd.DataFrame) -> Iterator[Block]:
     for (dataset, protocol, metric), rows in table.groupby(["dataset", "protocol", "metric"], sort=False):
         measured = rows[rows["origin"] == MEASURED]
         notes = []
-        if LOSSY in set(measured["pictures"]):
+        if LOSSY in set(measured["images"]):
             cost = f": {_COSTS[dataset]}" if dataset in _COSTS else ""
             notes.append(
                 f"JPEG: measured on a lossy JPEG copy of {original(dataset)}, "
-                f"not on the pictures of the published rows{cost}."
+                f"not on the images of the published rows{cost}."
             )
-        name = f"{dataset} (lossy JPEG pictures)" if notes else dataset
+        name = f"{dataset} (lossy JPEG images)" if notes else dataset
         title = f"{name}, {labels_text(str(protocol))}: {str(metric).replace('_percent', '')} in %"
-        yield Block(title, rows, sorted(set(measured["spread_kind"])), notes)
+        yield Block(title, rows, sorted(set(measured["uncertainty_type"])), notes)
 
 
 def labels_text(protocol: str) -> str:
@@ -149,21 +155,21 @@ def decimals(value: float, *, signed: bool = False) -> str:
 
 
 def value_text(row: pd.Series, block: Block, *, plus_minus: str = " ± ") -> str:
-    """A row's value with its spread, the letter of the spread's kind, and the loss of the pictures beside it."""
-    spread = decimals(row["spread"])
+    """A row's value with its spread, the letter of the spread's kind, and the loss of the images beside it."""
+    spread = decimals(row["uncertainty"])
     mark = f" ({block.letter(row)})" if spread and block.letter(row) else ""
     return decimals(row["value"]) + (plus_minus + spread + mark if spread else "") + lossy_mark(row)
 
 
 def lossy_mark(row: pd.Series) -> str:
-    """What stands beside every figure that was measured on lossy pictures."""
-    return " JPEG" if row["pictures"] == LOSSY else ""
+    """What stands beside every figure that was measured on lossy images."""
+    return " JPEG" if row["images"] == LOSSY else ""
 
 
 def as_csv(table: pd.DataFrame) -> str:
     """The comparison as CSV: fixed columns, two decimals, LF line ends."""
     formatted = table.copy()
-    for column in ("value", "spread", "interval_low", "interval_high", "difference"):
+    for column in ("value", "uncertainty", "interval_low", "interval_high", "difference"):
         formatted[column] = [decimals(value, signed=column == "difference") for value in table[column]]
     return formatted.to_csv(index=False, lineterminator="\n")
 

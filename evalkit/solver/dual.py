@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evalkit.solver.passes import Passes, matrix_path
-from evalkit.solver.problem import Columns, Solution, exact_steps, losses
+from evalkit.solver.passes import FeatureMatrix, matrix_path
+from evalkit.solver.problem import BinaryProblems, Solution, exact_steps, losses
 from evalkit.solver.rows import Rows
 
 _BELOW_TOL = 1e-3  # Newton's last step takes the gap from 1e-3 to 1e-15, so asking for more than tol costs nothing
@@ -42,7 +42,7 @@ class KernelSolution:
 
 
 def solve_kernel(
-    gram: Tensor, columns: Columns, *, start: KernelSolution | None = None, tol: float, exact: bool = True
+    gram: Tensor, columns: BinaryProblems, *, start: KernelSolution | None = None, tol: float, exact: bool = True
 ) -> KernelSolution:
     """The optimum of every column, to a duality gap far below `tol`.
 
@@ -59,19 +59,21 @@ def solve_kernel(
     left = torch.arange(beta.shape[1], device=beta.device)
     factors = Factors(gram, columns, exact=exact)
     for step in range(_MAX_STEPS):
-        some, at, seen = columns.take(left), beta[:, left], scores[:, left]
+        some, at, seen = columns.select(left), beta[:, left], scores[:, left]
         objective = 0.5 * (at * seen).sum(0) + losses(some, seen)
         far = kernel_gap(some, at, seen, gram) > _BELOW_TOL * tol * objective
         if not bool(far.any()):
             break
         left = left[far]
-        direction = _direction(columns.take(left), at[:, far], seen[:, far], gram, factors, left)
-        beta[:, left], scores[:, left] = _stepped(columns.take(left), at[:, far], seen[:, far], gram, direction)
+        direction = _direction(columns.select(left), at[:, far], seen[:, far], gram, factors, left)
+        beta[:, left], scores[:, left] = _stepped(columns.select(left), at[:, far], seen[:, far], gram, direction)
         steps[left.cpu()] = step + 1
     return KernelSolution(beta, scores, steps)
 
 
-def _stepped(columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+def _stepped(
+    columns: BinaryProblems, beta: Tensor, scores: Tensor, gram: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
     """beta and scores after an exact line search."""
     change = gram @ direction
     slope, curvature = (beta * change).sum(0), (direction * change).sum(0)
@@ -79,7 +81,7 @@ def _stepped(columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor, direc
     return beta + size * direction, scores + size * change
 
 
-def kernel_gap(columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor) -> Tensor:
+def kernel_gap(columns: BinaryProblems, beta: Tensor, scores: Tensor, gram: Tensor) -> Tensor:
     """Objective at w = X^T beta minus the dual objective at alpha = max(0, sign x beta): never negative, (columns,).
 
     It is  0.5 ||w - X^T(sign alpha)||^2 + sum cost (xi - alpha / 2 cost)^2 + sum alpha max(0, sign f - 1):
@@ -116,7 +118,7 @@ class Factors:
         exact: factors in float64; else in float32 where its rounding is small beside R.
     """
 
-    def __init__(self, gram: Tensor, columns: Columns, *, exact: bool) -> None:
+    def __init__(self, gram: Tensor, columns: BinaryProblems, *, exact: bool) -> None:
         rounding = float(torch.finfo(torch.float32).eps * gram.trace() * columns.costs.max() * 2)
         self.gram = gram if exact or rounding > _ROUNDING else gram.float()
         self.costs = columns.costs
@@ -140,7 +142,7 @@ class Factors:
 
 
 def _direction(
-    columns: Columns, beta: Tensor, scores: Tensor, gram: Tensor, factors: Factors, number: Tensor
+    columns: BinaryProblems, beta: Tensor, scores: Tensor, gram: Tensor, factors: Factors, number: Tensor
 ) -> Tensor:
     """From beta to the optimum that there were if exactly the rows active now had a loss.
 
@@ -156,19 +158,19 @@ def _direction(
     return direction
 
 
-def solve_few(passes: Passes, problems: Sequence[Columns], tol: float) -> Solution:
+def solve_few(passes: FeatureMatrix, problems: Sequence[BinaryProblems], tol: float) -> Solution:
     """All C from one Gram matrix, each starting from the solution at the C before; the same on every rank."""
     ranks, rows = passes.ranks, passes.rows
     everything = torch.arange(rows.count, device=rows.device)
     stored = ranks.concatenate(rows.take(everything)).to(rows.dtype)
-    gathered = Passes(Rows(stored), constant=passes.constant)
+    gathered = FeatureMatrix(Rows(stored), constant=passes.constant)
     gram = gram_matrix(stored, constant=passes.constant)
-    whole = [Columns(ranks.concatenate(each.signs), ranks.concatenate(each.costs)) for each in problems]
+    whole = [BinaryProblems(ranks.concatenate(each.signs), ranks.concatenate(each.costs)) for each in problems]
     solutions: list[KernelSolution] = []
     for columns in whole:
         start = solutions[-1] if solutions else None
         solutions.append(solve_kernel(gram, columns, start=start, tol=tol, exact=rows.dtype == torch.float64))
-    columns = Columns(torch.cat([each.signs for each in whole], 1), torch.cat([each.costs for each in whole], 1))
+    columns = BinaryProblems(torch.cat([each.signs for each in whole], 1), torch.cat([each.costs for each in whole], 1))
     beta = torch.cat([each.beta for each in solutions], 1)
     weights = gathered.weighted_rows(beta.to(rows.dtype))
     solution = _proven(gathered, gram, columns, weights, beta, torch.cat([each.steps for each in solutions]))
@@ -176,7 +178,9 @@ def solve_few(passes: Passes, problems: Sequence[Columns], tol: float) -> Soluti
     return solution
 
 
-def _proven(gathered: Passes, gram: Tensor, columns: Columns, weights: Tensor, beta: Tensor, steps: Tensor) -> Solution:
+def _proven(
+    gathered: FeatureMatrix, gram: Tensor, columns: BinaryProblems, weights: Tensor, beta: Tensor, steps: Tensor
+) -> Solution:
     """Objective and gap of the weights themselves, from their own scores, free of the Gram matrix's rounding."""
     scores = gathered.scores(weights).double()
     objective = 0.5 * weights.double().square().sum(1) + losses(columns, scores)

@@ -21,18 +21,18 @@ from evalkit.errors import ConvergenceError
 from evalkit.runtime import Ranks
 from evalkit.solver.dual import solve_few
 from evalkit.solver.memory import Plan, parse_memory, plan_memory
-from evalkit.solver.passes import Passes
+from evalkit.solver.passes import FeatureMatrix
 from evalkit.solver.preconditioner import SampledHessian
-from evalkit.solver.primal import Goal, solve_primal
+from evalkit.solver.primal import Tolerance, solve_primal
 from evalkit.solver.problem import (
-    Columns,
+    BinaryProblems,
     InputError,
     Labels,
     Solution,
     check_costs,
     class_weights,
     encode_labels,
-    make_columns,
+    make_binary_problems,
 )
 from evalkit.solver.rows import Rows, as_matrix, check_rows, open_rows, storage_type
 
@@ -84,12 +84,12 @@ def _chosen(
 
 
 def _solve_many(
-    passes: Passes,
-    groups: Sequence[Columns],
+    passes: FeatureMatrix,
+    groups: Sequence[BinaryProblems],
     classes: int,
     sample: int,
     *,
-    goal: Goal,
+    goal: Tolerance,
     progress: Callable[[str], None] | None,
 ) -> Solution:
     """Group after group of C values; the columns of a group share each pass."""
@@ -194,14 +194,16 @@ def l2svm_path(
         features, rows, encoded, count=len(values), device=device, storage=storage, memory=parse_memory(memory)
     )
     check_finite(source, rows)
-    passes = Passes(source, constant=intercept_scaling if fit_intercept else None, ranks=ranks)
-    columns_of = partial(make_columns, encoded, weights=weights, sample_weight=sample_weight, device=source.device)
+    passes = FeatureMatrix(source, constant=intercept_scaling if fit_intercept else None, ranks=ranks)
+    columns_of = partial(
+        make_binary_problems, encoded, weights=weights, sample_weight=sample_weight, device=source.device
+    )
     if sum(ranks.objects(len(encoded.index))) <= FEW_ROWS:
         solution = solve_few(passes, [columns_of([C], dtype=torch.float64) for C in values], tol)
     else:
         some = max(1, plan.group // encoded.columns)
         groups = [columns_of(values[i : i + some], dtype=source.dtype) for i in range(0, len(values), some)]
-        goal = Goal(tol, max(tol, POLISHED_GAP) if polish else None)
+        goal = Tolerance(tol, max(tol, POLISHED_GAP) if polish else None)
         solution = _solve_many(passes, groups, encoded.columns, plan.sample, goal=goal, progress=progress)
     fits = make_fits(solution, values, encoded, passes, time.perf_counter() - start)
     for fit in fits:
@@ -225,7 +227,9 @@ def score_rows(
     if features.shape[1] != coef.shape[1]:
         raise InputError(f"features have {features.shape[1]} columns, the fit was made on {coef.shape[1]}")
     source = open_rows(features, rows, device=torch.device(device), resident=0)
-    scores = Passes(source, constant=None).scores(torch.as_tensor(coef, dtype=source.dtype, device=source.device))
+    scores = FeatureMatrix(source, constant=None).scores(
+        torch.as_tensor(coef, dtype=source.dtype, device=source.device)
+    )
     if not torch.isfinite(scores).all():
         check_finite(source, rows)
     biases = torch.as_tensor(intercept, dtype=scores.dtype, device=scores.device)
@@ -237,7 +241,9 @@ def to_labels(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return classes[(scores > 0).astype(np.int64) if len(classes) == 2 else scores.argmax(-1)]
 
 
-def make_fits(solution: Solution, Cs: list[float], labels: Labels, passes: Passes, seconds: float) -> list[LinearFit]:
+def make_fits(
+    solution: Solution, Cs: list[float], labels: Labels, passes: FeatureMatrix, seconds: float
+) -> list[LinearFit]:
     """A LinearFit for each C from the solution's columns, which are C by C, classes inside."""
     weights, objective, gap, estimate, steps = (part.detach().cpu().numpy() for part in solution.tensors())
     constant, features = passes.constant, passes.rows.features

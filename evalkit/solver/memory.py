@@ -77,8 +77,8 @@ def _fixed(rows: int, features: int, columns: int, sample: int, row_bytes: int) 
     return _LIBRARY_BYTES + vectors + factors + sample * row_bytes
 
 
-def group_draws(
-    draws: Sequence[np.ndarray], features: int, columns: int, *, row_bytes: int, threads: int, memory: int | None
+def group_subsets(
+    subsets: Sequence[np.ndarray], features: int, columns: int, *, row_bytes: int, threads: int, memory: int | None
 ) -> list[list[np.ndarray]]:
     """Consecutive draws whose distinct rows and weights fit the budget together; each group reads a row once.
 
@@ -91,11 +91,11 @@ def group_draws(
         memory: the budget in bytes, 4 GB when None.
     """
     memory = _DRAWS_BYTES if memory is None else memory
-    most = max(len(draw) for draw in draws)
+    most = max(len(draw) for draw in subsets)
     fixed = _LIBRARY_BYTES + 4 * SLAB_BYTES + threads * (4 * most * features + 8 * _FEW_MATRICES * most * most)
     groups: list[list[np.ndarray]] = []
     rows = np.empty(0, np.int64)
-    for draw in draws:
+    for draw in subsets:
         together = np.union1d(rows, draw)
         members = len(groups[-1]) + 1 if groups else 1
         if groups and fixed + len(together) * row_bytes + 8 * members * columns * features <= memory:

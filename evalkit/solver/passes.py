@@ -20,7 +20,7 @@ from evalkit.runtime import Ranks
 from evalkit.solver.rows import Rows
 
 
-class Passes:
+class FeatureMatrix:
     """Products of the feature matrix X (N, D), with its constant column if any, by blocks of columns.
 
     Args:

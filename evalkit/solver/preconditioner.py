@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evalkit.solver.passes import Passes
-from evalkit.solver.problem import Columns, dual_variables
+from evalkit.solver.passes import FeatureMatrix
+from evalkit.solver.problem import BinaryProblems, dual_variables
 from evalkit.solver.rows import Rows
 
 _MOVED = 0.15  # share of the sampled active rows in which a factor may differ from the column it serves
@@ -30,7 +30,7 @@ class SampledHessian:
         seed: of the sample; the solution does not depend on it, only the number of passes does.
     """
 
-    def __init__(self, passes: Passes, *, size: int, seed: int = 0) -> None:
+    def __init__(self, passes: FeatureMatrix, *, size: int, seed: int = 0) -> None:
         ranks, rows = passes.ranks, passes.rows
         total = sum(ranks.objects(rows.count))
         own = round(size * rows.count / total)
@@ -38,7 +38,7 @@ class SampledHessian:
         self.index = torch.randperm(rows.count, generator=generator)[:own].sort().values.to(rows.device)
         self.ranks = ranks
         sample = Rows(ranks.concatenate(rows.take(self.index)))
-        self.passes = Passes(sample, constant=passes.constant)
+        self.passes = FeatureMatrix(sample, constant=passes.constant)
         self.gram = self._gram()
         self.scale = total / sample.count
         self.tail = self._tail()
@@ -66,14 +66,14 @@ class SampledHessian:
         spread = torch.linspace(0, len(self.gram) - 1, few, device=self.gram.device).long()
         return float(torch.linalg.eigvalsh(self.gram[spread][:, spread].double()).clamp(min=0).median())
 
-    def start(self, columns: Columns, scores: Tensor) -> None:
+    def start(self, columns: BinaryProblems, scores: Tensor) -> None:
         """Factors every column anew; `columns` and `scores` (N, columns) are of this rank's rows."""
         self.signs = self.ranks.concatenate(columns.signs[self.index])
         self.costs = self.ranks.concatenate(columns.costs[self.index])
         self.factors = [None] * scores.shape[1]
         self.follow(scores)
 
-    def join(self, columns: Columns) -> None:
+    def join(self, columns: BinaryProblems) -> None:
         """Takes more columns, without factors until `follow`; `columns` are of this rank's rows."""
         self.signs = torch.cat([self.signs, self.ranks.concatenate(columns.signs[self.index])], 1)
         self.costs = torch.cat([self.costs, self.ranks.concatenate(columns.costs[self.index])], 1)
@@ -107,7 +107,7 @@ class SampledHessian:
         made.append(_Factor(mask, tau, torch.linalg.cholesky(matrix), ridge))
         return made[-1]
 
-    def gap(self, columns: Columns, scores: Tensor, gradient: Tensor) -> Tensor:
+    def gap(self, columns: BinaryProblems, scores: Tensor, gradient: Tensor) -> Tensor:
         """Objective minus the dual objective at a point near the optimum, per column: a rigorous bound on the error.
 
         With alpha = 2 cost xi and any change delta of it, zero on rows without loss, the gap is

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evalkit.solver.passes import Passes
+from evalkit.solver.passes import FeatureMatrix
 from evalkit.solver.preconditioner import SampledHessian
-from evalkit.solver.problem import Columns, Solution, dual_variables, losses
+from evalkit.solver.problem import BinaryProblems, Solution, dual_variables, losses
 from evalkit.solver.subspace import minimise_in_spans
 
 _ATTEMPTS = 4  # times that fresh scores may send columns back: once is rare
@@ -35,7 +35,7 @@ _SAFETY = 4.0  # at large C the sample sees as little as 1/3.4 of the error, mea
 
 
 @dataclass(frozen=True)
-class Goal:
+class Tolerance:
     """When a column is done: its error estimate is at most `tol` and, if `gap` is given, its duality gap at most that.
 
     Both relative to the objective. After `iterations` it is left as it is, which the caller sees from those two.
@@ -47,12 +47,12 @@ class Goal:
 
 
 def solve_primal(
-    passes: Passes,
-    columns: Columns,
+    passes: FeatureMatrix,
+    columns: BinaryProblems,
     hessian: SampledHessian,
     *,
     classes: Tensor,
-    goal: Goal,
+    goal: Tolerance,
     progress: Callable[[str], None] | None = None,
 ) -> Solution:
     """Minimises every column, from zero weights; `classes` (columns,) tells which columns are of one class."""
@@ -70,10 +70,15 @@ def solve_primal(
 
 
 def _verify(
-    passes: Passes, columns: Columns, hessian: SampledHessian, done: Solution, number: Tensor, goal: Goal
+    passes: FeatureMatrix,
+    columns: BinaryProblems,
+    hessian: SampledHessian,
+    done: Solution,
+    number: Tensor,
+    goal: Tolerance,
 ) -> Tensor:
     """Objective and rigorous gap of the weights themselves, from fresh scores; the numbers of columns that miss."""
-    chosen, weights = columns.take(number), done.weights[number]
+    chosen, weights = columns.select(number), done.weights[number]
     scores = passes.scores(weights)
     gradient, objective = evaluate(passes, chosen, weights, scores)
     risen = (objective - done.objective[number]).clamp(min=0) / objective
@@ -85,7 +90,7 @@ def _verify(
     return number[missed]
 
 
-def remaining(trend: list[Tensor], dtype: torch.dtype) -> Tensor:
+def remaining_decrease(trend: list[Tensor], dtype: torch.dtype) -> Tensor:
     """What the objective has still to fall, by the geometric series that its last eight steps suggest, (columns,).
 
     The decrement g^T H^-1 g / 2 alone sees about the next step only: with slow convergence it was 20 times too small.
@@ -147,7 +152,7 @@ def _longer(tensor: Tensor, rows: int) -> Tensor:
 
 @dataclass
 class State:
-    columns: Columns
+    columns: BinaryProblems
     number: Tensor  # of each column in the solution
     weights: Tensor
     scores: Tensor
@@ -159,7 +164,7 @@ class State:
 
     def keep(self, columns: Tensor) -> "State":
         return State(
-            self.columns.take(columns),
+            self.columns.select(columns),
             self.number[columns],
             self.weights[columns],
             self.scores[:, columns],
@@ -172,7 +177,7 @@ class State:
 
     def join(self, other: "State") -> "State":
         return State(
-            Columns(
+            BinaryProblems(
                 *(torch.cat(pair, 1) for pair in zip(self.columns.tensors(), other.columns.tensors(), strict=True))
             ),
             torch.cat([self.number, other.number]),
@@ -195,13 +200,13 @@ class Descent:
 
     def __init__(
         self,
-        passes: Passes,
-        columns: Columns,
+        passes: FeatureMatrix,
+        columns: BinaryProblems,
         hessian: SampledHessian,
         done: Solution,
         *,
         classes: Tensor,
-        goal: Goal,
+        goal: Tolerance,
         progress: Callable[[str], None] | None,
     ) -> None:
         self.passes, self.columns, self.hessian, self.done = passes, columns, hessian, done
@@ -215,7 +220,7 @@ class Descent:
         self.hessian.start(self.state.columns, self.state.scores)
         for iteration in range(self.goal.iterations + 1):
             direction = -self.history.inverse(self.state.gradient, self.hessian.inverse)
-            estimate, gap, far = judge(self.state, direction, self.hessian, goal=self.goal)
+            estimate, gap, far = check_convergence(self.state, direction, self.hessian, goal=self.goal)
             self._store(gap, estimate, iteration)
             self._tell(iteration, estimate, far)
             near = not bool((far & (estimate > _NEAR) & torch.isin(self.state.number, self.newest)).any())
@@ -256,10 +261,10 @@ class Descent:
         before, self.newest = self.newest, self.waiting.pop(0)
         self.state = self.state.join(self._enter(self.newest, self.done.weights[before], iteration))
         self.history.join(len(self.newest))
-        self.hessian.join(self.columns.take(self.newest))
+        self.hessian.join(self.columns.select(self.newest))
 
     def _enter(self, number: Tensor, weights: Tensor, iteration: int) -> State:
-        columns = self.columns.take(number)
+        columns = self.columns.select(number)
         scores = self.passes.scores(weights)
         gradient, objective = evaluate(self.passes, columns, weights, scores)
         wanted, entered = torch.full_like(objective, self.goal.tol), torch.full_like(number, iteration)
@@ -285,10 +290,12 @@ class Descent:
         self.done.weights[state.number] = weights
 
 
-def judge(state: State, direction: Tensor, hessian: SampledHessian, *, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+def check_convergence(
+    state: State, direction: Tensor, hessian: SampledHessian, *, goal: Tolerance
+) -> tuple[Tensor, Tensor, Tensor]:
     """The error estimate and the gap of each column, relative to its objective, and which are far from the goal."""
     state.trend.append(state.objective)
-    decrement = torch.maximum(-0.5 * dot(state.gradient, direction), remaining(state.trend, direction.dtype))
+    decrement = torch.maximum(-0.5 * dot(state.gradient, direction), remaining_decrease(state.trend, direction.dtype))
     estimate = _SAFETY * decrement / state.objective
     near = estimate <= state.wanted
     gap = _gap(hessian, state, near, goal)
@@ -300,16 +307,16 @@ def judge(state: State, direction: Tensor, hessian: SampledHessian, *, goal: Goa
     return estimate, gap, far
 
 
-def _gap(hessian: SampledHessian, state: State, near: Tensor, goal: Goal) -> Tensor:
+def _gap(hessian: SampledHessian, state: State, near: Tensor, goal: Tolerance) -> Tensor:
     """The relative duality gap of the columns that are near, where the goal asks for one; infinite elsewhere."""
     gap = torch.full_like(state.objective, torch.inf)
     if goal.gap is not None and bool(near.any()):
         some = near.nonzero()[:, 0]
-        gap[some] = hessian.gap(state.columns.take(some), state.scores[:, some], state.gradient[some])
+        gap[some] = hessian.gap(state.columns.select(some), state.scores[:, some], state.gradient[some])
     return gap / state.objective
 
 
-def evaluate(passes: Passes, columns: Columns, weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate(passes: FeatureMatrix, columns: BinaryProblems, weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (columns, width) and objective (columns,) at these weights and scores."""
     gradient = weights - passes.weighted_rows(columns.signs * dual_variables(columns, scores))
     return gradient, 0.5 * dot(weights, weights) + passes.ranks.sum(losses(columns, scores))

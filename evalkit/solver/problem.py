@@ -112,7 +112,7 @@ def class_weights(
 
 
 @dataclass(frozen=True)
-class Columns:
+class BinaryProblems:
     """Binary problems side by side; all tensors are (N, columns).
 
     Attributes:
@@ -127,12 +127,12 @@ class Columns:
         """The attributes in their order."""
         return self.signs, self.costs
 
-    def take(self, columns: Tensor) -> "Columns":
+    def select(self, columns: Tensor) -> "BinaryProblems":
         """The named columns only."""
-        return Columns(self.signs[:, columns], self.costs[:, columns])
+        return BinaryProblems(self.signs[:, columns], self.costs[:, columns])
 
 
-def make_columns(
+def make_binary_problems(
     labels: Labels,
     Cs: Sequence[float],
     *,
@@ -140,7 +140,7 @@ def make_columns(
     sample_weight: Any,
     device: torch.device,
     dtype: torch.dtype,
-) -> Columns:
+) -> BinaryProblems:
     """The columns of every C, C by C, classes inside.
 
     As in liblinear a class's weight multiplies the costs of its own rows where it is the positive class; the rest of a
@@ -155,16 +155,16 @@ def make_columns(
     if sample_weight is not None:
         costs = costs * torch.as_tensor(sample_weight, device=device, dtype=dtype)[:, None]
     scale = torch.as_tensor(Cs, device=device, dtype=dtype)
-    return Columns(signs.repeat(1, len(Cs)), (costs[:, None, :] * scale[None, :, None]).flatten(1))
+    return BinaryProblems(signs.repeat(1, len(Cs)), (costs[:, None, :] * scale[None, :, None]).flatten(1))
 
 
-def losses(columns: Columns, scores: Tensor) -> Tensor:
+def losses(columns: BinaryProblems, scores: Tensor) -> Tensor:
     """Sum over rows of cost x max(0, 1 - sign x score)^2, float64 (columns,)."""
     margin = (1 - columns.signs * scores).clamp_(min=0)
     return (columns.costs * margin * margin).sum(0, dtype=torch.float64)
 
 
-def dual_variables(columns: Columns, scores: Tensor) -> Tensor:
+def dual_variables(columns: BinaryProblems, scores: Tensor) -> Tensor:
     """The dual point that belongs to the scores: 2 x cost x max(0, 1 - sign x score), (N, columns)."""
     return 2 * columns.costs * (1 - columns.signs * scores).clamp_(min=0)
 
@@ -173,7 +173,7 @@ _MAX_ROUNDS = 30  # Newton on a piecewise linear increasing function: 3 to 6 rou
 
 
 def exact_steps(
-    columns: Columns,
+    columns: BinaryProblems,
     scores: Tensor,
     change: Tensor,
     *,

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from evalkit.solver.fit import FEW_ROWS, TOL, LinearFit, check_finite, l2svm_path, score_rows, to_labels
-from evalkit.solver.memory import group_draws, parse_memory
+from evalkit.solver.memory import group_subsets, parse_memory
 from evalkit.solver.problem import InputError, encode_labels
 from evalkit.solver.rows import as_matrix, check_rows, open_rows, single_threads, storage_type
 
 
 @dataclass(frozen=True)
-class DrawFits:
+class SubsetFits:
     """Predictions and certificates of every draw and C.
 
     Attributes:
@@ -43,10 +43,10 @@ class DrawFits:
     seconds: float
 
 
-def l2svm_draws(
+def l2svm_subsets(
     features: Any,
     labels: Any,
-    draws: Sequence[np.ndarray],
+    subsets: Sequence[np.ndarray],
     Cs: Sequence[float],
     *,
     evaluate_rows: np.ndarray,
@@ -57,7 +57,7 @@ def l2svm_draws(
     fit_intercept: bool = True,
     intercept_scaling: float = 1.0,
     progress: Callable[[str], None] | None = None,
-) -> DrawFits:
+) -> SubsetFits:
     """Fits every draw at every C and predicts the rows to evaluate.
 
     Args:
@@ -77,7 +77,7 @@ def l2svm_draws(
     """
     start = time.perf_counter()
     features = as_matrix(features)
-    labels, classes = _checked(labels, draws, len(features))
+    labels, classes = _checked(labels, subsets, len(features))
     evaluate_rows = check_rows(evaluate_rows, len(features))
     fit = partial(
         l2svm_path,
@@ -89,19 +89,19 @@ def l2svm_draws(
         intercept_scaling=intercept_scaling,
     )
     found = []
-    for fits in _fits(features, labels, draws, fit, classes=len(classes), memory=memory, progress=progress):
+    for fits in _fits(features, labels, subsets, fit, classes=len(classes), memory=memory, progress=progress):
         found.append((_predictions(features, fits, evaluate_rows, device), *_certificates(fits)))
-    shape = (len(draws), len(Cs), -1)
+    shape = (len(subsets), len(Cs), -1)
     labels, objective, gap, estimate = (np.concatenate(each).reshape(shape) for each in zip(*found, strict=True))
     values = [float(C) for C in Cs]
-    return DrawFits(values, classes, labels, objective, gap, estimate, time.perf_counter() - start)
+    return SubsetFits(values, classes, labels, objective, gap, estimate, time.perf_counter() - start)
 
 
-def _checked(labels: Any, draws: Sequence[np.ndarray], total: int) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels: Any, subsets: Sequence[np.ndarray], total: int) -> tuple[np.ndarray, np.ndarray]:
     """The labels as an array, and the classes, the same in every draw."""
     labels = np.asarray(labels)
     encode_labels(labels, total)
-    classes = [np.unique(labels[check_rows(rows, total)]) for rows in draws]
+    classes = [np.unique(labels[check_rows(rows, total)]) for rows in subsets]
     for number, each in enumerate(classes):
         if not np.array_equal(each, classes[0]):
             given, expected = each.tolist(), classes[0].tolist()
@@ -112,7 +112,7 @@ def _checked(labels: Any, draws: Sequence[np.ndarray], total: int) -> tuple[np.n
 def _fits(
     features: Any,
     labels: np.ndarray,
-    draws: Sequence[np.ndarray],
+    subsets: Sequence[np.ndarray],
     fit: partial[list[LinearFit]],
     *,
     classes: int,
@@ -120,31 +120,35 @@ def _fits(
     progress: Callable[[str], None] | None,
 ) -> Iterator[list[LinearFit]]:
     """The fits of all C of some draws, in order, group by group as the memory allows."""
-    if max(map(len, draws)) > FEW_ROWS:
-        for rows in draws:
+    if max(map(len, subsets)) > FEW_ROWS:
+        for rows in subsets:
             yield fit(features, labels[rows], rows=rows, memory=memory, progress=progress)
         return
     device = torch.device(fit.keywords["device"])
-    threads = min(torch.get_num_threads() if device.type == "cpu" else 1, len(draws))
+    threads = min(torch.get_num_threads() if device.type == "cpu" else 1, len(subsets))
     width, columns = features.shape[1], len(fit.keywords["Cs"]) * classes
     row_bytes = width * storage_type(features, "auto").itemsize
     budget = parse_memory(memory)
     count = 0
-    for group in group_draws(draws, width, columns, row_bytes=row_bytes, threads=threads, memory=budget):
+    for group in group_subsets(subsets, width, columns, row_bytes=row_bytes, threads=threads, memory=budget):
         fits: list[LinearFit] = []
         for found in _in_threads(_from_pool(features, labels, group, fit, device), group, threads):
             fits += found
             count += 1
             if progress is not None:
-                progress(f"draw {count} of {len(draws)}")
+                progress(f"draw {count} of {len(subsets)}")
         yield fits
 
 
 def _from_pool(
-    features: Any, labels: np.ndarray, draws: Sequence[np.ndarray], fit: partial[list[LinearFit]], device: torch.device
+    features: Any,
+    labels: np.ndarray,
+    subsets: Sequence[np.ndarray],
+    fit: partial[list[LinearFit]],
+    device: torch.device,
 ) -> Callable[[np.ndarray], list[LinearFit]]:
     """Fits of a draw from the distinct rows of all draws, read and checked here."""
-    numbers = np.unique(np.concatenate(draws))
+    numbers = np.unique(np.concatenate(subsets))
     pool = open_rows(features, numbers, device=device)
     check_finite(pool, numbers)
     return lambda rows: fit(pool.stored, labels[rows], rows=np.searchsorted(numbers, rows))
@@ -157,14 +161,14 @@ def _certificates(fits: list[LinearFit]) -> tuple[np.ndarray, ...]:
 
 
 def _in_threads(
-    fit: Callable[[np.ndarray], list[LinearFit]], draws: Sequence[np.ndarray], threads: int
+    fit: Callable[[np.ndarray], list[LinearFit]], subsets: Sequence[np.ndarray], threads: int
 ) -> Iterator[list[LinearFit]]:
     """The fits of each draw in order; several threads take draws of their own, each on one of torch's."""
     if threads == 1:
-        yield from map(fit, draws)
+        yield from map(fit, subsets)
         return
     with single_threads(threads) as pool:
-        yield from pool.map(fit, draws)
+        yield from pool.map(fit, subsets)
 
 
 def _predictions(features: Any, fits: list[LinearFit], rows: np.ndarray, device: str | torch.device) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evalkit.runtime import Ranks
-from evalkit.solver.problem import Columns, exact_steps
+from evalkit.solver.problem import BinaryProblems, exact_steps
 
 _MOST_MEMBERS = 8  # columns that share a span: its Hessians cost as the cube of their number
 _ROUNDS = 3  # Newton steps; 2 are usual, and the next pass brings new directions anyway
@@ -27,7 +27,7 @@ class _Span:
     inner: Tensor  # (directions, directions), their scalar products
     place: Tensor  # (members, directions), the weights as combinations of the vectors
 
-    def newton(self, columns: Columns, scores: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def newton(self, columns: BinaryProblems, scores: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Newton's step of each member, its slope and curvature in 0.5 ||w||^2, and the decrease it promises."""
         signs, costs = columns.signs[:, self.members], columns.costs[:, self.members]
         margin = (1 - signs * scores[:, self.members]).clamp_(min=0)
@@ -59,7 +59,7 @@ def _spans(classes: Tensor, vectors: tuple[Tensor, Tensor], scores: tuple[Tensor
 
 
 def minimise_in_spans(
-    columns: Columns,
+    columns: BinaryProblems,
     classes: Tensor,
     *,
     weights: Tensor,

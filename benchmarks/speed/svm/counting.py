@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from evalkit.solver.passes import Passes
+from evalkit.solver.passes import FeatureMatrix
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Work:
     columns: int = 0
     products: int = 0
 
-    def add(self, passes: Passes, columns: int) -> None:
+    def add(self, passes: FeatureMatrix, columns: int) -> None:
         """One product of all rows with so many columns."""
         rows = passes.rows
         self.operations += 2.0 * rows.count * rows.features * columns
@@ -38,15 +38,18 @@ class Work:
 @contextmanager
 def counted() -> Iterator[Work]:
     """Counts the products made meanwhile in this process."""
-    work, scores, weighted = Work(), Passes.scores, Passes.weighted_rows
+    work, scores, weighted = Work(), FeatureMatrix.scores, FeatureMatrix.weighted_rows
 
-    def counted_scores(self: Passes, weights: Tensor) -> Tensor:
+    def counted_scores(self: FeatureMatrix, weights: Tensor) -> Tensor:
         work.add(self, len(weights))
         return scores(self, weights)
 
-    def counted_rows(self: Passes, coefficients: Tensor) -> Tensor:
+    def counted_rows(self: FeatureMatrix, coefficients: Tensor) -> Tensor:
         work.add(self, coefficients.shape[1])
         return weighted(self, coefficients)
 
-    with patch.object(Passes, "scores", counted_scores), patch.object(Passes, "weighted_rows", counted_rows):
+    with (
+        patch.object(FeatureMatrix, "scores", counted_scores),
+        patch.object(FeatureMatrix, "weighted_rows", counted_rows),
+    ):
         yield work

@@ -11,7 +11,7 @@ from beside import in_a_file, peer, two_peers
 from rows import GRID, Given, chosen_rows, given, parser
 from table import Table, timed
 
-from evalkit.solver import l2svm_draws
+from evalkit.solver import l2svm_subsets
 
 COLUMNS = ("features", "method", "problem", "rows", "dimensions", "wall_seconds", "cpu_seconds", "value", "unit")
 
@@ -21,14 +21,14 @@ def ours(table: Table, these: Given, draws: list[np.ndarray], *, selection: int,
     shape = (len(draws[0]), these.features.shape[1])
     validation = chosen_rows(these.pool, len(these.test))
     with timed() as spent:
-        tried = l2svm_draws(
+        tried = l2svm_subsets(
             these.features, these.labels, draws[:selection], GRID, evaluate_rows=validation, memory=memory
         )
         accuracy = (tried.predictions == these.labels[validation]).mean((0, 2))
         gap = float(tried.duality_gap.max())
         table.add(these.name, "L2SVM", f"7 C x {selection} draws", *shape, *spent(), gap, "worst duality gap")
         best = GRID[int(accuracy.argmax())]
-        final = l2svm_draws(these.features, these.labels, draws, [best], evaluate_rows=these.test, memory=memory)
+        final = l2svm_subsets(these.features, these.labels, draws, [best], evaluate_rows=these.test, memory=memory)
         percent = 100 * (final.predictions[:, 0] == these.labels[these.test]).mean(1)
         text, unit = f"7 C x {selection} draws + {len(draws)} draws", f"% accuracy at C={best:g}"
         table.add(these.name, "L2SVM", text, *shape, *spent(), float(percent.mean()), unit)
@@ -65,7 +65,7 @@ def main() -> None:
     """Reads the command line and measures."""
     options = parser(__doc__, "protocol", rows=1000)
     options.add_argument("--selection", type=int, default=10, help="draws that choose C")
-    options.add_argument("--repeats", type=int, default=100, help="draws tested")
+    options.add_argument("--num-test-subsets", type=int, default=100, help="draws tested")
     options.add_argument("--memory", help="budget, such as 4GB")
     options.add_argument("--ours-only", action="store_true", help="without LinearSVC")
     arguments = options.parse_args()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.probes.classifiers import RELEASE_GRID
+from evalkit.probes.classifiers import RELEASE_C_GRID
 
-GRID = list(RELEASE_GRID)
+GRID = list(RELEASE_C_GRID)
 _MADE = (20_000, 2_000)  # rows and dimensions of Gaussian features
 
 

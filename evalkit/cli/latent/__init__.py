@@ -12,7 +12,7 @@ from evalkit.cli.latent.samples import arithmetic_command, invert_command, sampl
 def latent_group() -> None:
     """Look inside a trained GAN: its latent space and its filters.
 
-    Every command takes any run or checkpoint (--run), by default the latest, and writes a folder with PNG pictures
+    Every command takes any run or checkpoint (--run), by default the latest, and writes a folder with PNG images
     (GIF for looped walks), the z shown and what was used and measured. Samples have numbers on the contact sheet of
     `sample`; the others take z by these numbers, or from .npy, .json and .csv files.
 

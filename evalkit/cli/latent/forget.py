@@ -8,7 +8,7 @@ import click
 from evalkit.cli.latent.options import Opened, latent_command, seed_option, sheet_option, z_options
 
 if TYPE_CHECKING:
-    from evalkit.latent.experiment import Finding
+    from evalkit.latent.experiment import ExperimentResult
 
 
 @click.command("forget")
@@ -37,7 +37,7 @@ def forget_command(
     propose_feature: int | None,
     propose_count: int,
     seed: int,
-) -> "Finding":
+) -> "ExperimentResult":
     """Make G forget what is in boxes: drop the maps that a logistic regression finds to speak for them.
 
     Without --boxes, D proposes them. To draw them by hand, edit the boxes.json in the printed folder by the numbered
@@ -49,15 +49,15 @@ def forget_command(
       evalkit latent forget --boxes boxes.json
     """
     from evalkit.latent.forget import forget, propose_boxes, read_boxes
-    from evalkit.latent.model import Critic
+    from evalkit.latent.model import FrozenDiscriminator
 
     z = opened.z_or_random(text, count=count, seed=seed)
     by = None
     if boxes:
         chosen = read_boxes(boxes, samples=len(z), size=opened.gan.recipe.size)
     else:
-        pictures = opened.gan.pictures(z.to(opened.gan.device))
+        images = opened.gan.images(z.to(opened.gan.device))
         chosen, by = propose_boxes(
-            Critic(opened.gan), pictures, layer=propose_layer, feature=propose_feature, count=propose_count
+            FrozenDiscriminator(opened.gan), images, layer=propose_layer, feature=propose_feature, count=propose_count
         )
     return forget(opened.gan, z, chosen, layer=layer, seed=seed, proposed_by=by)

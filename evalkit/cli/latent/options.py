@@ -16,7 +16,7 @@ from evalkit.workspace import Workspace
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evalkit.latent.experiment import Finding
+    from evalkit.latent.experiment import ExperimentResult
     from evalkit.latent.model import FrozenGAN
 
 Z_HELP = "Numbers on the contact sheet (3,17,40-42), or a .npy, .json or .csv file of z"
@@ -32,20 +32,20 @@ class Opened:
 
     def place(self, verb: str) -> Path:
         """Where a command's finding goes unless told otherwise."""
-        return self.workspace.place("finding", f"{self.gan.name.replace(':', '-')}--{verb}")
+        return self.workspace.path_of("finding", f"{self.gan.name.replace(':', '-')}--{verb}")
 
     def z(self, text: str) -> Tensor:
         """The z that a text names: numbers on a contact sheet, or a file."""
         from evalkit.latent.vectors import read_vectors
 
-        return read_vectors(text, z_length=self.gan.recipe.z_length, sheet=self.sheet or self.place("sample"))
+        return read_vectors(text, z_dim=self.gan.recipe.z_dim, sheet=self.sheet or self.place("sample"))
 
     def z_or_random(self, text: str | None, *, count: int, seed: int) -> Tensor:
         """The z that a text names, or `count` random ones where there is no text."""
         return self.z(text) if text else self.gan.draw(count, seed=seed)
 
 
-def latent_command(body: Callable[..., Finding]) -> Command:
+def latent_command(body: Callable[..., ExperimentResult]) -> Command:
     """--run, --class, --device and --out: opens the GAN for `body`, saves the finding that it returns.
 
     `body` takes an Opened, then its own options.
@@ -72,7 +72,7 @@ def latent_command(body: Callable[..., Finding]) -> Command:
 
         found = Opened(named_gan(workspace, run, label, device), workspace, sheet)
         finding = body(found, **options)
-        place = save(finding, found.gan, out or found.place(finding.verb))
+        place = save(finding, found.gan, out or found.place(finding.command))
         for name, value in finding.figures.items():
             say(f"{name}: {value:.4g}")
         click.echo(place)

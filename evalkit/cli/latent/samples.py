@@ -10,14 +10,14 @@ import click
 from evalkit.cli.latent.options import Opened, latent_command, seed_option, sheet_option, z_options
 
 if TYPE_CHECKING:
-    from evalkit.latent.experiment import Finding
+    from evalkit.latent.experiment import ExperimentResult
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.cli.latent.options import Z_HELP
 
 if TYPE_CHECKING:
-    from evalkit.latent.experiment import Finding
+    from evalkit.latent.experiment import ExperimentResult
 
 
 @click.command("sample")
@@ -42,7 +42,7 @@ def sample_command(
     by_score: bool,
     truncate: float,
     seed: int,
-) -> "Finding":
+) -> "ExperimentResult":
     """Draw random samples: a grid, and a contact sheet whose numbers the other commands take.
 
     \b
@@ -77,7 +77,7 @@ def walk_command(
     path: str,
     loop: bool,
     seed: int,
-) -> "Finding":
+) -> "ExperimentResult":
     """Walk from z to z, and measure how even the way is in pixels and in D's features.
 
     \b
@@ -110,7 +110,7 @@ def arithmetic_command(
     minus: tuple[str, ...],
     noise: float,
     seed: int,
-) -> "Finding":
+) -> "ExperimentResult":
     """Add and take away concepts, each the mean of some z (three in the paper); beside it the same sum of pixels.
 
     \b
@@ -131,7 +131,7 @@ def arithmetic_command(
 @click.option("--end", required=True, metavar="Z", help=f"Samples of the other kind, such as looking right: {Z_HELP}.")
 @click.option("--onto", metavar="Z", help=f"Samples to turn: {Z_HELP} [default: random ones].")
 @click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Random z, without --onto.")
-@click.option("--steps", type=click.IntRange(min=2), default=9, show_default=True, help="Pictures of each sample.")
+@click.option("--steps", type=click.IntRange(min=2), default=9, show_default=True, help="Images of each sample.")
 @click.option(
     "--reach", type=float, default=1.0, show_default=True, help="Turn vectors from the middle to an end of the row."
 )
@@ -147,7 +147,7 @@ def turn_command(
     steps: int,
     reach: float,
     seed: int,
-) -> "Finding":
+) -> "ExperimentResult":
     """Move samples along a turn vector: the mean z of some samples minus that of others.
 
     \b
@@ -162,21 +162,21 @@ def turn_command(
 
 
 @click.command("invert")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--steps", type=click.IntRange(min=1), default=150, show_default=True, help="Steps of Adam.")
 @click.option(
-    "--restarts", type=click.IntRange(1, 128), default=4, show_default=True, help="Starts a picture; the best counts."
+    "--restarts", type=click.IntRange(1, 128), default=4, show_default=True, help="Starts an image; the best counts."
 )
 @seed_option("the z to start from")
 @latent_command
 def invert_command(
     opened: Opened,
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     steps: int,
     restarts: int,
     seed: int,
-) -> "Finding":
-    """Find the z that draws each of PICTURES best, with the error left.
+) -> "ExperimentResult":
+    """Find the z that draws each of IMAGES best, with the error left.
 
     The z found (z.npy in the printed folder) can be used in the other commands.
 
@@ -186,7 +186,7 @@ def invert_command(
     """
     import numpy as np
 
-    from evalkit.latent.invert import invert, read_picture
+    from evalkit.latent.invert import invert, read_image
 
-    targets = np.stack([read_picture(path, opened.gan.recipe) for path in pictures])
+    targets = np.stack([read_image(path, opened.gan.recipe) for path in images])
     return invert(opened.gan, targets, steps=steps, restarts=restarts, seed=seed)

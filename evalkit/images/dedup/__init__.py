@@ -1,4 +1,4 @@
-"""Duplicates: within a training set, and between a training set and a benchmark's test pictures."""
+"""Duplicates: within a training set, and between a training set and a benchmark's test images."""
 
 from evalkit.images.dedup.dedup import MODES as MODES
 from evalkit.images.dedup.dedup import dedup as dedup

@@ -2,9 +2,9 @@
 
 Comes between prepare and training. Codes (codes.py, autoencoder.py) -> groups (grouping.py) -> report and view.
 
-The pictures that dedup compares, of one set or of two, by row; and the comparison of two of them.
+The images that dedup compares, of one set or of two, by row; and the comparison of two of them.
 
-What dedup found, for people: groups.csv, a picture of the largest groups, an estimate of the false positives.
+What dedup found, for people: groups.csv, an image of the largest groups, an estimate of the false positives.
 """
 
 import csv
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evalkit.artifacts import building, write_atomically
+from evalkit.artifacts import write_artifact, write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.images.dedup import dedup as report
 from evalkit.images.dedup import hashes as codes
@@ -50,7 +50,7 @@ def dedup(
 ) -> ImageSet:
     """Writes a view of the image set in `directory` without its duplicates, or without what `against` holds, too.
 
-    Of a group of duplicates the first picture stays; of pictures that `against` holds none stays. The view's folder has
+    Of a group of duplicates the first image stays; of images that `against` holds none stays. The view's folder has
     groups.csv, largest.png and, in the manifest under "dedup", the counts and the estimated false positives.
 
     Args:
@@ -58,8 +58,8 @@ def dedup(
         target: the view's folder; its name is the view's.
         mode: "autoencoder" (the paper's), "exact" (equal pixels) or "perceptual" (cosine hash, shifts by a pixel).
         distance: bits in which two codes may differ; the mode's own if not given.
-        confirm: compare the pictures' edges, too, before two of like codes count as one.
-        against: another image set, of pictures of the same size.
+        confirm: compare the images' edges, too, before two of like codes count as one.
+        against: another image set, of images of the same size.
         against_split: the split of it that counts.
         options: how to train the autoencoder.
         seed: of its initialisation, order and noise, and of the pairs that are judged.
@@ -67,7 +67,7 @@ def dedup(
         replace: overwrite an image set of another origin in `target`.
 
     Raises:
-        EvalkitError: no such mode, pictures of two sizes, or `target` is something else.
+        EvalkitError: no such mode, images of two sizes, or `target` is something else.
     """
     pair = Pair(load_images(directory), load_images(against) if against else None, against_split)
     _check(pair, mode, directory, target)
@@ -80,7 +80,7 @@ def dedup(
     manifest = view_manifest(directory, pair.images.sha256, pair.images.class_names, target, settings)
     view = finished(target, manifest["settings"], manifest["made_from"], replace=replace)
     if view is None:
-        with building(target, settings=manifest["settings"], made_from=manifest["made_from"]) as work:
+        with write_artifact(target, settings=manifest["settings"], made_from=manifest["made_from"]) as work:
             keys, about = _codes(pair, mode, options, seed, device, shifted=bits > 0)
             confirming = Confirming(pair) if confirm and mode != "exact" else None
             found = groups(keys, bits, alike=confirming)
@@ -98,13 +98,13 @@ def dedup_summary(view: ImageSet) -> list[str]:
     other = settings.get("against")
     shared = f"also in {other['name']} ({other['split']})" if other else "duplicates"
     lines = [
-        f"{view.name}: {about['kept']:,} of {about['pictures']:,} pictures kept, {about['dropped']:,} {shared} in "
+        f"{view.name}: {about['kept']:,} of {about['images']:,} images kept, {about['dropped']:,} {shared} in "
         f"{about['groups']:,} groups, the largest of {about['largest']:,} ({settings['mode']}, "
         f"{settings['distance']} bits)"
     ]
     if "pairs_proposed" in about:
         lines.append(
-            f"the codes proposed {about['pairs_proposed']:,} pairs, the pictures themselves confirmed "
+            f"the codes proposed {about['pairs_proposed']:,} pairs, the images themselves confirmed "
             f"{about['pairs_confirmed']:,}"
         )
     if about["pairs_judged"]:
@@ -117,7 +117,7 @@ def dedup_summary(view: ImageSet) -> list[str]:
 
 @dataclass(frozen=True)
 class Pair:
-    """The pictures of a set, followed by those of a split of another one, if any, as one run of rows."""
+    """The images of a set, followed by those of a split of another one, if any, as one run of rows."""
 
     images: ImageSet
     other: ImageSet | None
@@ -125,11 +125,11 @@ class Pair:
 
     @property
     def others(self) -> Any:
-        """The other set's pictures, or None."""
+        """The other set's images, or None."""
         return self.other.split(self.split) if self.other else None
 
-    def picture(self, row: int) -> np.ndarray:
-        """One picture, uint8 (H, W, 3)."""
+    def image(self, row: int) -> np.ndarray:
+        """One image, uint8 (H, W, 3)."""
         inside = row < len(self.images)
         return np.asarray(self.images.images[row] if inside else self.others[row - len(self.images)])
 
@@ -153,13 +153,13 @@ def _check(pair: Pair, mode: str, directory: Path, target: Path) -> None:
         raise EvalkitError(f"{pair.other.name}: no split {pair.split!r}; it has {there}: choose with --against-split")
     if pair.other and pair.others.shape[1:] != pair.images.images.shape[1:]:
         sizes = " and ".join(f"{a.shape[1]} x {a.shape[2]}" for a in (pair.images.images, pair.others))
-        raise EvalkitError(f"{pair.images.name} and {pair.other.name}: pictures of {sizes}; prepare them in one size")
+        raise EvalkitError(f"{pair.images.name} and {pair.other.name}: images of {sizes}; prepare them in one size")
 
 
 def _codes(
     pair: Pair, mode: str, options: AutoencoderOptions, seed: int, device: str, *, shifted: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The codes of all pictures of the pair, and what there is to tell about them."""
+    """The codes of all images of the pair, and what there is to tell about them."""
     parts = [pair.images.images] + ([pair.others] if pair.other else [])
     if mode != "autoencoder":
         code = {"exact": codes.exact, "perceptual": codes.perceptual}[mode]
@@ -174,7 +174,7 @@ def _write(folder: Path, pair: Pair, found: list[np.ndarray], seed: int) -> tupl
     """Writes rows.npy, groups.csv and largest.png; returns the rows that stay and the counts."""
     own = len(pair.images)
     if pair.other:
-        found = [group for group in found if group[0] < own <= group[-1]]  # ascending: pictures of both sets
+        found = [group for group in found if group[0] < own <= group[-1]]  # ascending: images of both sets
         dropped = [group[group < own] for group in found]
     else:
         dropped = [group[1:] for group in found]
@@ -182,21 +182,21 @@ def _write(folder: Path, pair: Pair, found: list[np.ndarray], seed: int) -> tupl
     rows = np.setdiff1d(np.arange(own), gone)
     np.save(folder / ROWS, rows)
     report.write_groups(folder / report.GROUPS, found, pair.describe)
-    report.write_largest(folder / report.LARGEST, found, pair.picture)
+    report.write_largest(folder / report.LARGEST, found, pair.image)
     largest = max(map(len, found), default=0)
-    counts = {"pictures": own, "groups": len(found), "largest": largest, "dropped": len(gone), "kept": len(rows)}
-    return rows, counts | report.false_positives(found, pair.picture, seed=seed)
+    counts = {"images": own, "groups": len(found), "largest": largest, "dropped": len(gone), "kept": len(rows)}
+    return rows, counts | report.false_positives(found, pair.image, seed=seed)
 
 
 class Confirming:
-    """Compares the pictures that like codes propose, and counts."""
+    """Compares the images that like codes propose, and counts."""
 
     def __init__(self, pair: Pair):
         self._pair = pair
         self.counts = {"pairs_proposed": 0, "pairs_confirmed": 0}
 
     def __call__(self, a: int, b: int) -> bool:
-        alike = like_edges(self._pair.picture(a), self._pair.picture(b))
+        alike = like_edges(self._pair.image(a), self._pair.image(b))
         self.counts["pairs_proposed"] += 1
         self.counts["pairs_confirmed"] += alike
         return alike
@@ -205,15 +205,15 @@ class Confirming:
 GROUPS, LARGEST = "groups.csv", "largest.png"
 COLUMNS = ("group", "set", "row", "label", "class")
 _JUDGED = 200  # pairs; none unlike among 200 bounds the rate at 1.9 % (Wilson, 95 %)
-_SHOWN = 12  # groups, and pictures of each
+_SHOWN = 12  # groups, and images of each
 _Z = 1.96  # of a 95 % interval
-Picture = Callable[[int], np.ndarray]
+ReadImage = Callable[[int], np.ndarray]
 
 
 def write_groups(
     path: Path, groups: Sequence[np.ndarray], describe: Callable[[int], tuple[str, int, int, str]]
 ) -> None:
-    """A line a picture: its group, set, row there, label and class."""
+    """A line an image: its group, set, row there, label and class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -221,28 +221,28 @@ def write_groups(
     write_atomically(path, text.getvalue())
 
 
-def write_largest(path: Path, groups: Sequence[np.ndarray], picture: Picture) -> None:
-    """A line of pictures a group, the largest group first."""
+def write_largest(path: Path, groups: Sequence[np.ndarray], image: ReadImage) -> None:
+    """A line of images a group, the largest group first."""
     chosen = sorted(groups, key=len, reverse=True)[:_SHOWN]
     if not chosen:
         return
-    high, wide, _ = picture(int(chosen[0][0])).shape
+    high, wide, _ = image(int(chosen[0][0])).shape
     sheet = np.full((len(chosen) * (high + 2), _SHOWN * (wide + 2), 3), 255, np.uint8)
     for down, group in enumerate(chosen):
         for across, row in enumerate(group[:_SHOWN]):
             y, x = down * (high + 2), across * (wide + 2)
-            sheet[y : y + high, x : x + wide] = picture(int(row))
+            sheet[y : y + high, x : x + wide] = image(int(row))
     stream = io.BytesIO()
     Image.fromarray(sheet).save(stream, "PNG")
     write_atomically(path, stream.getvalue())
 
 
-def false_positives(groups: Sequence[np.ndarray], picture: Picture, *, seed: int) -> dict[str, Any]:
+def false_positives(groups: Sequence[np.ndarray], image: ReadImage, *, seed: int) -> dict[str, Any]:
     """How many of up to 200 random pairs within groups differ in edges or colours; 95 % bounds of their share."""
     generator = np.random.default_rng(seed)
     pairs = [generator.permutation(group)[:2] for group in groups for _ in range(len(group) - 1)]
     chosen = [pairs[k] for k in generator.permutation(len(pairs))[:_JUDGED]]
-    sampled = [(picture(int(a)), picture(int(b))) for a, b in chosen]
+    sampled = [(image(int(a)), image(int(b))) for a, b in chosen]
     unlike = sum(not (like_edges(a, b) and like_colours(a, b)) for a, b in sampled)
     low, high = _wilson(unlike, len(chosen))
     share = 100 * unlike / len(chosen) if chosen else 0.0

@@ -1,6 +1,6 @@
-"""Codes of pictures for finding duplicates: packed bits, uint8 (N, W, bytes), W windows a picture, the middle first.
+"""Codes of images for finding duplicates: packed bits, uint8 (N, W, bytes), W windows an image, the middle first.
 
-Equal or near codes mean like pictures. The further windows are the picture a pixel aside: a copy shifted by a pixel has
+Equal or near codes mean like images. The further windows are the image a pixel aside: a copy shifted by a pixel has
 one of them in common with its original.
 
 The paper's hash: a denoising, dropout-regularised ReLU autoencoder whose thresholded code is the key.
@@ -20,24 +20,24 @@ from torch import nn
 from evalkit.errors import EvalkitError
 from evalkit.images.imageset import Rows
 
-Pictures = np.ndarray | Rows
-CHUNK = 2048  # pictures at a time: 25 MB in float32 at 32x32
+ImageRows = np.ndarray | Rows
+CHUNK = 2048  # images at a time: 25 MB in float32 at 32x32
 OFFSETS = [(1, 1)] + [(down, across) for down in range(3) for across in range(3) if (down, across) != (1, 1)]
 
 
-def coded(images: Pictures, code: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The codes of all pictures, read and coded CHUNK at a time."""
+def coded(images: ImageRows, code: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The codes of all images, read and coded CHUNK at a time."""
     return np.concatenate([code(part) for part in _chunks(images)])
 
 
-def _chunks(images: Pictures) -> Iterator[np.ndarray]:
+def _chunks(images: ImageRows) -> Iterator[np.ndarray]:
     for first in range(0, len(images), CHUNK):
         yield np.asarray(images[first : first + CHUNK])
 
 
 def exact(part: np.ndarray) -> np.ndarray:
-    """128 bits of BLAKE2b over a picture's pixels, (n, 1, 16): equal for equal pictures, and only for those."""
-    digests = b"".join(hashlib.blake2b(picture.tobytes(), digest_size=16).digest() for picture in part)
+    """128 bits of BLAKE2b over an image's pixels, (n, 1, 16): equal for equal images, and only for those."""
+    digests = b"".join(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part)
     return np.frombuffer(digests, np.uint8).reshape(len(part), 1, 16)
 
 
@@ -45,7 +45,7 @@ def perceptual(part: np.ndarray) -> np.ndarray:
     """64 bits a window, (n, 9, 8): which of the luma's 8 x 8 lowest cosine coefficients are above their median.
 
     The mean is left out: brightness and contrast change nothing, encoding again a bit or two. The windows lie at the
-    nine places that leave a pixel at the edge, so a shift by one pixel is another window of the same picture.
+    nine places that leave a pixel at the edge, so a shift by one pixel is another window of the same image.
     """
     luma = part @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     high, wide = luma.shape[1] - 2, luma.shape[2] - 2
@@ -72,7 +72,7 @@ _LEAST_SPREAD = 2.0  # of 255: what is flatter has no detail but rounding
 class AutoencoderOptions:
     """How to train the hash. The paper gives the network and no value below; these are ours."""
 
-    pictures: int = 300_000  # shown in training, a minute or two on a core; repeats small sets, covers a part of large
+    images: int = 300_000  # shown in training, a minute or two on a core; repeats small sets, covers a part of large
     batch_size: int = 256
     learning_rate: float = 1e-3
     # Standard deviation; the pixels' is 1. Of 100 copies at JPEG quality 75, 25, 31, 38 and 46 keep their code at 0.5,
@@ -81,25 +81,25 @@ class AutoencoderOptions:
     dropout: float = 0.5  # of the code
 
     def __post_init__(self) -> None:
-        if self.pictures < self.batch_size or self.batch_size < 2 or not 0 <= self.dropout < 1 or self.noise < 0:
+        if self.images < self.batch_size or self.batch_size < 2 or not 0 <= self.dropout < 1 or self.noise < 0:
             raise EvalkitError(f"autoencoder: {self} makes no sense; give at least one batch, dropout below 1")
 
 
 class Autoencoder(nn.Module):
-    """Pictures (N, P) of mean 0 and spread 1 -> code before its ReLU (N, 128), and back."""
+    """Images (N, P) of mean 0 and spread 1 -> code before its ReLU (N, 128), and back."""
 
     def __init__(self, pixels: int, dropout: float):
         super().__init__()
         self.encode = nn.Linear(pixels, HIDDEN)
         self.decode = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(HIDDEN, pixels))
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The pictures drawn from their codes."""
-        return self.decode(self.encode(pictures))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The images drawn from their codes."""
+        return self.decode(self.encode(images))
 
 
 def train_autoencoder(
-    images: Pictures, options: AutoencoderOptions, *, seed: int, device: torch.device
+    images: ImageRows, options: AutoencoderOptions, *, seed: int, device: torch.device
 ) -> tuple[Autoencoder, float]:
     """Fits the autoencoder to `images`, uint8 (N, H, W, 3); returns it with the squared error of its last 100 steps."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout knows no generator
@@ -108,12 +108,12 @@ def train_autoencoder(
 
 
 def _trained(
-    images: Pictures, options: AutoencoderOptions, generator: np.random.Generator, device: torch.device
+    images: ImageRows, options: AutoencoderOptions, generator: np.random.Generator, device: torch.device
 ) -> tuple[Autoencoder, float]:
     model = Autoencoder(int(np.prod(images.shape[1:])), options.dropout).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
     errors: deque[torch.Tensor] = deque(maxlen=100)
-    for _ in range(options.pictures // options.batch_size):
+    for _ in range(options.images // options.batch_size):
         # Sorted rows are read faster; which rows they are is random all the same.
         rows = np.sort(generator.integers(0, len(images), options.batch_size))
         clean = _flat(np.asarray(images[rows]), device)
@@ -126,17 +126,17 @@ def _trained(
 
 
 def _flat(part: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Pictures, uint8 (n, H, W, 3), as (n, P) less their mean, over their spread: brightness must not change a code."""
+    """Images, uint8 (n, H, W, 3), as (n, P) less their mean, over their spread: brightness must not change a code."""
     flat = torch.from_numpy(part.reshape(len(part), -1)).to(device).float()
     flat -= flat.mean(dim=1, keepdim=True)
     return flat / flat.std(dim=1, keepdim=True).clamp_min(_LEAST_SPREAD)
 
 
 @torch.no_grad()
-def autoencoder_codes(model: Autoencoder, images: Pictures, device: torch.device, *, shifted: bool) -> np.ndarray:
+def autoencoder_codes(model: Autoencoder, images: ImageRows, device: torch.device, *, shifted: bool) -> np.ndarray:
     """Packed bits, uint8 (N, 1, 16): which units of the code are active.
 
-    With `shifted` (N, 9, 16): those of the picture as it is, then shifted by a pixel in the eight directions.
+    With `shifted` (N, 9, 16): those of the image as it is, then shifted by a pixel in the eight directions.
     """
 
     def code(part: np.ndarray) -> np.ndarray:

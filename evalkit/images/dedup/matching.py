@@ -1,6 +1,6 @@
 """From codes to groups: equal codes by a hash table in linear time, near codes by bands that must agree somewhere.
 
-Are two pictures the same but for brightness, encoding and a small shift? By their edges, and by their colours.
+Are two images the same but for brightness, encoding and a small shift? By their edges, and by their colours.
 
 Edges confirm what the hashes propose: strangers under one sky or on one ground share their colours, not their edges.
 report.py judges what was confirmed by both.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 _AT_ONCE = 1 << 20  # codes compared, or unpacked, at a time
-_HEADS = 8  # unlike pictures of one code that the next one is compared with; bounds the work on a code that says little
+_HEADS = 8  # unlike images of one code that the next one is compared with; bounds the work on a code that says little
 Alike = Callable[[int, int], bool]
 
 
@@ -19,7 +19,7 @@ def groups(codes: np.ndarray, distance: int = 0, *, alike: Alike | None = None) 
     """Rows whose codes are equal, or joined by steps of at most `distance` bits; two or more rows a group.
 
     Args:
-        codes: uint8 (N, W, bytes), packed bits; the first window of one picture is compared with all of another.
+        codes: uint8 (N, W, bytes), packed bits; the first window of one image is compared with all of another.
         distance: bits in which neighbours may differ; 0 compares first windows alone.
         alike: has the last word on two rows that the codes would join; without it they do.
 
@@ -60,7 +60,7 @@ def _root(parent: np.ndarray, row: int) -> int:
 
 
 def _near_pairs(codes: np.ndarray, distance: int) -> np.ndarray:
-    """Pictures of which a first window and any window are at most `distance` bits apart: (pairs, 2), ascending.
+    """Images of which a first window and any window are at most `distance` bits apart: (pairs, 2), ascending.
 
     Two such codes agree wholly in at least one of distance + 1 bands of their bits; only those that do are compared.
     """
@@ -102,16 +102,16 @@ def _sharing(keys: np.ndarray, order: np.ndarray, windows: int) -> Iterator[tupl
 
 
 _SHIFT = 2  # pixels in each direction
-# On Tiny ImageNet at 32x32, 400 random pictures: all copies encoded again at quality 75 reach 0.73, 99 of 100 copies
+# On Tiny ImageNet at 32x32, 400 random images: all copies encoded again at quality 75 reach 0.73, 99 of 100 copies
 # 20 % brighter 0.95. Of the strangers that the hashes propose (benchmarks/dedup.py) hardly one reaches 0.65.
 LIKE_EDGES = 0.7
 LIKE_COLOURS = 0.85  # the same copies reach 0.91 and 0.97
 _FLAT = 3.0  # of 255: below this spread there is nothing to correlate
-_SAME_FLAT = 25.0  # of 255: flat pictures whose colours are this near count as alike
+_SAME_FLAT = 25.0  # of 255: flat images whose colours are this near count as alike
 
 
 def like_edges(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two pictures, uint8 (H, W, 3), have their edges in common; where neither has any, their colours."""
+    """Whether two images, uint8 (H, W, 3), have their edges in common; where neither has any, their colours."""
     edges = _edges(a), _edges(b)
     if max(edges[0].std(), edges[1].std()) < _FLAT / 2:  # JPEG's own noise has 1 or 2
         return like_colours(a, b)
@@ -119,7 +119,7 @@ def like_edges(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def like_colours(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two pictures, uint8 (H, W, 3), agree in what is light, dark and of which colour; flat ones in colour."""
+    """Whether two images, uint8 (H, W, 3), agree in what is light, dark and of which colour; flat ones in colour."""
     means = a.mean(axis=(0, 1), dtype=np.float32), b.mean(axis=(0, 1), dtype=np.float32)
     one, other = a - means[0], b - means[1]
     if max(one.std(), other.std()) < _FLAT:
@@ -137,7 +137,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(others @ one / one.size / np.maximum(others.std(axis=1) * one.std(), 1e-9)))
 
 
-def _edges(picture: np.ndarray) -> np.ndarray:
+def _edges(image: np.ndarray) -> np.ndarray:
     """The luma's differences downwards and to the right, float32 (H - 1, W - 1, 2)."""
-    luma = picture @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     return np.stack([luma[1:, 1:] - luma[:-1, 1:], luma[1:, 1:] - luma[1:, :-1]], axis=2)

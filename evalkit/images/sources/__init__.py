@@ -1,4 +1,4 @@
-"""Sources: every form in which people hold pictures, read into a Plan. One file a form; prepare comes after."""
+"""Sources: every form in which people hold images, read into a Plan. One file a form; prepare comes after."""
 
 import fnmatch
 import glob
@@ -51,7 +51,7 @@ SOURCES = {
         lambda root, files: root.is_dir() and not files, folder_plan, "a folder a class, or a flat folder"
     ),
 }
-# What makes a folder more than a folder of pictures, in this order. Text files beside pictures do not.
+# What makes a folder more than a folder of images, in this order. Text files beside images do not.
 _IN_FOLDERS = ("*.parquet", "*.tar", "train_data_batch_*", "val_data*", "*.npz", "data.mdb")
 
 
@@ -70,18 +70,18 @@ def plan_source(source: Path | str, kind: str | None = None) -> Plan:
     if kind is not None and kind not in SOURCES:
         raise EvalkitError(f"no source {kind!r}; choose from {', '.join(SOURCES)}")
     if kind == "folder" and not Path(source).is_dir():
-        raise EvalkitError(f"{source}: no folder; give the folder of the pictures, or another --source")
+        raise EvalkitError(f"{source}: no folder; give the folder of the images, or another --source")
     for name, form in SOURCES.items():
         if name == kind or (kind is None and form.fits(root, files)):
             return form.plan(root, files)
     endings = ", ".join(sorted({path.suffix or path.name for path in files}))
     raise EvalkitError(
-        f"{source}: files ending in {endings}; expected a folder of pictures, or one of {', '.join(SOURCES)}"
+        f"{source}: files ending in {endings}; expected a folder of images, or one of {', '.join(SOURCES)}"
     )
 
 
 def _containers(folder: Path) -> list[Path]:
-    """The files below a folder that hold many pictures each, all of one form."""
+    """The files below a folder that hold many images each, all of one form."""
     found: dict[str, list[Path]] = {pattern: [] for pattern in _IN_FOLDERS}
     for parent, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -93,7 +93,7 @@ def _containers(folder: Path) -> list[Path]:
 
 
 def _located(source: Path | str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files that are no pictures themselves (Parquet, npz, …)."""
+    """The folder that names are relative to, and the files that are no images themselves (Parquet, npz, …)."""
     path = Path(source)
     if path.is_dir():
         return path, _containers(path)
@@ -101,5 +101,5 @@ def _located(source: Path | str) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     files = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
     if not files:
-        raise EvalkitError(f"{source}: no such file or folder; expected pictures there")
+        raise EvalkitError(f"{source}: no such file or folder; expected images there")
     return files[0].parent if len({p.parent for p in files}) == 1 else Path(files[0].anchor or "."), files

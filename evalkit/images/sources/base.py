@@ -1,4 +1,4 @@
-"""What a source hands to prepare: shards of pictures in a fixed order, class names, and the source's identity."""
+"""What a source hands to prepare: shards of images in a fixed order, class names, and the source's identity."""
 
 import hashlib
 import re
@@ -12,17 +12,17 @@ import numpy as np
 from evalkit.errors import EvalkitError
 
 SPLITS = ("train", "validation", "test")  # rows are in this order; other splits follow by name
-SHARD = 500  # pictures: a second's work or less, 1.5 MB of result at 32x32
+SHARD = 500  # images: a second's work or less, 1.5 MB of result at 32x32
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "eval"), "validation"
 )
-MOST_BYTES = 1 << 28  # 256 MB: no picture file is larger; a name that claims more is not read
+MOST_BYTES = 1 << 28  # 256 MB: no image file is larger; a name that claims more is not read
 _HASHED_WHOLE = 1 << 30  # bytes: about a second; a larger source is known by names, sizes and times
 _MOST_CLASSES = 1_000_000
 
 
-class Picture(NamedTuple):
-    """One picture as it lies in the source: its name, a file's bytes or uint8 (H, W, C), its label or -1."""
+class SourceImage(NamedTuple):
+    """One image as it lies in the source: its name, a file's bytes or uint8 (H, W, C), its label or -1."""
 
     name: str
     content: bytes | np.ndarray
@@ -31,13 +31,13 @@ class Picture(NamedTuple):
 
 
 class Shard(Protocol):
-    """A run of pictures of one split. Picklable and small: a worker reads the pictures itself."""
+    """A run of images of one split. Picklable and small: a worker reads the images itself."""
 
     @property
     def split(self) -> str: ...
     @property
     def count(self) -> int: ...
-    def pictures(self) -> Iterator[Picture]: ...
+    def read(self) -> Iterator[SourceImage]: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """The number of pictures in the source, whether whole or not."""
+        """The number of images in the source, whether whole or not."""
         return sum(shard.count for shard in self.shards)
 
 

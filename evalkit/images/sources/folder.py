@@ -1,6 +1,6 @@
-"""Pictures as files: a folder a class, or one flat folder; train/, val/ and test/ above either become splits.
+"""Images as files: a folder a class, or one flat folder; train/, val/ and test/ above either become splits.
 
-A text file that lists pictures: a path a line, with a label behind a tab or, if it is a number, behind a space.
+A text file that lists images: a path a line, with a label behind a tab or, if it is a number, behind a space.
 """
 
 import os
@@ -15,8 +15,8 @@ from evalkit.errors import EvalkitError
 from evalkit.images.sources.base import (
     MOST_BYTES,
     SHARD,
-    Picture,
     Plan,
+    SourceImage,
     checked_labels,
     identity_of,
     printable,
@@ -29,7 +29,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", 
 
 @dataclass(frozen=True)
 class Files:
-    """Picture files, their names below `root` and their labels."""
+    """Image files, their names below `root` and their labels."""
 
     split: str
     root: str
@@ -40,7 +40,7 @@ class Files:
     def count(self) -> int:
         return len(self.names)
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[SourceImage]:
         for name, label in zip(self.names, self.labels, strict=True):
             content, problem = b"", ""
             try:
@@ -48,24 +48,24 @@ class Files:
                 if not path.is_file():  # reading a device or a pipe might never end
                     problem = "no such file" if not path.exists() else "not a regular file"
                 elif path.stat().st_size > MOST_BYTES:
-                    problem = f"{path.stat().st_size:,} bytes, more than a picture has"
+                    problem = f"{path.stat().st_size:,} bytes, more than an image has"
                 else:
                     content = path.read_bytes()
-            except OSError as error:  # unreadable or gone since the listing: this picture's own trouble
+            except OSError as error:  # unreadable or gone since the listing: this image's own trouble
                 problem = f"cannot be read ({error.strerror})"
-            yield Picture(printable(name), content, label, problem)
+            yield SourceImage(printable(name), content, label, problem)
 
 
 def folder_plan(root: Path, files: Sequence[Path] = ()) -> Plan:
-    """The pictures below `root`; a picture's class is the first folder on its way, below a split's folder if any.
+    """The images below `root`; an image's class is the first folder on its way, below a split's folder if any.
 
     Raises:
-        EvalkitError: no picture file there.
+        EvalkitError: no image file there.
     """
-    paths = list(_picture_files(root))
+    paths = list(_image_files(root))
     if not paths:
         raise EvalkitError(
-            f"{root}: no picture in this folder; expected files ending in {', '.join(EXTENSIONS[:4])}, … or in Parquet"
+            f"{root}: no image in this folder; expected files ending in {', '.join(EXTENSIONS[:4])}, … or in Parquet"
         )
     inside = splits_and_classes(paths, os.sep)
     names, labels = numbered([name for _, name in inside])
@@ -79,7 +79,7 @@ def folder_plan(root: Path, files: Sequence[Path] = ()) -> Plan:
 def oord_variant(containers: Sequence[str], first: str) -> str:
     """The name imagenet32-oord2016 for the unlabelled PNGs of train_32x32 and valid_32x32, else nothing.
 
-    Source: van den Oord et al. 2016, Pixel Recurrent Neural Networks; 1,281,149 and 49,999 pictures, also of 64 pixels.
+    Source: van den Oord et al. 2016, Pixel Recurrent Neural Networks; 1,281,149 and 49,999 images, also of 64 pixels.
     """
     sizes = {found.group(2) for name in containers if (found := re.fullmatch(r"(train|valid)_(32|64)x\2", name))}
     known = len(sizes) == 1 and first.endswith(".png")
@@ -102,14 +102,14 @@ def splits_and_classes(paths: Sequence[str], separator: str) -> list[tuple[str |
 
 
 def numbered(classes: Sequence[str | None]) -> tuple[list[str], list[int]]:
-    """The sorted class names, and each picture's number among them, -1 for None."""
+    """The sorted class names, and each image's number among them, -1 for None."""
     names = sorted({name for name in classes if name is not None})
     number = {name: label for label, name in enumerate(names)}
     return names, [-1 if name is None else number[name] for name in classes]
 
 
-def _picture_files(root: Path) -> Iterator[str]:
-    """Paths below `root` of the files named as pictures, sorted; follows links, each folder once."""
+def _image_files(root: Path) -> Iterator[str]:
+    """Paths below `root` of the files named as images, sorted; follows links, each folder once."""
     seen = set()
     for folder, below, names in os.walk(root, followlinks=True):
         stat = os.stat(folder)
@@ -135,7 +135,7 @@ def shards_of_files(root: Path, rows: Sequence[tuple[str, str, int]]) -> list[Fi
 
 
 def listing_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """The listed pictures in the list's order; relative paths are below the list's folder.
+    """The listed images in the list's order; relative paths are below the list's folder.
 
     Labels are class numbers, or words if any of them is no number.
 
@@ -145,7 +145,7 @@ def listing_plan(root: Path, files: Sequence[Path]) -> Plan:
     lines = [line for path in files for line in path.read_bytes().decode("utf-8", "surrogateescape").splitlines()]
     pairs = [_path_and_label(line) for line in lines if line.strip() and not line.startswith("#")]
     if not pairs:
-        raise EvalkitError(f"{files[0]}: lists no picture; expected a path a line")
+        raise EvalkitError(f"{files[0]}: lists no image; expected a path a line")
     words = [word for _, word in pairs]
     if all(word is None or _is_number(word) for word in words):
         labels = [-1 if word is None else int(word) for word in words]
@@ -153,9 +153,9 @@ def listing_plan(root: Path, files: Sequence[Path]) -> Plan:
     else:
         names, labels = numbered(words)
     shards = shards_of_files(root, [("train", path, label) for (path, _), label in zip(pairs, labels, strict=True)])
-    # The pictures themselves may be anywhere and many: those there are count by name and size.
+    # The images themselves may be anywhere and many: those there are count by name and size.
     present = [path for path in (root / name for name, _ in pairs) if path.is_file()]
-    identity = identity_of(files, root) | {"pictures": identity_of(present, Path("/"), whole=False)}
+    identity = identity_of(files, root) | {"images": identity_of(present, Path("/"), whole=False)}
     return Plan("list", shards, [printable(name) for name in names], identity)
 
 

@@ -1,7 +1,7 @@
 """Downsampled ImageNet (Chrabaszcz et al. 2017): train_data_batch_1 … 10 and val_data, as .npz or as pickles.
 
 Not the other "ImageNet 32x32", the unlabelled PNGs of van den Oord et al. 2016 (see tar.py and folder.py): these
-pictures were shrunk by a box filter and carry labels from 1 to 1000.
+images were shrunk by a box filter and carry labels from 1 to 1000.
 
 Arrays out of a pickle without running it: every class and function it names is refused or replaced by a stand-in.
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import EvalkitError
-from evalkit.images.sources.base import SHARD, Picture, Plan, Shard, checked_labels, identity_of
+from evalkit.images.sources.base import SHARD, Plan, Shard, SourceImage, checked_labels, identity_of
 from evalkit.images.sources.npz import NpzRows, as_hwc
 
 _BATCH = re.compile(r"(train_data_batch_\d+|val_data|train_data)(\.npz)?")
@@ -51,7 +51,7 @@ class PickledRows:
     def count(self) -> int:
         return len(self.labels)
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[SourceImage]:
         if self.offset < 0:
             rows = _decoded(self.path)[self.first : self.first + self.count]
         else:
@@ -59,7 +59,7 @@ class PickledRows:
             flat = np.fromfile(self.path, np.uint8, self.count * self.width, offset=start)
             rows = flat.reshape(self.count, self.width)
         for number, (row, label) in enumerate(zip(rows, self.labels, strict=True), self.first):
-            yield Picture(f"{Path(self.path).name} {number}", as_hwc(row), int(label))
+            yield SourceImage(f"{Path(self.path).name} {number}", as_hwc(row), int(label))
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +84,7 @@ def downsampled_plan(root: Path, files: Sequence[Path]) -> Plan:
         split = "validation" if path.name.startswith("val") else "train"
         shards += [rows(split, first, labels[first : first + SHARD] - 1) for first in range(0, len(labels), SHARD)]
     if len(widths) != 1:
-        raise EvalkitError(f"{root}: batches of different sizes ({sorted(widths)} bytes a picture); prepare them apart")
+        raise EvalkitError(f"{root}: batches of different sizes ({sorted(widths)} bytes an image); prepare them apart")
     names = checked_labels(np.array([highest - 1]), (), root)
     variant = f"imagenet{int(np.sqrt(widths.pop() // 3))}-{VARIANT}"
     return Plan("downsampled-imagenet", shards, names, identity_of(sorted(files, key=_number), root), variant=variant)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EvalkitError
-from evalkit.images.sources.base import SHARD, Picture, Plan, identity_of, printable, split_of, split_order
+from evalkit.images.sources.base import SHARD, Plan, SourceImage, identity_of, printable, split_of, split_order
 
 _FILE = "data.mdb"
 
@@ -27,12 +27,12 @@ class LmdbRecords:
     count: int
     label: int
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[SourceImage]:
         with _opened(Path(self.path)) as environment, environment.begin(buffers=False) as transaction:
             cursor = transaction.cursor()
             cursor.set_key(self.key)
             for (key, content), _ in zip(cursor.iternext(), range(self.count), strict=False):
-                yield Picture(printable(key), content, self.label)
+                yield SourceImage(printable(key), content, self.label)
 
 
 def lsun_plan(root: Path, files: Sequence[Path]) -> Plan:
@@ -48,7 +48,7 @@ def lsun_plan(root: Path, files: Sequence[Path]) -> Plan:
         label = classes.index(name) if name else -1
         shards += [LmdbRecords(split, str(folder), key, count, label) for key, count in _runs(folder)]
     if not shards:
-        raise EvalkitError(f"{root}: no records in this LMDB; expected LSUN's pictures")
+        raise EvalkitError(f"{root}: no records in this LMDB; expected LSUN's images")
     return Plan("lsun", shards, [printable(name) for name in classes], identity_of(files, root))
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are arrays already: NumPy's .npz, or what a data set's own loader returns."""
+"""Images that are arrays already: NumPy's .npz, or what a data set's own loader returns."""
 
 import zipfile
 import zlib
@@ -11,8 +11,8 @@ import numpy as np
 from evalkit.errors import EvalkitError
 from evalkit.images.sources.base import (
     SHARD,
-    Picture,
     Plan,
+    SourceImage,
     checked_labels,
     identity_of,
     printable,
@@ -20,13 +20,13 @@ from evalkit.images.sources.base import (
     split_order,
 )
 
-_PICTURES = ("images", "image", "x", "X", "data", "arr_0")
+_IMAGES = ("images", "image", "x", "X", "data", "arr_0")
 _LABELS = ("labels", "label", "y", "Y", "arr_1")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Pictures in memory, uint8 (n, H, W) or (n, H, W, C), with labels (n,). `first` numbers them in their split."""
+    """Images in memory, uint8 (n, H, W) or (n, H, W, C), with labels (n,). `first` numbers them in their split."""
 
     split: str
     images: np.ndarray
@@ -37,9 +37,9 @@ class Block:
     def count(self) -> int:
         return len(self.images)
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[SourceImage]:
         for row, (image, label) in enumerate(zip(self.images, self.labels, strict=True), self.first):
-            yield Picture(f"{self.split} {row}", image, int(label))
+            yield SourceImage(f"{self.split} {row}", image, int(label))
 
 
 def blocks(split: str, images: np.ndarray, labels: np.ndarray) -> list[Block]:
@@ -62,7 +62,7 @@ class NpzRows:
     def count(self) -> int:
         return len(self.labels)
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[SourceImage]:
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member + ".npy") as stream:
             shape = npy_header(stream, f"{self.path}[{self.member}]")
             row_bytes = int(np.prod(shape[1:]))
@@ -72,11 +72,11 @@ class NpzRows:
                 if len(content) < row_bytes:
                     raise EvalkitError(f"{self.path}: {self.member} ends at row {row} of {shape[0]}; fetch it again")
                 image = np.frombuffer(content, np.uint8).reshape(shape[1:])
-                yield Picture(f"{self.member} {row}", as_hwc(image), int(label))
+                yield SourceImage(f"{self.member} {row}", as_hwc(image), int(label))
 
 
 def as_hwc(image: np.ndarray) -> np.ndarray:
-    """One picture as (H, W, C): flat 3 x side x side (as CIFAR's and downsampled ImageNet's rows) or (C, H, W) too."""
+    """One image as (H, W, C): flat 3 x side x side (as CIFAR's and downsampled ImageNet's rows) or (C, H, W) too."""
     if image.ndim == 1:
         side = int(np.sqrt(image.size // 3))
         return image.reshape(3, side, side).transpose(1, 2, 0)
@@ -86,10 +86,10 @@ def as_hwc(image: np.ndarray) -> np.ndarray:
 
 
 def npy_header(stream, source: str) -> tuple[int, ...]:
-    """Reads a .npy header; returns the shape of an array of uint8 pictures.
+    """Reads a .npy header; returns the shape of an array of uint8 images.
 
     Raises:
-        EvalkitError: no .npy, another dtype, Fortran order, or not the shape of pictures.
+        EvalkitError: no .npy, another dtype, Fortran order, or not the shape of images.
     """
     try:
         version = np.lib.format.read_magic(stream)
@@ -107,10 +107,10 @@ def npy_header(stream, source: str) -> tuple[int, ...]:
 
 
 def npz_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """The pictures of an .npz: images and labels; or train_images, train_labels, x_test, y_test and so on.
+    """The images of an .npz: images and labels; or train_images, train_labels, x_test, y_test and so on.
 
     Raises:
-        EvalkitError: no such arrays, or not those of pictures.
+        EvalkitError: no such arrays, or not those of images.
     """
     if len(files) != 1:
         raise EvalkitError(f"{root}: {len(files)} .npz files, expected one; name the file")
@@ -121,7 +121,7 @@ def npz_plan(root: Path, files: Sequence[Path]) -> Plan:
             pairs = _pairs(members)
             if not pairs:
                 listed = ", ".join(map(printable, members)) or "none"
-                raise EvalkitError(f"{path}: no array named as pictures (images, x_train, …); its arrays: {listed}")
+                raise EvalkitError(f"{path}: no array named as images (images, x_train, …); its arrays: {listed}")
             shapes = {images: _shape(archive, images, path) for _, images, _ in pairs}
         with np.load(path, allow_pickle=False) as loaded:
             labels = {images: _labels(loaded, label, shapes[images][0], path) for _, images, label in pairs}
@@ -143,13 +143,13 @@ def _shape(archive: zipfile.ZipFile, member: str, path: Path) -> tuple[int, ...]
 
 
 def _pairs(members: list[str]) -> list[tuple[str, str, str | None]]:
-    """(split, array of pictures, array of labels or None), in the order of the rows."""
+    """(split, array of images, array of labels or None), in the order of the rows."""
     found = []
     for images in members:
         words = images.split("_")
         split = split_of(words)
-        rest = "_".join(word for word in words if split_of([word]) is None) if images not in _PICTURES else images
-        if rest in _PICTURES:
+        rest = "_".join(word for word in words if split_of([word]) is None) if images not in _IMAGES else images
+        if rest in _IMAGES:
             same = [m for m in members if split_of(m.split("_")) == split]
             label = next((m for m in same if any(word in _LABELS for word in (*m.split("_"), m)) and m != images), None)
             found.append((split or "train", images, label))

@@ -1,4 +1,4 @@
-"""Hugging Face's Parquet layout: a column of picture files (struct{bytes, path} or bytes), a column of labels."""
+"""Hugging Face's Parquet layout: a column of image files (struct{bytes, path} or bytes), a column of labels."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from pyarrow import types
 from evalkit.errors import EvalkitError
 from evalkit.images.sources.base import (
     SHARD,
-    Picture,
     Plan,
+    SourceImage,
     checked_labels,
     identity_of,
     printable,
@@ -36,20 +36,20 @@ class Rows:
     group: int
     first: int
     count: int
-    picture_column: str
+    image_column: str
     label_column: str | None
     classes: tuple[str, ...]
 
-    def pictures(self) -> Iterator[Picture]:
-        columns = [name for name in (self.picture_column, self.label_column) if name]
+    def read(self) -> Iterator[SourceImage]:
+        columns = [name for name in (self.image_column, self.label_column) if name]
         table = _row_group(self.path, self.group, tuple(columns)).slice(self.first, self.count)
-        cells = table.column(self.picture_column).to_pylist()
+        cells = table.column(self.image_column).to_pylist()
         labels = _numbers(table.column(self.label_column), self.classes) if self.label_column else [-1] * len(cells)
         for row, (cell, label) in enumerate(zip(cells, labels, strict=True), self.first):
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             path = cell.get("path") if isinstance(cell, dict) else None
             name = path or f"{Path(self.path).name} row group {self.group} row {row}"
-            yield Picture(printable(name), content or b"", int(label), "" if content else "the row holds no bytes")
+            yield SourceImage(printable(name), content or b"", int(label), "" if content else "the row holds no bytes")
 
 
 @lru_cache(maxsize=1)  # neighbouring shards are parts of one row group
@@ -73,19 +73,19 @@ def parquet_plan(root: Path, files: Sequence[Path]) -> Plan:
     """The rows of `files`, all of one layout; splits from the names of files, else of their folders.
 
     Raises:
-        EvalkitError: a file is no Parquet, has no pictures, or labels without a class.
+        EvalkitError: a file is no Parquet, has no images, or labels without a class.
     """
     found = [(split_of([path.name, path.parent.name]) or "train", path) for path in files]
     found.sort(key=lambda pair: (split_order(pair[0]), str(pair[1])))
     schemas = [_schema(path) for _, path in found]
-    picture, label, names = _columns(schemas[0], found[0][1])
+    image, label, names = _columns(schemas[0], found[0][1])
     for schema, (_, path) in zip(schemas, found, strict=True):
-        if _columns(schema, path) != (picture, label, names):
+        if _columns(schema, path) != (image, label, names):
             raise EvalkitError(f"{path}: its columns are not those of {found[0][1]}; prepare them one by one")
     words = label is not None and not types.is_integer(schemas[0].field(label).type)
     if label is not None and words:
         names = _words(found, label)
-    shards = [shard for split, path in found for shard in _shards(split, path, picture, label, names if words else ())]
+    shards = [shard for split, path in found for shard in _shards(split, path, image, label, names if words else ())]
     if label is not None and not words:
         names = _checked(found, label, names)
     return Plan("parquet", shards, names, identity_of([path for _, path in found], root))
@@ -99,19 +99,19 @@ def _schema(path: Path) -> Any:
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str | None, tuple[str, ...]]:
-    """The picture column, the label column or None, and the class names that Hugging Face's metadata give."""
+    """The image column, the label column or None, and the class names that Hugging Face's metadata give."""
     features = _features(schema)
-    pictures = [field.name for field in schema if _holds_pictures(field, features)]
-    if not pictures:
+    images = [field.name for field in schema if _holds_images(field, features)]
+    if not images:
         listed = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
-        raise EvalkitError(f"{path}: no column of pictures, expected struct<bytes, path>; its columns: {listed}")
-    picture = next((name for name in pictures if name in ("image", "img")), pictures[0])
-    label = next((name for name in _LABELS if name in schema.names and name != picture), None)
+        raise EvalkitError(f"{path}: no column of images, expected struct<bytes, path>; its columns: {listed}")
+    image = next((name for name in images if name in ("image", "img")), images[0])
+    label = next((name for name in _LABELS if name in schema.names and name != image), None)
     if label and not (types.is_integer(schema.field(label).type) or types.is_string(schema.field(label).type)):
         raise EvalkitError(f"{path}: column {label} is {schema.field(label).type}, expected whole numbers or words")
     about = features.get(label, {}) if label else {}
     names = about.get("names", ()) if isinstance(about, dict) else ()
-    return picture, label, tuple(map(str, names))
+    return image, label, tuple(map(str, names))
 
 
 def _features(schema: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _features(schema: Any) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _holds_pictures(field: Any, features: dict[str, Any]) -> bool:
+def _holds_images(field: Any, features: dict[str, Any]) -> bool:
     kind = field.type
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _binary(kind.field("bytes").type)
@@ -137,12 +137,12 @@ def _binary(kind: Any) -> bool:
     return types.is_binary(kind) or types.is_large_binary(kind)
 
 
-def _shards(split: str, path: Path, picture: str, label: str | None, classes: tuple[str, ...]) -> Iterator[Rows]:
+def _shards(split: str, path: Path, image: str, label: str | None, classes: tuple[str, ...]) -> Iterator[Rows]:
     metadata = pyarrow.parquet.read_metadata(path)
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
         for first in range(0, rows, SHARD):
-            yield Rows(split, str(path), group, first, min(SHARD, rows - first), picture, label, classes)
+            yield Rows(split, str(path), group, first, min(SHARD, rows - first), image, label, classes)
 
 
 def _words(found: list[tuple[str, Path]], label: str) -> tuple[str, ...]:

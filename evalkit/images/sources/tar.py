@@ -1,8 +1,8 @@
-"""Pictures in tars, never unpacked: WebDataset shards, ImageNet's tar of tars, or folders in a tar.
+"""Images in tars, never unpacked: WebDataset shards, ImageNet's tar of tars, or folders in a tar.
 
-The headers are read once, without the contents; a worker then reads each picture at its offset in the outermost file.
+The headers are read once, without the contents; a worker then reads each image at its offset in the outermost file.
 
-Reading tars in place: members' offsets from the headers alone, pictures by offset. sources/tar.py says which.
+Reading tars in place: members' offsets from the headers alone, images by offset. sources/tar.py says which.
 """
 
 import io
@@ -21,8 +21,8 @@ from evalkit.errors import EvalkitError
 from evalkit.images.sources.base import (
     MOST_BYTES,
     SHARD,
-    Picture,
     Plan,
+    SourceImage,
     checked_labels,
     identity_of,
     printable,
@@ -35,7 +35,7 @@ _LABELS = (".cls", ".json")  # WebDataset's names for a sample's label
 
 
 def is_webdataset(root: Path, files: Sequence[Path]) -> bool:
-    """Whether `files` are tars of which the first begins with a sample that has a label beside its picture."""
+    """Whether `files` are tars of which the first begins with a sample that has a label beside its image."""
     if not files or not all(path.suffix == ".tar" for path in files):
         return False
     try:
@@ -57,10 +57,10 @@ def webdataset_plan(root: Path, files: Sequence[Path]) -> Plan:
     rows = []
     for path in sorted(files, key=lambda path: (split_order(_split(path)), str(path))):
         with open(path, "rb") as file:
-            pictures, labels = _samples(file, path)
-        rows += [(_split(path), str(path), member, labels.get(_key(member.name), -1)) for member in pictures]
+            images, labels = _samples(file, path)
+        rows += [(_split(path), str(path), member, labels.get(_key(member.name), -1)) for member in images]
     if not rows:
-        raise EvalkitError(f"{files[0]}: no pictures in this WebDataset; expected members as 17.jpg and 17.cls")
+        raise EvalkitError(f"{files[0]}: no images in this WebDataset; expected members as 17.jpg and 17.cls")
     words = root / "classnames.txt"
     names = words.read_text(encoding="utf-8", errors="backslashreplace").splitlines() if words.is_file() else []
     names = checked_labels(np.array([row[3] for row in rows]), names, files[0])
@@ -84,15 +84,15 @@ def _label(content: bytes, name: str, path: Path) -> int | None:
 
 
 def tar_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """Tars of pictures in folders, or ImageNet's tar of tars, where an inner tar is a class.
+    """Tars of images in folders, or ImageNet's tar of tars, where an inner tar is a class.
 
     Raises:
-        EvalkitError: no picture in it, or not a whole, uncompressed tar.
+        EvalkitError: no image in it, or not a whole, uncompressed tar.
     """
-    found = [(path, *row) for path in files for row in _pictures(path)]
+    found = [(path, *row) for path in files for row in _images(path)]
     if not found:
         raise EvalkitError(
-            f"{files[0]}: no pictures in this tar; expected files ending in {', '.join(EXTENSIONS[:4])}, …"
+            f"{files[0]}: no images in this tar; expected files ending in {', '.join(EXTENSIONS[:4])}, …"
         )
     # A member that will not be read gives no class its name.
     inside = splits_and_classes([PurePosixPath(name).name if m.problem else name for _, m, name in found], "/")
@@ -125,21 +125,21 @@ class Member(NamedTuple):
 
 
 def _samples(file: BinaryIO, path: Path) -> tuple[list[Member], dict[str, int]]:
-    pictures, labels = [], {}
+    images, labels = [], {}
     for member in members(file, 0, path.stat().st_size, str(path)):
         if member.name.lower().endswith(EXTENSIONS):
-            pictures.append(member)
+            images.append(member)
         elif member.name.endswith(_LABELS) and not member.problem:
             at = file.tell()
             label = _label(content_of(file, member)[:100_000], member.name, path)
             file.seek(at)
             if label is not None:
                 labels[_key(member.name)] = label
-    return pictures, labels
+    return images, labels
 
 
-def _pictures(path: Path) -> Iterator[tuple[Member, str]]:
-    """(member, its name as it would be in a folder) of a tar's pictures; an inner tar counts as a folder."""
+def _images(path: Path) -> Iterator[tuple[Member, str]]:
+    """(member, its name as it would be in a folder) of a tar's images; an inner tar counts as a folder."""
     with open(path, "rb") as file:
         for member in members(file, 0, path.stat().st_size, str(path)):
             if member.name.endswith(".tar") and not member.problem.startswith(("a link", "not", "its name")):
@@ -195,7 +195,7 @@ def members(file: BinaryIO, start: int, size: int, source: str) -> Iterator[Memb
     try:
         with tarfile.open(fileobj=window, mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte a picture
+                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte an image
                 if not member.isdir():
                     yield Member(member.name, start + member.offset_data, member.size, _problem(member))
             window.seek(tar.offset)
@@ -207,7 +207,7 @@ def members(file: BinaryIO, start: int, size: int, source: str) -> Iterator[Memb
 
 @dataclass(frozen=True)
 class TarMembers:
-    """Pictures inside a tar: names, offsets and sizes of their contents, and labels."""
+    """Images inside a tar: names, offsets and sizes of their contents, and labels."""
 
     split: str
     path: str
@@ -218,15 +218,15 @@ class TarMembers:
     def count(self) -> int:
         return len(self.members)
 
-    def pictures(self) -> Iterator[Picture]:
+    def read(self) -> Iterator[SourceImage]:
         with open(self.path, "rb") as file:
             for member, label in zip(self.members, self.labels, strict=True):
                 content = b"" if member.problem else content_of(file, member)
-                yield Picture(printable(member.name), content, label, member.problem)
+                yield SourceImage(printable(member.name), content, label, member.problem)
 
 
 def _shards(rows: list[tuple[str, str, Member, int]]) -> list[TarMembers]:
-    """Runs of at most SHARD pictures of one split and one file."""
+    """Runs of at most SHARD images of one split and one file."""
     shards: list[TarMembers] = []
     first = 0
     for row in range(1, len(rows) + 1):
@@ -244,4 +244,4 @@ def _problem(member: tarfile.TarInfo) -> str:
         return "not a regular file"
     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
         return "its name leads out of the archive"
-    return f"{member.size:,} bytes, more than a picture has" if member.size > MOST_BYTES else ""
+    return f"{member.size:,} bytes, more than an image has" if member.size > MOST_BYTES else ""
