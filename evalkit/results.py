@@ -92,7 +92,8 @@ class Result:
 
 COLUMNS = tuple(field.name for field in fields(Result))
 KEY = [
-    "dataset", "protocol", "encoder", "layers", "scaling", "classifier", "n", "features_sha256", "search_range", "select_on",
+    "dataset", "protocol", "encoder", "layers", "scaling",
+    "classifier", "n", "features_sha256", "search_range", "select_on",
     "seed", "label_subsets_sha256",
 ]  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in fields(Result) if field.default is not MISSING}

@@ -8,7 +8,8 @@ HOME/draws/*.json  label draws      HOME/latent/NAME       findings of `evalkit 
 
 import os
 import time
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalkit.artifacts import MANIFEST
@@ -37,6 +38,25 @@ class Workspace:
     """Where artifacts live. Creating the object touches nothing on disk."""
 
     home: Path
+    _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, home: "Workspace | Path | str | None" = None) -> "Workspace":
+        """The workspace in a folder; without one a temporary workspace, which goes with the object that is returned.
+
+        Whatever points into a temporary workspace has to hold it: an image set, a feature set.
+        """
+        if isinstance(home, Workspace):
+            return home
+        if home is not None:
+            return cls(Path(home))
+        folder = tempfile.TemporaryDirectory(prefix="evalkit-")
+        return cls(Path(folder.name), folder)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it goes with this object."""
+        return self._folder is not None
 
     @property
     def results(self) -> Path:

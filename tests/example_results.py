@@ -50,7 +50,8 @@ FIGURE = Result(
     interval_type="95% bootstrap interval over test images",
     label_subsets_sha256="d1",
 )
-FEW = {"protocol": "400", "uncertainty": 0.5, "uncertainty_type": "1.96 std over draws", "n": 2, "n_train": 4000, "std": 0.25,
+FEW = {"protocol": "400", "uncertainty": 0.5, "uncertainty_type": "1.96 std over draws", "n": 2, "n_train": 4000,
+       "std": 0.25,
        "interval_type": "95% t interval of the mean"}  # fmt: skip
 TRAINING = {
     "recipe": {"name": "imagenet32", "lr": 0.0001},

@@ -88,7 +88,9 @@ def test_the_figures_own_fits_are_more_exact_than_those_that_choose():
         return SVM.predict(features, labels, draws, values, rows, options)
 
     protocol = Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=3)
-    figure = evaluate(feature_set(count=150), protocol, classifier=replace(SVM, predict=recorded, extend_search=False)).result
+    figure = evaluate(
+        feature_set(count=150), protocol, classifier=replace(SVM, predict=recorded, extend_search=False)
+    ).result
     assert asked == [(2, 7, 1e-5), (3, 1, None)] and figure.error_estimate <= 1e-6
 
 

@@ -19,7 +19,8 @@ from evalkit.latent.nearest import Comparison, comparison, memorisation, nearest
 
 # every convolution is 1x1, so that each pixel is its own small network
 POINT = Recipe(
-    "point", size=16, kernel=1, base_channels=1, z_dim=4, d_channel_mults=(3, 1), d_strides=(1, 1), g_channel_mults=(4, 4, 4),
+    "point", size=16, kernel=1, base_channels=1, z_dim=4, d_channel_mults=(3, 1), d_strides=(1, 1),
+    g_channel_mults=(4, 4, 4),
     g_strides=(1, 1, 1),
 )  # fmt: skip
 GREY = override(POINT, {"channels": 1})

@@ -306,7 +306,11 @@ def test_reference_a_torch_dcgan_is_the_same_network(tmp_path, workspace):
         torch.testing.assert_close(drawn, g.train()["main"](z[:, :, None, None]))
     assert "- licence: CC0" in (path / "card.md").read_text()
     recipe = read_pretrained(path)["settings"]["recipe"]
-    assert (recipe["base_channels"], recipe["d_channel_mults"], recipe["g_channel_mults"]) == (2, [3, 6, 12, 24], [16, 8, 4, 2])
+    assert (recipe["base_channels"], recipe["d_channel_mults"], recipe["g_channel_mults"]) == (
+        2,
+        [3, 6, 12, 24],
+        [16, 8, 4, 2],
+    )
 
 
 def test_torch_files_that_are_not_that_network_are_refused(tmp_path, workspace):
@@ -375,7 +379,9 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
     assert all(torch.equal(value, exact[name].half().to(value.dtype)) for name, value in halved.items())
 
     sha256 = sha256_file(path / "discriminator.safetensors")
-    ours = dataclasses.replace(FIGURE, encoder="pretrained:half", weights_sha256=sha256, value=61.25, uncertainty=0.5, n=3)
+    ours = dataclasses.replace(
+        FIGURE, encoder="pretrained:half", weights_sha256=sha256, value=61.25, uncertainty=0.5, n=3
+    )
     for figure in (ours, dataclasses.replace(FIGURE, encoder="other", weights_sha256="ab", value=99.0)):
         add_result(tmp_path / "results.csv", figure)
     arguments = ["pretrained", "card", "half", "--results", str(tmp_path / "results.csv")]

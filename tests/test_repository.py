@@ -25,7 +25,7 @@ LAYERS = [
     {"images"},
     {"results", "workspace", "solver"},
     {"artifacts", "runtime"},
-    {"version", "errors"},
+    {"version", "errors", "settings"},
 ]
 
 

@@ -21,8 +21,8 @@ from evalkit.workspace import Workspace
 def compare_command(workspace: Workspace, a: str, b: str, results: Path | None) -> None:
     """Test whether the figures A and B differ, each named by its run card (the last column of results.csv).
 
-    Draws of labels are paired by Student's t-test, which needs the same draws (--label-subsets); single fits on the same test
-    images by McNemar's exact test.
+    Results over label subsets are paired by Student's t-test, which needs the same subsets (--label-subsets); single
+    fits on the same test images by McNemar's exact test.
 
     \b
     Example:

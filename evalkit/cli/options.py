@@ -4,9 +4,11 @@ The protocol's options, shared by the commands that measure, and the line that s
 """
 
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,40 @@ if TYPE_CHECKING:  # results.py loads pandas, which --help need not wait for
     from evalkit.results import Result
 
 Command = Callable[..., Any]
+
+
+def settings_options(settings: type, *names: str) -> Callable[[Command], Command]:
+    """Options built from the fields of a settings dataclass: all that `setting` made, or those named.
+
+    Literal becomes a choice, bool a --flag/--no-flag pair, numbers keep the field's bounds; the option of a field
+    `num_test_subsets` is --num-test-subsets and its value comes as the keyword argument `num_test_subsets`.
+    """
+    types_of = typing.get_type_hints(settings)
+    chosen = [each for each in fields(settings) if (each.name in names if names else "help" in each.metadata)]
+
+    def decorate(command: Command) -> Command:
+        for each in reversed(chosen):
+            command = _option(each, types_of[each.name])(command)
+        return command
+
+    return decorate
+
+
+def _option(each: "Field[Any]", kind: Any) -> Callable[[Command], Command]:
+    flag, about = "--" + each.name.replace("_", "-"), each.metadata
+    optional = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    if optional:
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    common: dict[str, Any] = {"default": each.default, "help": about["help"], "metavar": about["metavar"]}
+    common["show_default"] = each.default is not None and each.default != ""
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=each.default, help=about["help"], show_default=True)
+    if typing.get_origin(kind) is typing.Literal:
+        return click.option(flag, type=click.Choice(list(typing.get_args(kind))), **common)
+    if kind in (int, float):
+        range_of = click.IntRange if kind is int else click.FloatRange
+        return click.option(flag, type=range_of(min=about["minimum"], max=about["maximum"]), **common)
+    return click.option(flag, type=kind, **common)
 
 
 def device_option(command: Command) -> Command:

@@ -55,7 +55,13 @@ def measure(
         found = scale(found, workspace.path_of(FEATURES, f"{path.name}--{scaling}"), scaling)
         workspace.mark_latest(path)  # the next command's default stays what was extracted last
         say(f"scaling: {scaling} ({found.features.shape[1]:,} columns)")
-    options = {"classifier": classifier, "layers": layers, "label_subsets": label_subsets, "device": device, "memory": memory}
+    options = {
+        "classifier": classifier,
+        "layers": layers,
+        "label_subsets": label_subsets,
+        "device": device,
+        "memory": memory,
+    }
     return measure_on(workspace, found, protocol, **options, say=say, show=show)  # type: ignore[arg-type]
 
 

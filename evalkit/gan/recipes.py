@@ -190,7 +190,8 @@ RECIPES: dict[str, Recipe] = {
     "faces64": Recipe("faces64", d_updates=34_000, **_SIXTY_FOUR),  # 25 epochs of 350,000
     "mnist": Recipe(
         "mnist", images="mnist", size=28, channels=1, classes=10, base_channels=64, kernel=5,
-        d_channel_mults=(1, 2), d_strides=(2, 2), d_hidden=(1024,), g_hidden=(1024,), g_channel_mults=(2, 1), g_strides=(2, 2),
+        d_channel_mults=(1, 2), d_strides=(2, 2), d_hidden=(1024,), g_hidden=(1024,),
+        g_channel_mults=(2, 1), g_strides=(2, 2),
         norm_scale_shift=False, output="sigmoid", z_dim=100, l2=2.5e-5,  # [release]
         d_updates=46_800, lr_decay_start=0.5,  # 100 epochs at 2e-4, 100 of linear decay
     ),

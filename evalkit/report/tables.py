@@ -13,7 +13,8 @@ from evalkit.results import FOLDER, method_name, ordered
 
 COLUMNS = (
     "dataset", "images", "protocol", "metric", "method", "value", "uncertainty", "uncertainty_type", "interval_low",
-    "interval_high", "interval_type", "n", "origin", "source", "versus", "difference", "verdict", "hyperparameter", "date",
+    "interval_high", "interval_type", "n", "origin", "source",
+    "versus", "difference", "verdict", "hyperparameter", "date",
     "hardware",
 )  # fmt: skip
 PUBLISHED, MEASURED = "published", "measured"
