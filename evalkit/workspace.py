@@ -7,8 +7,8 @@ HOME/draws/*.json  label draws      HOME/latent/NAME       findings of `evalkit 
 """
 
 import os
-import time
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
