@@ -1,6 +1,7 @@
 """The command line end to end on small input, its help, and each error a user can make, as one line."""
 
 import dataclasses
+import logging
 import os
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from evalkit.cli import main
+from evalkit.cli.options import log_to_stderr
 from evalkit.evaluation.protocol import REPRODUCTIONS
 from evalkit.gan.recipes import RECIPES
 from evalkit.pretrained import registry as find
@@ -133,6 +135,21 @@ def test_doctor_and_datasets_say_what_is_where(run, images):
     assert f"torch: {torch.__version__.split('+')[0]}" in result.stdout
     assert "colours: 32 x 32 pixels, train 64, test 20" in result.stdout
     assert "cifar10         -" in run("datasets").stdout
+
+
+def test_log_messages_are_plain_lines_on_the_current_stderr():
+    @click.command()
+    def command():
+        log_to_stderr()
+        log_to_stderr()
+        logger = logging.getLogger("evalkit.somewhere")
+        logger.debug("not shown")
+        logger.info("features: %s", "here")
+
+    for _ in range(2):  # each CliRunner replaces sys.stderr
+        result = CliRunner().invoke(command)
+        assert result.stderr == "features: here\n"
+        assert result.stdout == ""
 
 
 def all_commands(group=main, *before):

@@ -15,6 +15,7 @@ from evalkit.cli.extract import extract_command
 from evalkit.cli.features import features_command
 from evalkit.cli.latent import latent_group
 from evalkit.cli.nn_error import nn_error_command
+from evalkit.cli.options import log_to_stderr
 from evalkit.cli.prepare import prepare_command
 from evalkit.cli.pretrained import pretrained_command
 from evalkit.cli.report import report_command
@@ -80,6 +81,7 @@ def main(ctx: click.Context, home: Path) -> None:
     """
     # Before torch loads: threads that wait sleep. Spinning ones cost a busy machine several times the time, measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    log_to_stderr()
     ctx.obj = Workspace(home)
 
 

@@ -3,6 +3,7 @@
 The protocol's options, shared by the commands that measure, and the line that says what was measured.
 """
 
+import logging
 import sys
 import types
 import typing
@@ -77,6 +78,26 @@ def download_option(command: Command) -> Command:
     return click.option(
         "--download/--no-download", default=True, show_default=True, help="Fetch a named data set's missing files."
     )(command)
+
+
+class _ToStderr(logging.Handler):
+    """Writes messages as plain lines to what sys.stderr is at the time, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def log_to_stderr() -> None:
+    """Shows the log messages of evalkit from INFO up on standard error; results alone go to standard output."""
+    logger = logging.getLogger("evalkit")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+        logger.addHandler(_ToStderr())
 
 
 def say(line: str) -> None:
