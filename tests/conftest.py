@@ -1,43 +1,42 @@
-"""Fixtures that several test files share: small image sets made on the spot."""
+"""Fixtures that several test files share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
+from helpers import striped_arrays, write_image_set
 
-from evalkit.artifacts import NpyWriter, new_manifest, write_artifact
-from evalkit.images.imageset import KIND, ImageSet, load_images
+from evalkit.cli import main
+from evalkit.images.imageset import ImageSet
 
 torch.set_num_threads(2)
 
 
-def write_image_set(
-    directory: Path, images: np.ndarray, labels: np.ndarray, splits: dict[str, tuple[int, int]]
-) -> ImageSet:
-    """An image set on disk from arrays."""
-    settings = {"name": directory.name}
-    with write_artifact(directory, settings=settings, made_from={}) as artifact:
-        for name, array in (("images.npy", images), ("labels.npy", labels)):
-            writer = NpyWriter(artifact.path / name, array.shape[1:], array.dtype)
-            writer.append(array)
-            writer.close()
-        manifest = new_manifest(KIND, settings=settings, made_from={})
-        names = [str(k) for k in range(int(labels.max()) + 1)]
-        artifact.finish(manifest | {"class_names": names, "splits": {k: list(v) for k, v in splits.items()}})
-    return load_images(directory)
-
-
 @pytest.fixture
 def striped(tmp_path: Path) -> ImageSet:
-    """240 training and 120 test images of 3 classes: stripes of a class's direction and random phase, with noise."""
-    random = np.random.default_rng(0)
-    labels = np.tile(np.arange(3), 120)
-    across, down = np.meshgrid(np.arange(32), np.arange(32))
-    direction = np.stack([across, down, across + down])[labels]
-    waves = np.sin(direction / 2.5 + random.uniform(0, 2 * np.pi, (360, 1, 1)))
-    noisy = 127 + 60 * waves[..., None] + random.normal(0, 25, (360, 32, 32, 3))
-    images = noisy.clip(0, 255).astype(np.uint8)
+    """240 training and 120 test images of 3 classes, striped in the direction of the class."""
+    images, labels = striped_arrays(360)
     return write_image_set(
         tmp_path / "striped", images, labels.astype(np.int64), {"train": (0, 240), "test": (240, 360)}
     )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A workspace with the image set `striped`: 120 training and 60 test images of 3 classes."""
+    images, labels = striped_arrays(180)
+    write_image_set(tmp_path / "images/striped", images, labels, {"train": (0, 120), "test": (120, 180)})
+    return tmp_path
+
+
+@pytest.fixture
+def run(home: Path) -> Callable[..., Result]:
+    """Runs `evalkit --home HOME ...` in this process."""
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(main, ["--home", str(home), *map(str, arguments)])
+
+    return invoke

@@ -4,12 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from conftest import write_image_set
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from evalkit.cli import main
 from evalkit.evaluation.protocol import BASELINES
 from evalkit.features.featureset import load_features
 from evalkit.features.transforms import scale
@@ -20,26 +17,6 @@ from evalkit.results import read_results
 from evalkit.workspace import Workspace
 
 TINY = {"kmeans": ["--centroids", 8, "--patches", 400], "cnn": ["--trials", 2, "--updates", 2]}
-
-
-@pytest.fixture
-def home(tmp_path):
-    """A workspace with striped images: 120 of training, 60 of test, of three classes."""
-    random = np.random.default_rng(0)
-    labels = np.tile(np.arange(3), 60)
-    across, down = np.meshgrid(np.arange(32), np.arange(32))
-    waves = np.sin(np.stack([across, down, across + down])[labels] / 2.5 + random.uniform(0, 6, (180, 1, 1)))
-    images = (127 + 60 * waves[..., None] + random.normal(0, 25, (180, 32, 32, 3))).clip(0, 255).astype(np.uint8)
-    write_image_set(tmp_path / "images/striped", images, labels, {"train": (0, 120), "test": (120, 180)})
-    return tmp_path
-
-
-@pytest.fixture
-def run(home):
-    def invoke(*arguments):
-        return CliRunner().invoke(main, ["--home", str(home), *map(str, arguments)])
-
-    return invoke
 
 
 @pytest.mark.parametrize("name", BASELINES)

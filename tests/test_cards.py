@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_protocols import feature_set
+from helpers import feature_set
 
 from evalkit.errors import ArtifactError
 from evalkit.evaluation.evaluate import evaluate

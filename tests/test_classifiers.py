@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import feature_set
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from test_protocols import feature_set
 
 from evalkit.errors import ConvergenceError, EvalkitError
 from evalkit.evaluation.evaluate import evaluate

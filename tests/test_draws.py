@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 from click.testing import CliRunner
-from test_protocols import feature_set
+from helpers import feature_set
 from torchvision.datasets import SVHN
 
 from evalkit.artifacts import sha256_json

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import CPU, random_encoder
+from helpers import TINY_RECIPE as TINY
 from safetensors.torch import load_file
 
 from evalkit.encoders import find_encoder
-from evalkit.encoders.dcgan import discriminator_encoder, preprocessing_of
+from evalkit.encoders.dcgan import preprocessing_of
 from evalkit.encoders.module import HookedNetwork
 from evalkit.encoders.shallow import pixels_encoder
 from evalkit.errors import ArtifactError, EvalkitError
@@ -25,17 +27,9 @@ from evalkit.features.featureset import load_features
 from evalkit.features.pooling import LayerSelection, feature_columns, join, pool_to_grid
 from evalkit.features.writer import recorded
 from evalkit.gan.networks import build_networks, to_network_range
-from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.recipes import RECIPES
 from evalkit.gan.train import TrainOptions, train
 from evalkit.workspace import Workspace
-
-TINY = override(RECIPES["imagenet32"], {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 2})
-CPU = {"device": "cpu", "precision": "float32"}
-
-
-def random_encoder(recipe=TINY, seed=0):
-    return discriminator_encoder("random:tiny", build_networks(recipe, seed=seed)[1], sha256=f"seed {seed}")
-
 
 PIXELS = pixels_encoder("", None)
 
@@ -242,7 +236,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(2)
 import evalkit.features.extract as module, evalkit.features.writer as rows
-from test_features import CPU, random_encoder
+from helpers import CPU, random_encoder
 from evalkit.images.imageset import load_images
 module._BATCH["cpu"] = rows._RECORD_EVERY = 8
 module.extract(load_images(Path({images!r})), random_encoder(), Path({target!r}), **CPU)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from helpers import CS, make_data
 from pretended import gpu
-from test_l2svm_path import CS, make_data
 
 from evalkit.solver import fit as path
 from evalkit.solver import l2svm_path, l2svm_subsets, memory

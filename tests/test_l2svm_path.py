@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import CS, make_data
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import ConvergenceError, EvalkitError
@@ -12,16 +13,6 @@ from evalkit.solver import fit as path
 from evalkit.solver import l2svm_path, l2svm_subsets, memory
 from evalkit.solver import rows as filerows
 from evalkit.solver import rows as opening
-
-CS = [1e-3, 1e-1, 1e-2]  # not sorted: fits come in the order given
-
-
-def make_data(rows, features, classes=3, seed=0, dtype=np.float32):
-    """Overlapping classes with a large common mean, as rectified features have."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, classes, rows)
-    centres = 0.3 * generator.normal(size=(classes, features))
-    return (centres[labels] + generator.normal(size=(rows, features)) + 1).astype(dtype), labels
 
 
 def objective(features, labels, coef, intercept, C):

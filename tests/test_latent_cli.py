@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import write_image_set
+from helpers import write_image_set
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import write_image_set
+from helpers import write_image_set
 
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
-from test_baselines import home, run  # noqa: F401  (fixtures)
 
 from evalkit.artifacts import write_artifact
 from evalkit.evaluation import nn_error as nn_error_module
@@ -18,13 +17,13 @@ from evalkit.results import read_results
 
 
 @pytest.fixture
-def conditional(home):  # noqa: F811
+def conditional(home):
     """A run of three classes at 32 x 32, not trained."""
     recipe = dataclasses.replace(recipe_named("digits"), classes=3, base_channels=4)
     return recipe, saved(home, recipe, "mine")
 
 
-def saved(home, recipe, name):  # noqa: F811
+def saved(home, recipe, name):
     """A checkpoint's path."""
     state = new_state(recipe, seed=0, device=torch.device("cpu"))
     return save_checkpoint(home / "runs" / name, state, made_from={"images_sha256": ""})
@@ -86,7 +85,7 @@ def test_a_killed_fit_goes_on_to_the_same_labels(tmp_path, monkeypatch, conditio
     assert drawn == [0, 1, 2, 3, 2, 3, 4, 5] and np.array_equal(whole, again)
 
 
-def test_nn_error_on_the_command_line(run, home, conditional):  # noqa: F811
+def test_nn_error_on_the_command_line(run, home, conditional):
     result = run("nn-error", "--encoder", conditional[1], "--dataset", "striped", "--samples", 2000, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("striped, mine@0, 1-nn on 2K samples: test error ")
@@ -98,7 +97,7 @@ def test_nn_error_on_the_command_line(run, home, conditional):  # noqa: F811
     assert again.stdout == result.stdout
 
 
-def test_generators_that_cannot_be_tested_are_refused(run, home):  # noqa: F811
+def test_generators_that_cannot_be_tested_are_refused(run, home):
     plain = saved(home, dataclasses.replace(recipe_named("digits"), base_channels=4), "plain")
     result = run("nn-error", "--encoder", plain, "--dataset", "nowhere")
     assert result.exit_code == 1 and "plain@0: recipe digits has no classes, so its samples have" in result.stderr

@@ -2,34 +2,14 @@
 
 import numpy as np
 import pytest
+from helpers import feature_set
 from sklearn.svm import LinearSVC
 
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import evaluate, search_hyperparameter
 from evalkit.evaluation.label_subsets import make_label_subsets, sample_label_subset, split_validation
 from evalkit.evaluation.protocol import Protocol
-from evalkit.features.featureset import FeatureSet
-from evalkit.features.pooling import Layer
 from evalkit.probes.classifiers import RELEASE_C_GRID
-
-
-def feature_set(count=300, classes=3, length=20, seed=0, names=None):
-    """Gaussian classes that overlap: two thirds `train`, one third `test`."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    features = (random.normal(size=(classes, length))[labels] + 1.5 * random.normal(size=(count, length))).astype("f4")
-    return FeatureSet(
-        features=features,
-        labels=labels,
-        class_names=names or [str(k) for k in range(classes)],
-        splits={"train": (0, 2 * count // 3), "test": (2 * count // 3, count)},
-        layers=[Layer("a", length, 1, 0, length)],
-        manifest={
-            "settings": {"dataset": "made", "encoder": "gaussian", "batch_norm": ""},
-            "made_from": {"weights_sha256": "w"},
-            "files": {"features.npy": {"sha256": "f"}},
-        },
-    )
 
 
 def test_validation_is_stratified_disjoint_and_a_function_of_the_seed():

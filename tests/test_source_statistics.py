@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import write_image_set
+from helpers import write_image_set
 from safetensors.torch import load_file
 
 from evalkit.cli import main

@@ -12,36 +12,20 @@ import time
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from helpers import SMALL_RECIPE as SMALL
+from helpers import TRAIN_OPTIONS as OPTIONS
+from helpers import assert_equal_weights
 from torch.nn import functional as F
 
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.checkpoint import TrainingState, new_state
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
-from evalkit.gan.recipes import RECIPES, override
+from evalkit.gan.recipes import override
 from evalkit.gan.run_dir import checkpoints, latest_checkpoint
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
-from evalkit.gan.train import Trainer, TrainOptions, _set_learning_rate, train
+from evalkit.gan.train import Trainer, _set_learning_rate, train
 from evalkit.images.imageset import load_images
-
-SMALL = override(
-    RECIPES["digits"],
-    {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 6, "schedule": "alternate", "l2": 1e-3},
-)
-OPTIONS = TrainOptions(device="cpu", precision="float32", checkpoint_updates=2, log_updates=1)
-
-
-def weights(checkpoint):
-    names = ("generator", "discriminator", "optimisers")
-    return {f"{n}/{k}": v for n in names for k, v in load_file(checkpoint / f"{n}.safetensors").items()}
-
-
-def assert_equal_weights(first, second):
-    first, second = weights(first), weights(second)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
 
 # -- reference: the same update written out by hand in float64
 
@@ -210,7 +194,8 @@ from evalkit.gan.train import train
 from evalkit.images.imageset import load_images
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(2)
-from test_training import OPTIONS, SMALL
+from helpers import SMALL_RECIPE as SMALL
+from helpers import TRAIN_OPTIONS as OPTIONS
 train(load_images(Path({images!r})), Path({run!r}), override(SMALL, {{"d_updates": 30}}), options=OPTIONS)
 """
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import SMALL_RECIPE as SMALL
+from helpers import TRAIN_OPTIONS as OPTIONS
+from helpers import assert_equal_weights, weights
 from safetensors.torch import load_file
-from test_training import OPTIONS, SMALL, assert_equal_weights, weights
 from torch import nn
 
 from evalkit.artifacts import read_manifest, sha256_file
@@ -318,7 +320,7 @@ import sys
 import torch; torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_training import SMALL
+from helpers import SMALL_RECIPE as SMALL
 from evalkit.gan.recipes import override
 from evalkit.gan.recipes import TrainOptions
 from evalkit.gan.train import train

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_training import OPTIONS, SMALL
+from helpers import SMALL_RECIPE as SMALL
+from helpers import TRAIN_OPTIONS as OPTIONS
 
 from evalkit.encoders import find_encoder
 from evalkit.errors import EvalkitError

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_protocols import feature_set
+from helpers import feature_set
 
 from evalkit.artifacts import MANIFEST, finish, new_manifest, read_manifest, sha256_file, sha256_json
 from evalkit.cli import main
