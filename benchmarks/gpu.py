@@ -38,8 +38,8 @@ def step(state, device, precision="float32"):
     z = draw_z(state.recipe.batch_size, state.recipe, torch.Generator().manual_seed(1)).to(device)
     networks = (state.generator, state.discriminator)
     with arithmetic(precision, device):
-        g_loss = generator_step(*networks, state.g_optimiser, z)
-        d_loss, *_ = discriminator_step(*networks, state.d_optimiser, real, z)
+        g_loss = generator_step(*networks, state.g_optimizer, z)
+        d_loss, *_ = discriminator_step(*networks, state.d_optimizer, real, z)
     return float(g_loss), float(d_loss)
 
 

@@ -59,7 +59,7 @@ TRAIN_OPTIONS = TrainOptions(device="cpu", precision="float32", checkpoint_updat
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint: both networks and the optimisers."""
-    names = ("generator", "discriminator", "optimisers")
+    names = ("generator", "discriminator", "optimizers")
     return {f"{n}/{k}": v for n in names for k, v in load_file(checkpoint / f"{n}.safetensors").items()}
 
 

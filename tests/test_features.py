@@ -51,12 +51,12 @@ def test_value_of_pooling_a_map_that_the_grid_does_not_divide():
 
 
 def test_pinned_layout_of_the_paper():
-    taps = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
+    taps = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().layer_outputs(torch.zeros(1, 3, 32, 32))
     layers = feature_columns({name: tap.shape[1:] for name, tap in taps.items()}, LayerSelection())
     assert [layer.length for layer in layers] == [2048, 2048, 4096, 4096, 8192, 8192]
     assert layers[-1].offset + layers[-1].length == 28_672
     assert [taps[layer.name].shape[2] // 4 for layer in layers] == [8, 4, 4, 2, 2, 1]  # the windows
-    svhn = build_networks(RECIPES["svhn"], seed=0)[1].eval().taps(torch.zeros(1, 3, 32, 32))
+    svhn = build_networks(RECIPES["svhn"], seed=0)[1].eval().layer_outputs(torch.zeros(1, 3, 32, 32))
     assert (
         sum(layer.length for layer in feature_columns({k: v.shape[1:] for k, v in svhn.items()}, LayerSelection()))
         == 7_168
@@ -105,7 +105,7 @@ def numpy_features(discriminator, train_images, images):
 def test_reference_features_with_target_statistics(striped, tmp_path):
     encoder = random_encoder()
     with torch.no_grad():  # gains and biases that would show a mistake in folding
-        for norm in encoder.network.discriminator.norms().values():
+        for norm in encoder.network.discriminator.batch_norms().values():
             norm.bias.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
     features = extract(striped, encoder, tmp_path / "features", dtype="float32", **CPU)
     expected = numpy_features(random_encoder_like(encoder), striped.split("train"), striped.images)

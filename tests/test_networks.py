@@ -36,7 +36,9 @@ def test_pinned_sizes_of_discriminators(name, d_parameters, taps):
     images = torch.zeros(2, recipe.channels, recipe.size, recipe.size)
     classes = torch.eye(recipe.classes)[:2] if recipe.classes else None
     assert count(discriminator) == d_parameters
-    assert [tuple(t.shape[1:]) for t in discriminator.taps(images, classes).values()] == [(m, s, s) for m, s in taps]
+    assert [tuple(t.shape[1:]) for t in discriminator.layer_outputs(images, classes).values()] == [
+        (m, s, s) for m, s in taps
+    ]
 
 
 def test_pinned_parameters_of_the_imagenet_generator():

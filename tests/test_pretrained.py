@@ -164,7 +164,7 @@ def test_reference_imported_networks_are_theanos(name, tmp_path, workspace, monk
     taps, logits = theano_discriminator(arrays[:count], recipe.d_strides, images)
     discriminator = load_discriminator(path).train()  # normalises by the batch, as Theano's does
     with torch.no_grad():
-        ours = discriminator.taps(torch.from_numpy(images).float())
+        ours = discriminator.layer_outputs(torch.from_numpy(images).float())
         verdicts = discriminator(torch.from_numpy(images).float())[:, None]
         drawn = load_generator(path)(torch.from_numpy(z).float())
     # float32: sums of up to 4,608 products, normalised to about 1 after each layer
@@ -302,7 +302,7 @@ def test_reference_a_torch_dcgan_is_the_same_network(tmp_path, workspace):
     ours, drawn = load_discriminator(path), load_generator(path)(z)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(images), d.eval()["main"](images).flatten())
-        torch.testing.assert_close(ours.taps(images)["conv4"], d["main"][:11](images))
+        torch.testing.assert_close(ours.layer_outputs(images)["conv4"], d["main"][:11](images))
         torch.testing.assert_close(drawn, g.train()["main"](z[:, :, None, None]))
     assert "- licence: CC0" in (path / "card.md").read_text()
     recipe = read_pretrained(path)["settings"]["recipe"]

@@ -23,7 +23,7 @@ from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import override
 from evalkit.gan.run_dir import checkpoints, latest_checkpoint
-from evalkit.gan.steps import discriminator_step, generator_step, make_optimiser
+from evalkit.gan.steps import discriminator_step, generator_step, make_optimizer
 from evalkit.gan.train import Trainer, _set_learning_rate, train
 from evalkit.images.imageset import load_images
 
@@ -95,7 +95,7 @@ def test_reference_update_of_the_discriminator(networks):
     loss = bce(reference_logits(d, real).sigmoid(), 1) + bce(
         reference_logits(d, reference_generator(g, z).detach()).sigmoid(), 0
     )
-    ours, *_ = discriminator_step(generator, discriminator, make_optimiser(discriminator, SMALL), real, z)
+    ours, *_ = discriminator_step(generator, discriminator, make_optimizer(discriminator, SMALL), real, z)
     # the step computes the loss from float32 logits
     torch.testing.assert_close(ours.double(), loss.detach(), rtol=1e-6, atol=0)
     assert_updated(discriminator, d, loss)
@@ -106,7 +106,7 @@ def test_reference_update_of_the_generator(networks):
     g, d = leaves(generator), leaves(discriminator)
     loss = bce(reference_logits(d, reference_generator(g, z)).sigmoid(), 1)
     frozen = [parameter.detach().clone() for parameter in discriminator.parameters()]
-    generator_step(generator, discriminator, make_optimiser(generator, SMALL), z)
+    generator_step(generator, discriminator, make_optimizer(generator, SMALL), z)
     assert_updated(generator, g, loss)
     assert all(torch.equal(a, b) for a, b in zip(frozen, discriminator.parameters(), strict=True))
 
@@ -162,7 +162,7 @@ def test_value_of_linear_decay():
     rates = []
     for state.minibatches in (0, 49, 50, 75, 99):
         _set_learning_rate(state)
-        rates.append(state.d_optimiser.param_groups[0]["lr"] / recipe.lr)
+        rates.append(state.d_optimizer.param_groups[0]["lr"] / recipe.lr)
     assert rates == pytest.approx([1, 1, 1, 0.5, 0.02])
 
 

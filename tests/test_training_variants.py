@@ -27,7 +27,7 @@ from evalkit.features.extract import extract
 from evalkit.gan.checkpoint import (
     RUN_KIND,
     TrainingSegment,
-    continued,
+    extend_history,
     new_state,
     read_checkpoint,
     restore,
@@ -35,7 +35,7 @@ from evalkit.gan.checkpoint import (
 )
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import Discriminator, build_networks
-from evalkit.gan.norms import SpectralNorm, SyncedNorm
+from evalkit.gan.norms import SpectralNorm, SyncBatchNorm
 from evalkit.gan.recipes import override
 from evalkit.gan.run_dir import latest_checkpoint
 from evalkit.gan.steps import average_step, discriminator_loss, discriminator_step, generator_loss, generator_step
@@ -73,7 +73,7 @@ def test_reference_gradient_through_the_spectral_norm():
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 5, generator=random, dtype=torch.float64, requires_grad=True)
     norm = SpectralNorm(weight).eval()
-    norm.restart(weight.detach(), random)
+    norm.reset(weight.detach(), random)
     norm._iterate(weight.detach(), 200)
     to = torch.randn(3, 5, generator=random, dtype=torch.float64)
     ours = torch.autograd.grad((norm(weight) * to).sum(), weight)[0]
@@ -254,10 +254,10 @@ def test_bound_of_bfloat16_updates():
     moved, losses = [], []
     for precision in ("float32", "bfloat16"):
         state = new_state(override(SMALL, {"base_channels": 16}), seed=0, device=CPU)
-        optimiser = torch.optim.SGD(state.discriminator.parameters(), lr=1.0)
+        optimizer = torch.optim.SGD(state.discriminator.parameters(), lr=1.0)
         before = [p.detach().clone() for p in state.discriminator.parameters()]
         with arithmetic(precision, CPU):
-            loss, *_ = discriminator_step(state.generator, state.discriminator, optimiser, real, z)
+            loss, *_ = discriminator_step(state.generator, state.discriminator, optimizer, real, z)
         losses.append(float(loss))
         moved.append([b - p.detach() for b, p in zip(before, state.discriminator.parameters(), strict=True)])
     assert losses[1] == pytest.approx(losses[0], rel=0.01)  # bfloat16 keeps 2-3 digits
@@ -307,7 +307,7 @@ def test_ranks_share_a_minibatch(places):
 @pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, (8, 5)), (nn.BatchNorm2d, (8, 5, 3, 3))])
 def test_reference_synced_norm_of_one_rank(kind, shape):
     torch.manual_seed(0)
-    norm, synced = kind(5), SyncedNorm(kind(5), ALONE)
+    norm, synced = kind(5), SyncBatchNorm(kind(5), ALONE)
     x, to = torch.randn(shape, requires_grad=True), torch.randn(shape)
     results = [(y := module(x), torch.autograd.grad((y * to).sum(), x)[0]) for module in (norm, synced)]
     for ours, theirs in zip(*results, strict=True):
@@ -377,12 +377,12 @@ def test_two_processes_train_as_one_and_one_goes_on(striped, tmp_path):
 
 def test_value_of_the_history():
     alone, two = (TrainingSegment(0, count, False, "float32") for count in (1, 2))
-    assert continued((), alone) == (alone,)
-    assert continued((alone,), replace(alone, from_d_updates=4)) == (alone,)  # as before
-    history = continued((alone,), replace(two, from_d_updates=4))
+    assert extend_history((), alone) == (alone,)
+    assert extend_history((alone,), replace(alone, from_d_updates=4)) == (alone,)  # as before
+    history = extend_history((alone,), replace(two, from_d_updates=4))
     assert history == (alone, replace(two, from_d_updates=4))
-    assert continued(history, replace(alone, from_d_updates=4)) == (alone,)  # two processes left nothing
-    assert continued(history, replace(alone, from_d_updates=2)) == (alone,)  # nor does a step back
+    assert extend_history(history, replace(alone, from_d_updates=4)) == (alone,)  # two processes left nothing
+    assert extend_history(history, replace(alone, from_d_updates=2)) == (alone,)  # nor does a step back
 
 
 def test_runs_from_before_the_history_go_on(striped, tmp_path):
@@ -427,9 +427,9 @@ def test_started_run_goes_on_from_weights_and_moments(striped, tmp_path):
     before = {name: copy.deepcopy(network) for name, network in networks.items()}
     feed = Minibatches(striped, recipe, seed=OPTIONS.seed, device=CPU)  # order and z as of a new run
     with arithmetic("float32", CPU):
-        generator_step(state.generator, state.discriminator, state.g_optimiser, feed.z(0, GENERATOR))
+        generator_step(state.generator, state.discriminator, state.g_optimizer, feed.z(0, GENERATOR))
         real, z = feed.real(1), feed.z(1, DISCRIMINATOR)
-        discriminator_step(state.generator, state.discriminator, state.d_optimiser, real, z)
+        discriminator_step(state.generator, state.discriminator, state.d_optimizer, real, z)
     state.minibatches, state.history = 2, ()
     assert_equal_weights(save_checkpoint(tmp_path / "expected", state, made_from={}), started)
     for which, network in networks.items():

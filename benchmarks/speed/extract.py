@@ -107,7 +107,7 @@ def run(method, count, device):
 def flops_a_image():
     network = build_networks(RECIPE, seed=0)[1].eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.taps(torch.zeros(1, RECIPE.channels, RECIPE.size, RECIPE.size))
+        network.layer_outputs(torch.zeros(1, RECIPE.channels, RECIPE.size, RECIPE.size))
     return counter.get_total_flops()
 
 

@@ -65,9 +65,9 @@ class Usual:
         self.device = device
         self.generator, self.discriminator = (network.to(device) for network in build_networks(RECIPE, seed=0))
         self.loss = nn.BCEWithLogitsLoss()
-        optimiser = {"lr": RECIPE.lr, "betas": (RECIPE.beta1, RECIPE.beta2)}
-        self.d_optimiser = torch.optim.Adam(self.discriminator.parameters(), **optimiser)
-        self.g_optimiser = torch.optim.Adam(self.generator.parameters(), **optimiser)
+        optimizer = {"lr": RECIPE.lr, "betas": (RECIPE.beta1, RECIPE.beta2)}
+        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), **optimizer)
+        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), **optimizer)
         loader = DataLoader(Images(images.images), RECIPE.batch_size, shuffle=True, num_workers=2, drop_last=True)
         self.batches = self._forever(loader)
 
@@ -82,11 +82,11 @@ class Usual:
         self.loss(self.discriminator(real), ones).backward()
         fake = self.generator(torch.rand(len(real), RECIPE.z_dim, device=self.device) * 2 - 1)
         self.loss(self.discriminator(fake.detach()), zeros).backward()
-        self.d_optimiser.step()
+        self.d_optimizer.step()
         self.generator.zero_grad()
         loss = self.loss(self.discriminator(fake), ones)
         loss.backward()
-        self.g_optimiser.step()
+        self.g_optimizer.step()
         return loss.item()
 
 
@@ -102,9 +102,9 @@ class Ours:
     def step(self):
         g, d, batch = self.state.generator, self.state.discriminator, self.minibatches
         with arithmetic(self.precision, self.device):
-            generator_step(g, d, self.state.g_optimiser, batch.z(self.t, GENERATOR))
+            generator_step(g, d, self.state.g_optimizer, batch.z(self.t, GENERATOR))
             real, z = batch.real(self.t + 1), batch.z(self.t + 1, DISCRIMINATOR)
-            discriminator_step(g, d, self.state.d_optimiser, real, z)
+            discriminator_step(g, d, self.state.d_optimizer, real, z)
         self.t += 2
 
 

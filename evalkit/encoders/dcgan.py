@@ -19,7 +19,7 @@ from evalkit.encoders.module import Autocast
 from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
-from evalkit.gan.norms import without_spectral_norm
+from evalkit.gan.norms import remove_spectral_norm
 from evalkit.gan.recipes import Recipe, recipe_named
 from evalkit.gan.run_dir import find_checkpoint, run_of
 from evalkit.pretrained.registry import find_pretrained
@@ -93,7 +93,7 @@ class DiscriminatorNetwork(Network):
         return _run_blocks(self.discriminator.blocks, images, layers, reduce)
 
     def batch_norms(self) -> dict[str, BatchNorm]:
-        return dict(self.discriminator.norms())
+        return dict(self.discriminator.batch_norms())
 
     def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
         if any(norm.running_mean is None for norm in self.batch_norms().values()):
@@ -141,11 +141,11 @@ class _FoldedBlock(nn.Module):
         super().__init__()
         norm = block.norm
         self.conv = fuse_conv_bn_eval(block.conv, norm) if isinstance(norm, nn.BatchNorm2d) else deepcopy(block.conv)
-        without_spectral_norm(self.conv)
-        self.leak = block.leak
+        remove_spectral_norm(self.conv)
+        self.negative_slope = block.negative_slope
 
     def forward(self, maps: Tensor) -> Tensor:
-        return F.leaky_relu_(self.conv(maps), self.leak)
+        return F.leaky_relu_(self.conv(maps), self.negative_slope)
 
 
 def pretrained_encoder(name: str, workspace: Workspace) -> Encoder:

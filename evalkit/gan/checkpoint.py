@@ -1,6 +1,6 @@
-"""Checkpoints: both networks and both optimisers as safetensors with a manifest, written atomically.
+"""Checkpoints: both networks and both optimizers as safetensors with a manifest, written atomically.
 
-All that changes while training: both networks, both optimisers, counts.
+All that changes while training: both networks, both optimizers, counts.
 
 Weights from safetensors files into networks, with a message that names what does not fit.
 
@@ -24,7 +24,7 @@ from evalkit.artifacts import Manifest, finish, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.networks import Discriminator, Generator, build_networks
 from evalkit.gan.recipes import Recipe, override, recipe_named
-from evalkit.gan.steps import make_optimiser
+from evalkit.gan.steps import make_optimizer
 
 KIND = "checkpoint"
 RUN_KIND = "run"
@@ -34,15 +34,15 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
+def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     states: dict[int, dict[str, Tensor]] = {}
-    parameters = optimiser.param_groups[0]["params"]
+    parameters = optimizer.param_groups[0]["params"]
     for key, value in tensors.items():
         index, field = key.split(".")
         if field != "step":  # a moment lies in memory as its parameter does
             value = torch.empty_like(parameters[int(index)]).copy_(value)
         states.setdefault(int(index), {})[field] = value
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def read_checkpoint(checkpoint: Path) -> Manifest:
@@ -146,8 +146,8 @@ class TrainingState:
     recipe: Recipe
     generator: Generator
     discriminator: Discriminator
-    g_optimiser: Optimizer
-    d_optimiser: Optimizer
+    g_optimizer: Optimizer
+    d_optimizer: Optimizer
     g_average: Generator | None = None
     d_average: Discriminator | None = None
     minibatches: int = 0
@@ -184,7 +184,7 @@ def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any
     building.mkdir(parents=True)
     for name, network in state.networks().items():
         save_file(_plain(network.state_dict()), building / f"{name}.safetensors")
-    save_file(_plain(_optimiser_tensors(state)), building / "optimisers.safetensors")
+    save_file(_plain(_optimizer_tensors(state)), building / "optimizers.safetensors")
     counts = {"minibatches": state.minibatches, "d_updates": state.d_updates, "rewinds": state.rewinds}
     history = [stretch.as_dict() for stretch in state.history]
     settings = {"recipe": state.recipe.as_dict(), **counts, "history": history}
@@ -192,11 +192,11 @@ def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any
     return target
 
 
-def _optimiser_tensors(state: TrainingState) -> dict[str, Tensor]:
+def _optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
     """Adam's moments and step counts as one flat dictionary: "discriminator.3.exp_avg" and so on."""
     found: dict[str, Tensor] = {}
-    for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
-        for index, values in optimiser.state_dict()["state"].items():
+    for name, optimizer in (("generator", state.g_optimizer), ("discriminator", state.d_optimizer)):
+        for index, values in optimizer.state_dict()["state"].items():
             found |= {f"{name}.{index}.{key}": value for key, value in values.items()}
     return found
 
@@ -210,17 +210,17 @@ def restore(state: TrainingState, checkpoint: Path) -> None:
     manifest = read_checkpoint(checkpoint)
     for name, network in state.networks().items():
         load_weights(network, checkpoint / f"{name}.safetensors")
-    restore_optimisers(state, checkpoint)
+    restore_optimizers(state, checkpoint)
     state.minibatches = manifest["settings"]["minibatches"]
     state.rewinds = manifest["settings"].get("rewinds", 0)
     state.history = tuple(TrainingSegment(**stretch) for stretch in manifest["settings"].get("history", ()))
 
 
-def restore_optimisers(state: TrainingState, checkpoint: Path) -> None:
-    """Puts the checkpoint's moments and step counts into both optimisers."""
-    tensors = load_tensors(checkpoint / "optimisers.safetensors")
-    for name, optimiser in (("generator", state.g_optimiser), ("discriminator", state.d_optimiser)):
-        _restore_optimiser(optimiser, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
+def restore_optimizers(state: TrainingState, checkpoint: Path) -> None:
+    """Puts the checkpoint's moments and step counts into both optimizers."""
+    tensors = load_tensors(checkpoint / "optimizers.safetensors")
+    for name, optimizer in (("generator", state.g_optimizer), ("discriminator", state.d_optimizer)):
+        _restore_optimizer(optimizer, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
 
 
 def rewind(state: TrainingState, checkpoint: Path) -> None:
@@ -229,22 +229,22 @@ def rewind(state: TrainingState, checkpoint: Path) -> None:
     restore(state, checkpoint)
     state.rewinds = max(rewinds, state.rewinds) + 1
     if history:
-        state.history = continued(state.history, replace(history[-1], from_d_updates=state.d_updates))
+        state.history = extend_history(state.history, replace(history[-1], from_d_updates=state.d_updates))
 
 
 def new_state(recipe: Recipe, *, seed: int, device: torch.device) -> TrainingState:
-    """Freshly initialised networks and optimisers on `device`, weights in channels-last order."""
+    """Freshly initialised networks and optimizers on `device`, weights in channels-last order."""
     generator, discriminator = build_networks(recipe, seed=seed)
     for network in (generator, discriminator):
         # safetensors wants one order in the file; in memory channels_last is the fast one
         network.to(device).to(memory_format=torch.channels_last)
-    optimisers = make_optimiser(generator, recipe), make_optimiser(discriminator, recipe)
+    optimizers = make_optimizer(generator, recipe), make_optimizer(discriminator, recipe)
     g_average = copy.deepcopy(generator) if recipe.g_ema else None
     d_average = copy.deepcopy(discriminator) if recipe.d_ema else None
-    return TrainingState(recipe, generator, discriminator, *optimisers, g_average, d_average)
+    return TrainingState(recipe, generator, discriminator, *optimizers, g_average, d_average)
 
 
-def continued(history: Sequence[TrainingSegment], now: TrainingSegment) -> tuple[TrainingSegment, ...]:
+def extend_history(history: Sequence[TrainingSegment], now: TrainingSegment) -> tuple[TrainingSegment, ...]:
     """The history of a training that goes on as `now` says: a new stretch only where something differs."""
     before = tuple(stretch for stretch in history if stretch.from_d_updates < now.from_d_updates)
     same = before and before[-1].as_dict() | {"from_d_updates": now.from_d_updates} == now.as_dict()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.gan.norms import add_spectral_norm, draw_weight
+from evalkit.gan.norms import add_spectral_norm, init_weight
 from evalkit.gan.recipes import Recipe
 
 
@@ -35,10 +35,10 @@ class ConvBlock(nn.Module):
         # momentum and running buffers matter to features with `running` statistics only
         norm = nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else None
         self.norm = nn.Identity() if spectral or norm is None else norm
-        self.leak = recipe.negative_slope
+        self.negative_slope = recipe.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x)), self.leak)
+        return F.leaky_relu(self.norm(self.conv(x)), self.negative_slope)
 
 
 class Discriminator(nn.Module):
@@ -67,12 +67,12 @@ class Discriminator(nn.Module):
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
                     add_spectral_norm(module)
 
-    def norms(self) -> dict[str, nn.BatchNorm2d]:
+    def batch_norms(self) -> dict[str, nn.BatchNorm2d]:
         """The conv blocks' batch norms: {"conv2": ..., ...}, in layer order."""
         found = {f"conv{index + 1}": block.norm for index, block in enumerate(self.blocks)}
         return {name: norm for name, norm in found.items() if isinstance(norm, nn.BatchNorm2d)}
 
-    def taps(self, images: Tensor, classes: Tensor | None = None) -> dict[str, Tensor]:
+    def layer_outputs(self, images: Tensor, classes: Tensor | None = None) -> dict[str, Tensor]:
         """Output of each conv block after its leaky ReLU: {"conv1": (N, maps, h, w), ...}, in layer order."""
         maps, found = images, {}
         for index, block in enumerate(self.blocks):
@@ -148,12 +148,12 @@ def _generator_norm(norm: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], maps: int
     return norm(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift, track_running_stats=False)
 
 
-def initialise(network: Generator | Discriminator, generator: torch.Generator) -> None:
+def init_weights(network: Generator | Discriminator, generator: torch.Generator) -> None:
     """Draws weights from N(0, init_std), batch-norm gains from N(1, init_std); biases 0 [release]."""
     std = network.recipe.init_std
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            draw_weight(module, std, generator)
+            init_weight(module, std, generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
@@ -165,8 +165,8 @@ def build_networks(recipe: Recipe, *, seed: int) -> tuple[Generator, Discriminat
     """Freshly initialised float32 networks on the CPU; equal seeds give equal weights."""
     generator, discriminator = Generator(recipe), Discriminator(recipe)
     random = torch.Generator().manual_seed(seed)
-    initialise(generator, random)
-    initialise(discriminator, random)
+    init_weights(generator, random)
+    init_weights(discriminator, random)
     return generator, discriminator
 
 

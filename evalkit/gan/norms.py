@@ -31,7 +31,7 @@ class SpectralNorm(nn.Module):
         self.register_buffer("right", torch.ones(rows.shape[1], dtype=weight.dtype))
 
     @torch.no_grad()
-    def restart(self, weight: Tensor, generator: torch.Generator | None) -> None:
+    def reset(self, weight: Tensor, generator: torch.Generator | None) -> None:
         """Finds the singular vectors of a new `weight` from a random start."""
         self.left = torch.randn(len(weight), generator=generator, dtype=weight.dtype)
         self.right = weight.flatten(1).T @ self.left
@@ -52,7 +52,7 @@ class SpectralNorm(nn.Module):
             return weight / torch.dot(self.left, rows @ self.right)
 
 
-def keep_up(network: nn.Module) -> None:
+def power_iterate(network: nn.Module) -> None:
     """One power iteration of every spectral norm in a network, as a training pass does."""
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
@@ -66,17 +66,17 @@ def add_spectral_norm(module: nn.Conv2d | nn.Linear) -> None:
     parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight), unsafe=True)
 
 
-def draw_weight(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, std: float, generator: torch.Generator) -> None:
+def init_weight(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, std: float, generator: torch.Generator) -> None:
     """Draws the weight from N(0, std), before its normalisation if it has one."""
     if not parametrize.is_parametrized(module, "weight"):
         nn.init.normal_(module.weight, 0.0, std, generator=generator)
         return
     held = getattr(module.parametrizations, "weight")  # noqa: B009 - mypy knows no attributes of a parametrised module
     nn.init.normal_(held.original, 0.0, std, generator=generator)
-    held[0].restart(held.original.detach(), generator)
+    held[0].reset(held.original.detach(), generator)
 
 
-def without_spectral_norm(module: nn.Module) -> None:
+def remove_spectral_norm(module: nn.Module) -> None:
     """Freezes `module.weight` at its normalised value, a plain parameter again."""
     if parametrize.is_parametrized(module, "weight"):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
@@ -95,7 +95,7 @@ class _Sum(torch.autograd.Function):
         return ctx.ranks.sum(gradients[0].contiguous().clone()), None
 
 
-class SyncedNorm(nn.Module):
+class SyncBatchNorm(nn.Module):
     """A batch norm that normalises by mean and biased variance over all ranks; takes over parameters and buffers."""
 
     weight: Tensor | None
@@ -133,9 +133,9 @@ class SyncedNorm(nn.Module):
         self.num_batches_tracked += 1
 
 
-def sync_norms(network: nn.Module, ranks: Ranks) -> None:
+def sync_batch_norms(network: nn.Module, ranks: Ranks) -> None:
     """Replaces every batch norm of `network` by one over all ranks; names in the state dictionary stay."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                setattr(parent, name, SyncedNorm(child, ranks))
+                setattr(parent, name, SyncBatchNorm(child, ranks))

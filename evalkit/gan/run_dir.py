@@ -28,7 +28,7 @@ from evalkit.gan.checkpoint import (
     TrainingState,
     load_weights,
     read_checkpoint,
-    restore_optimisers,
+    restore_optimizers,
     stored_recipe,
 )
 from evalkit.gan.recipes import Recipe, TrainOptions
@@ -109,7 +109,7 @@ def checkpoint_before(run: Path, d_updates: int) -> Path:
     return good[-1] if good else found[0]
 
 
-def remove_old(run: Path, *, keep: int, milestones: int) -> None:
+def prune_checkpoints(run: Path, *, keep: int, milestones: int) -> None:
     """Deletes all but the last `keep` checkpoints and those at multiples of `milestones` D updates (0: none)."""
     for path in checkpoints(run)[:-keep]:
         updates = json.loads((path / "manifest.json").read_text())["settings"]["d_updates"]
@@ -117,7 +117,7 @@ def remove_old(run: Path, *, keep: int, milestones: int) -> None:
             shutil.rmtree(path)
 
 
-def remove_after(run: Path, checkpoint: Path) -> None:
+def remove_checkpoints_after(run: Path, checkpoint: Path) -> None:
     """Deletes a run's checkpoints of more D updates than `checkpoint`."""
     for path in checkpoints(run):
         if path.name > checkpoint.name:
@@ -142,7 +142,7 @@ def open_run(
     Raises:
         EvalkitError: the run was made with another recipe, seed, precision, start or other images.
     """
-    started = origin(start) if start else None
+    started = describe_start(start) if start else None
     if ranks.writes and not (run / "manifest.json").exists():
         settings = {
             "recipe": recipe.as_dict(),
@@ -157,7 +157,7 @@ def open_run(
     ranks.wait()
     manifest = read_manifest(run, RUN_KIND)
     _check(run, manifest, images, recipe, options)
-    check_origin(run, manifest, started, begun=bool(checkpoints(run)))
+    check_start(run, manifest, started, begun=bool(checkpoints(run)))
     return manifest
 
 
@@ -181,7 +181,7 @@ def _write(run: Path, settings: dict, made_from: dict) -> None:
     finish(building, run, new_manifest(RUN_KIND, settings=settings, made_from=made_from))
 
 
-def origin(checkpoint: Path) -> dict[str, Any]:
+def describe_start(checkpoint: Path) -> dict[str, Any]:
     """What a run's manifest says of the checkpoint it started from, and of what that one started from, if anything.
 
     Raises:
@@ -204,7 +204,7 @@ def updates_before(manifest: Manifest) -> int:
     return start.get("d_updates", 0) + (updates_before({"made_from": start}) if start else 0)
 
 
-def check_origin(run: Path, manifest: Manifest, asked: dict[str, Any] | None, *, begun: bool) -> None:
+def check_start(run: Path, manifest: Manifest, asked: dict[str, Any] | None, *, begun: bool) -> None:
     """Raises EvalkitError if a run was started otherwise than asked; one that has begun need not be told again."""
     found = manifest["made_from"].get("start")
     if found == asked or (asked is None and begun):
@@ -216,7 +216,7 @@ def _named(start: dict[str, Any] | None) -> str:
     return f"{start['run']}@{start['d_updates']} (--start)" if start else "fresh weights (no --start)"
 
 
-def begin(state: TrainingState, checkpoint: Path) -> None:
+def init_from_checkpoint(state: TrainingState, checkpoint: Path) -> None:
     """Puts the weights and moments of `checkpoint` into a new state; its counts stay zero.
 
     A moving average that the checkpoint lacks begins at its network's weights.
@@ -227,4 +227,4 @@ def begin(state: TrainingState, checkpoint: Path) -> None:
     for name, network in state.networks().items():
         path = checkpoint / f"{name}.safetensors"
         load_weights(network, path if path.is_file() else checkpoint / f"{name.removesuffix('_average')}.safetensors")
-    restore_optimisers(state, checkpoint)
+    restore_optimizers(state, checkpoint)

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from evalkit.gan.networks import Discriminator, Generator
-from evalkit.gan.norms import SpectralNorm, keep_up
+from evalkit.gan.norms import SpectralNorm, power_iterate
 from evalkit.gan.recipes import Recipe
 from evalkit.runtime import ALONE, Ranks
 
 
-def make_optimiser(network: Generator | Discriminator, recipe: Recipe) -> Adam:
+def make_optimizer(network: Generator | Discriminator, recipe: Recipe) -> Adam:
     """Adam with L2 coupled: l2 x parameter joins the gradient before Adam's moments [release]."""
     return Adam(
         network.parameters(),
@@ -43,7 +43,7 @@ def generator_loss(fake: Tensor, recipe: Recipe) -> Tensor:
 def discriminator_step(
     generator: Generator,
     discriminator: Discriminator,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     real: Tensor,
     z: Tensor,
     *,
@@ -63,14 +63,14 @@ def discriminator_step(
     real_logits = discriminator(real, classes).float()
     fake_logits = discriminator(fake, classes).float()
     loss = discriminator_loss(real_logits, fake_logits, discriminator.recipe)
-    _update(optimiser, loss, ranks)
+    _update(optimizer, loss, ranks)
     return loss.detach(), real_logits.detach().sigmoid().mean(), fake_logits.detach().sigmoid().mean()
 
 
 def generator_step(
     generator: Generator,
     discriminator: Discriminator,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     z: Tensor,
     *,
     classes: Tensor | None = None,
@@ -87,17 +87,17 @@ def generator_step(
         fake = generator(z, classes)
         logits = discriminator(fake if noise is None else fake + noise[0], classes)
         loss = generator_loss(logits.float(), generator.recipe)
-        _update(optimiser, loss, ranks)
+        _update(optimizer, loss, ranks)
     finally:
         discriminator.requires_grad_(True)
     return loss.detach()
 
 
-def _update(optimiser: Optimizer, loss: Tensor, ranks: Ranks) -> None:
-    optimiser.zero_grad(set_to_none=True)
+def _update(optimizer: Optimizer, loss: Tensor, ranks: Ranks) -> None:
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    ranks.average([parameter.grad for parameter in optimiser.param_groups[0]["params"]])
-    optimiser.step()
+    ranks.average([parameter.grad for parameter in optimizer.param_groups[0]["params"]])
+    optimizer.step()
 
 
 @torch.no_grad()
@@ -111,4 +111,4 @@ def average_step(average: nn.Module, network: nn.Module, decay: float) -> None:
         if not isinstance(kept, SpectralNorm):
             for buffer, value in zip(kept.buffers(recurse=False), now.buffers(recurse=False), strict=True):
                 buffer.copy_(value)
-    keep_up(average)
+    power_iterate(average)

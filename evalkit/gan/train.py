@@ -26,7 +26,7 @@ from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import (
     TrainingSegment,
     TrainingState,
-    continued,
+    extend_history,
     new_state,
     restore,
     rewind,
@@ -42,16 +42,16 @@ from evalkit.gan.monitor import (
     write_sample_grid,
     write_sorted_grid,
 )
-from evalkit.gan.norms import sync_norms
+from evalkit.gan.norms import sync_batch_norms
 from evalkit.gan.recipes import Recipe, TrainOptions
 from evalkit.gan.run_dir import (
-    begin,
     checkpoint_before,
     checkpoints,
+    init_from_checkpoint,
     latest_checkpoint,
     open_run,
-    remove_after,
-    remove_old,
+    prune_checkpoints,
+    remove_checkpoints_after,
 )
 from evalkit.gan.steps import average_step, discriminator_step, generator_step
 from evalkit.images.imageset import ImageSet
@@ -98,16 +98,16 @@ def train(
         minibatches = Minibatches(images, recipe, seed=options.seed, device=device, ranks=ranks)
         state = new_state(recipe, seed=options.seed, device=device)
         if start and not checkpoints(run):
-            begin(state, start)
+            init_from_checkpoint(state, start)
         manifest = open_run(images, run, recipe, options, start=start, device=device, ranks=ranks)
         precision = manifest["settings"]["precision"]
         if checkpoints(run):
             restore(state, latest_checkpoint(run))
         synced = options.sync_batch_norm and ranks.count > 1
-        state.history = continued(state.history, TrainingSegment(state.d_updates, ranks.count, synced, precision))
+        state.history = extend_history(state.history, TrainingSegment(state.d_updates, ranks.count, synced, precision))
         for network in (state.generator, state.discriminator):
             if synced:
-                sync_norms(network, ranks)
+                sync_batch_norms(network, ranks)
             if options.compile:
                 network.compile()
         loop = Trainer(run, state, minibatches, options, precision, manifest["made_from"], ranks=ranks, watcher=watcher)
@@ -188,14 +188,14 @@ class Trainer:
         with arithmetic(self.precision, self.minibatches.device):
             if not alternate or t % 2 == 0:  # G first [release]
                 z, noise = self.minibatches.z(t, GENERATOR), self.minibatches.noise(t, 1)
-                loss = generator_step(g, d, state.g_optimiser, z, classes=classes, noise=noise, ranks=ranks)
+                loss = generator_step(g, d, state.g_optimizer, z, classes=classes, noise=noise, ranks=ranks)
                 self.metrics.add_generator(loss)
                 if state.g_average:
                     average_step(state.g_average, g, recipe.g_ema)
             if not alternate or t % 2 == 1:
                 real, z = self.minibatches.real(t), self.minibatches.z(t, DISCRIMINATOR)
                 noise = self.minibatches.noise(t, 2)
-                losses = discriminator_step(g, d, state.d_optimiser, real, z, classes=classes, noise=noise, ranks=ranks)
+                losses = discriminator_step(g, d, state.d_optimizer, real, z, classes=classes, noise=noise, ranks=ranks)
                 self.metrics.add_discriminator(*losses)
                 if state.d_average:
                     average_step(state.d_average, d, recipe.d_ema)
@@ -237,7 +237,7 @@ class Trainer:
         rewind(state, target)
         self.ranks.wait()
         if self.ranks.writes:
-            remove_after(self.path, target)
+            remove_checkpoints_after(self.path, target)
             tqdm.write(
                 f"{line}: back to {target.name} with fresh minibatches (rewind {state.rewinds})", file=sys.stderr
             )
@@ -259,7 +259,7 @@ class Trainer:
             self._show()
             self.metrics.sync()
             save_checkpoint(self.path, self.state, made_from=self.made_from)
-            remove_old(self.path, keep=self.options.keep, milestones=self.options.milestones)
+            prune_checkpoints(self.path, keep=self.options.keep, milestones=self.options.milestones)
             self._watch_last()
         self.ranks.wait()
         self._saved_at, self._saved = time.monotonic(), self.state.minibatches
@@ -288,8 +288,8 @@ def _set_learning_rate(state: TrainingState) -> None:
     recipe = state.recipe
     done = state.d_updates / recipe.d_updates
     left = 1.0 if done < recipe.lr_decay_start else (1 - done) / (1 - recipe.lr_decay_start)
-    for optimiser in (state.g_optimiser, state.d_optimiser):
-        optimiser.param_groups[0]["lr"] = recipe.lr * left
+    for optimizer in (state.g_optimizer, state.d_optimizer):
+        optimizer.param_groups[0]["lr"] = recipe.lr * left
 
 
 _LINES = 10  # in a row: a bad moment passes, a broken run does not

@@ -170,7 +170,7 @@ def guided_gradient(
     maps: Tensor = images
     for block in discriminator.blocks[: layer + 1]:
         assert isinstance(block, ConvBlock)
-        maps = GuidedLeakyReLU.apply(block.norm(block.conv(join_classes(maps, classes))), block.leak)
+        maps = GuidedLeakyReLU.apply(block.norm(block.conv(join_classes(maps, classes))), block.negative_slope)
     chosen = maps[torch.arange(len(images)), units[:, 0], units[:, 1], units[:, 2]]
     return torch.autograd.grad(chosen.sum(), images)[0]
 

@@ -210,7 +210,7 @@ class FrozenDiscriminator:
             yield self.images(images[first : first + CHUNK])
 
     def _taps(self, images: Tensor) -> dict[str, Tensor]:
-        return self.discriminator.taps(images, self.classes(len(images)))
+        return self.discriminator.layer_outputs(images, self.classes(len(images)))
 
 
 _PRETRAINED = "pretrained:"

@@ -2,7 +2,7 @@
 
 What runs logged on the way to a checkpoint: hours, samples, the probe's curve; over all runs that it came from.
 
-From a run or checkpoint of ours to weights to hand on: both networks, without the optimisers' state.
+From a run or checkpoint of ours to weights to hand on: both networks, without the state of the optimizers.
 """
 
 import dataclasses
@@ -254,5 +254,5 @@ def _command(recipe: Recipe, settings: dict[str, Any], start: dict[str, Any] | N
 
 def is_trained(path: Path) -> bool:
     """Whether a folder is a run or a checkpoint."""
-    known = (path / "checkpoints").is_dir() or (path / "optimisers.safetensors").is_file()
+    known = (path / "checkpoints").is_dir() or (path / "optimizers.safetensors").is_file()
     return known and (path / MANIFEST).is_file()
