@@ -6,14 +6,12 @@ Kinds of encoders (beside this file) make them; batch-norm statistics and extrac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -143,13 +141,3 @@ class Encoder:
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False)
-
-
-def check_weights(path: str, sha256: str) -> None:
-    """Refuses features whose weights file has changed since.
-
-    Raises:
-        EvalkitError: the file is there and hashes to something else.
-    """
-    if path and Path(path).is_file() and sha256_file(Path(path)) != sha256:
-        raise EvalkitError(f"{path}: no longer the weights these features were made with; run `evalkit extract` again")

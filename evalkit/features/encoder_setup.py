@@ -34,7 +34,8 @@ from evalkit.features.batchnorm import (
     set_statistics,
     statistics,
 )
-from evalkit.features.pooling import Layer, LayerSelection, feature_columns
+from evalkit.features.featureset import Layer
+from evalkit.features.pooling import LayerSelection, feature_columns
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import FeatureSet
-from evalkit.features.writer import rows_a_chunk
+from evalkit.features.writer import rows_per_chunk
 
 LARGEST_TEXT = 2_000_000_000  # bytes of LIBSVM text above which it has to be asked for: liblinear reads all of it
 
@@ -91,7 +91,7 @@ def _parquet(rows: _Rows, file: BinaryIO) -> None:
     length, names = rows.features.shape[1], rows.split_names()
     columns = [("label", pa.int64()), ("split", pa.string()), ("features", pa.list_(pa.float32(), length))]
     schema = pa.schema(columns, metadata=rows.about | {"class_names": json.dumps(rows.class_names)})
-    step = rows_a_chunk(length)
+    step = rows_per_chunk(length)
     with pq.ParquetWriter(file, schema) as writer:
         for first in range(0, len(rows.labels), step):
             chunk = slice(first, first + step)
@@ -105,7 +105,7 @@ def _libsvm(rows: _Rows, file: BinaryIO) -> None:
     """A line a row: label, then column:value from column 1 on, zeros left out."""
     from sklearn.datasets import dump_svmlight_file
 
-    step = rows_a_chunk(rows.features.shape[1])
+    step = rows_per_chunk(rows.features.shape[1])
     for first in range(0, len(rows.labels), step):
         chunk = slice(first, first + step)
         dump_svmlight_file(rows.features[chunk].astype(np.float32), rows.labels[chunk], file, zero_based=False)
@@ -135,7 +135,7 @@ def _safetensors(rows: _Rows, file: BinaryIO) -> None:
     content = json.dumps({"__metadata__": rows.about | texts} | header).encode()
     content += b" " * (-len(content) % 8)
     file.write(len(content).to_bytes(8, "little") + content)
-    step = rows_a_chunk(rows.features.shape[1])
+    step = rows_per_chunk(rows.features.shape[1])
     for first in range(0, len(rows.labels), step):
         file.write(np.ascontiguousarray(rows.features[first : first + step]).data)
     file.write(rows.labels.data)
@@ -184,7 +184,7 @@ def _statistics(features: FeatureSet) -> Iterator[str]:
     count, length = features.features.shape
     total, squares = np.zeros(length), np.zeros(length)
     least, most = np.full(length, np.inf, np.float32), np.full(length, -np.inf, np.float32)
-    for rows, _ in features.chunks(rows=rows_a_chunk(length)):
+    for rows, _ in features.chunks(rows=rows_per_chunk(length)):
         total += rows.sum(axis=0, dtype=np.float64)
         squares += np.einsum("nd,nd->d", rows, rows, dtype=np.float64)
         least, most = np.minimum(least, rows.min(axis=0)), np.maximum(most, rows.max(axis=0))

@@ -17,8 +17,8 @@ from evalkit.errors import EvalkitError
 from evalkit.features.augmentation import Augmentation
 from evalkit.features.batchnorm import STATISTICS_BATCH, BatchNormMode
 from evalkit.features.encoder_setup import ExtractionJob, list_layers, setup_encoder, variant
-from evalkit.features.featureset import KIND, FeatureSet, load_features
-from evalkit.features.pooling import Layer, LayerSelection, join
+from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
+from evalkit.features.pooling import LayerSelection, join
 from evalkit.features.writer import RowsWriter, batches, create_rows, recorded
 from evalkit.images import find_images, find_images_by_sha256
 from evalkit.images.imageset import ImageSet

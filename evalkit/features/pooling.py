@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.features.featureset import Layer
 
 Pool = Literal["max", "average", "none"]
 Tokens = Literal["mean", "class"]
@@ -72,25 +73,6 @@ class LayerSelection:
             self.layout: self.layout != "auto",
         }
         return [name for name, differs in parts.items() if differs]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Where one layer's features lie: columns offset to offset + length; maps x grid x grid, map by map.
-
-    grid is 1 for vectors and 0 for maps of unequal sides; channels_last is how the network lays its maps out, not how
-    they lie here.
-    """
-
-    name: str
-    channels: int
-    grid: int
-    offset: int
-    length: int
-    channels_last: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def feature_columns(

@@ -13,8 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evalkit.artifacts import ArtifactWriter, NpyWriter, new_manifest, sha256_json, write_artifact
 from evalkit.errors import EvalkitError
-from evalkit.features.featureset import KIND, FeatureSet, load_features
-from evalkit.features.pooling import Layer
+from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 from evalkit.features.writer import Content, write_features
 
 SCALINGS = {"standardise": "standardised", "whiten": "PCA-whitened"}  # what a user asks for: what figures say
@@ -108,14 +107,14 @@ def concat(sets: Sequence[FeatureSet], target: Path, *, replace: bool = False) -
         class_names=first.class_names,
         splits=first.splits,
         layers=layers,
-        settings={"dataset": first.dataset, "encoder": " + ".join(each.encoder for each in sets)},
-        made_from={
-            "weights_sha256": sha256_json(weights) if any(weights) else "",
-            "images_sha256": next((found for each in sets if (found := _images(each))), ""),
-            "features_sha256": [each.sha256 for each in sets],
-        },
     )
-    return write_features(content, target, replace=replace)
+    settings = {"dataset": first.dataset, "encoder": " + ".join(each.encoder for each in sets)}
+    made_from = {
+        "weights_sha256": sha256_json(weights) if any(weights) else "",
+        "images_sha256": next((found for each in sets if (found := _images(each))), ""),
+        "features_sha256": [each.sha256 for each in sets],
+    }
+    return write_features(content, target, settings=settings, made_from=made_from, replace=replace)
 
 
 def _images(features: FeatureSet) -> str:

@@ -1,14 +1,13 @@
-"""Writing features while the next ones are computed: rows at their places in one array, by one process or several.
+"""Writing features to disk: rows at their places in one array while the next ones are computed, or chunk by chunk.
 
-What is on disk is recorded as ranges of rows, a file a process, so that an interrupted extraction goes on where it was,
-with another number of processes, too.
-
-A feature set from rows that something else hands over in chunks: bounded memory, atomic, resumable.
+`extract` writes batches with `RowsWriter`, from one process or several. What is on disk is recorded as ranges of rows,
+one file per process, so that an interrupted extraction resumes, also with another number of processes.
+`write_features` makes a feature set of rows that can be read in chunks: imported arrays, concatenated sets.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +18,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.artifacts import NpyWriter, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, NpyWriter, new_manifest, write_artifact
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.featureset import KIND, FeatureSet, load_features
-from evalkit.features.pooling import Layer
+from evalkit.features.arrays import check_finite
+from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 
 Batch = tuple[int, int]  # first row, row after the last
-_AHEAD = 2  # batches computed that may wait for the disk
+_AHEAD = 2  # computed batches that may wait for the disk
 _RECORD_EVERY = 32  # batches
+_CHUNK_BYTES = 1 << 25
 
 
 def batches(splits: Sequence[tuple[int, int]], count: int, size: int) -> list[Batch]:
-    """Rows 0 to count in batches of at most `size` that do not reach over the ends of splits."""
+    """Rows 0 to count in batches of at most `size`; no batch crosses the end of a split."""
     edges = sorted({0, count, *(edge for split in splits for edge in split)})
     return [
         (first, min(first + size, end))
@@ -40,7 +40,7 @@ def batches(splits: Sequence[tuple[int, int]], count: int, size: int) -> list[Ba
 
 
 def create_rows(path: Path, shape: tuple[int, int], dtype: str) -> None:
-    """Makes a `.npy` file of that shape whose rows are yet to be written; leaves one that is there."""
+    """Creates a `.npy` file of that shape whose rows are still to be written; an existing file stays as it is."""
     if path.exists():
         return
     with open(path.with_suffix(".tmp"), "wb") as file:
@@ -51,20 +51,20 @@ def create_rows(path: Path, shape: tuple[int, int], dtype: str) -> None:
 
 
 def recorded(folder: Path) -> set[Batch]:
-    """The ranges of rows that are on disk, from every process's record; a line cut short does not count."""
+    """The ranges of rows that are on disk, from the records of all processes; a line cut short does not count."""
     lines = [line for path in folder.glob("rows-*.txt") for line in path.read_text().splitlines(keepends=True)]
-    found = [line.split() for line in lines if line.endswith("\n")]
-    return {(int(first), int(end)) for first, end in found}
+    ranges = [line.split() for line in lines if line.endswith("\n")]
+    return {(int(first), int(end)) for first, end in ranges}
 
 
 class RowsWriter:
-    """Puts batches of rows into `features.npy` of `folder` in a thread of its own, and records them once durable.
+    """Writes batches of rows to `features.npy` of `folder` in its own thread, and records them once they are durable.
 
     Args:
         folder: holds an array made by `create_rows`.
-        layers: names the layer of a number that is not finite.
-        name: of the images, likewise.
-        rank: of this process.
+        layers: the columns of each layer, for the error message about a number that is not finite.
+        name: the name of the images, likewise.
+        rank: the number of this process.
     """
 
     def __init__(self, folder: Path, layers: Sequence[Layer], name: str, *, rank: int):
@@ -80,11 +80,11 @@ class RowsWriter:
             self._digest.update(file.read(self._array.offset))
 
     def put(self, rows: Tensor, first: int) -> None:
-        """Hands over rows (n, D), of the array's dtype, on any device; waits while too many are on their way.
+        """Queues rows (n, D), of the array's dtype, on any device; waits while too many batches are queued.
 
         Raises:
             ArtifactError: an earlier batch has a number that is not finite.
-            OSError: the disk refused one.
+            OSError: an earlier batch could not be written.
         """
         while len(self._waiting) >= _AHEAD:
             self._waiting.pop(0).result()
@@ -93,7 +93,7 @@ class RowsWriter:
     def _write(self, rows: Tensor, first: int) -> None:
         self._check(rows, first)
         content = rows.cpu().contiguous().numpy().data.cast("B")
-        if first == self._hashed:  # in order, as one undisturbed process writes them
+        if first == self._hashed:  # in order, as a single uninterrupted process writes them
             self._digest.update(content)
             self._hashed += len(rows)
         place = self._array.offset + first * self._array.strides[0]
@@ -130,7 +130,7 @@ class RowsWriter:
         return self
 
     def __exit__(self, failure: object, *_: object) -> None:
-        """Waits for what is on its way and records it; after an error only what is recorded already counts."""
+        """Waits for the queued batches and records them; after an error, only what is already recorded counts."""
         try:
             if failure is None:
                 for future in self._waiting:
@@ -143,28 +143,25 @@ class RowsWriter:
 
 
 def _all_finite(rows: Tensor) -> bool:
-    """Whether no exponent is all ones, as infinity's and NaN's are; 30 times as fast as isfinite on float16."""
+    """Whether no exponent is all ones, as those of infinity and NaN are; 30 times as fast as isfinite on float16."""
     bits, exponent = (torch.int16, 0x7C00) if rows.dtype == torch.float16 else (torch.int32, 0x7F800000)
     return bool((rows.view(bits) & exponent).amax() < exponent)
 
 
-_CHUNK_BYTES = 1 << 25
-
-
-def rows_a_chunk(length: int) -> int:
+def rows_per_chunk(length: int) -> int:
     """How many rows of `length` float32 numbers make a chunk."""
     return max(1, _CHUNK_BYTES // (4 * length))
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is to become a feature set.
+    """The rows of a feature set that is still to be written.
 
     Attributes:
         read: (first row, row after the last) -> (n, D) numbers, in the order of the rows.
-        shape: (N, D); dtype: float16 or float32, on disk.
-        labels: int64 (N,); class_names, splits, layers: as in FeatureSet.
-        settings: dataset, encoder and what else made it; made_from: hashes.
+        shape: (N, D).
+        dtype: float16 or float32, on disk.
+        labels, class_names, splits, layers: as in FeatureSet.
     """
 
     read: Callable[[int, int], np.ndarray]
@@ -174,48 +171,56 @@ class Content:
     class_names: Sequence[str]
     splits: dict[str, tuple[int, int]]
     layers: Sequence[Layer]
-    settings: dict[str, Any]
-    made_from: dict[str, Any]
 
 
-def write_features(content: Content, target: Path, *, replace: bool = False) -> FeatureSet:
-    """Writes a feature set; one with equal settings and inputs is returned as it is.
+def write_features(
+    content: Content, target: Path, *, settings: dict[str, Any], made_from: dict[str, Any], replace: bool = False
+) -> FeatureSet:
+    """Writes a feature set; one with equal settings and inputs is returned as it is, an interrupted one resumes.
+
+    Args:
+        content: the rows.
+        target: the feature set's directory.
+        settings: data set, encoder and what else determines the features.
+        made_from: hashes of what they are made from.
+        replace: overwrite other features.
 
     Raises:
-        EvalkitError: another set of that name is there and `replace` is not asked, or numbers that are not finite.
+        EvalkitError: other features are there and `replace` is not set, or numbers that are not finite.
     """
-    settings = {"weights": "", "batch_norm": "", "dtype": content.dtype} | content.settings
-    made_from = {"weights_sha256": "", "images_sha256": ""} | content.made_from
+    settings = {"weights": "", "batch_norm": "", "dtype": content.dtype} | settings
+    made_from = {"weights_sha256": "", "images_sha256": ""} | made_from
     with write_artifact(target, settings=settings, made_from=made_from) as artifact:
         if target.exists() and not replace:
-            found = load_features(target)
-            if found.manifest["settings"] == settings and found.manifest["made_from"] == made_from:
-                return found
+            existing = load_features(target)
+            if existing.manifest["settings"] == settings and existing.manifest["made_from"] == made_from:
+                return existing
             raise EvalkitError(f"{target}: holds other features; choose another --name, or --replace them")
-        start = artifact.progress.get("rows", 0)
-        path = artifact.path / "features.npy"
-        with NpyWriter(path, content.shape[1:], content.dtype, rows=start) as writer:
-            for rows in _checked(content, start):
-                writer.append(rows)
-                writer.sync()
-                artifact.save(rows=writer.rows)
+        _write_chunks(content, settings["dataset"], artifact)
         np.save(artifact.path / "labels.npy", content.labels)
         manifest = new_manifest(KIND, settings=settings, made_from=made_from)
-        about = {"class_names": list(content.class_names), "layers": [layer.as_dict() for layer in content.layers]}
-        artifact.finish(manifest | about | {"splits": {name: list(rows) for name, rows in content.splits.items()}})
+        artifact.finish(manifest | layout(content.class_names, content.splits, content.layers))
     return load_features(target)
 
 
-def _checked(content: Content, start: int) -> Iterator[np.ndarray]:
-    count, step = content.shape[0], rows_a_chunk(content.shape[1])
-    for first in tqdm(range(start, count, step), unit="chunk", desc="features", disable=None):
-        with np.errstate(over="ignore"):  # what overflows is found below
-            rows = content.read(first, min(first + step, count)).astype(content.dtype)
-        finite = np.isfinite(rows)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise ArtifactError(
-                f"{content.settings['dataset']}: number {column} of row {first + row} is {rows[row, column]} as "
-                f"{rows.dtype}, expected finite numbers"
-            )
-        yield rows
+def layout(class_names: Sequence[str], splits: dict[str, tuple[int, int]], layers: Sequence[Layer]) -> dict[str, Any]:
+    """The part of a feature set's manifest that says what its rows, labels and columns are."""
+    return {
+        "class_names": list(class_names),
+        "splits": {name: list(rows) for name, rows in splits.items()},
+        "layers": [layer.as_dict() for layer in layers],
+    }
+
+
+def _write_chunks(content: Content, name: str, artifact: ArtifactWriter) -> None:
+    """Writes the rows that are not on disk yet and records the progress after each chunk."""
+    start, (count, length) = artifact.progress.get("rows", 0), content.shape
+    step = rows_per_chunk(length)
+    with NpyWriter(artifact.path / "features.npy", (length,), content.dtype, rows=start) as writer:
+        for first in tqdm(range(start, count, step), unit="chunk", desc="features", disable=None):
+            with np.errstate(over="ignore"):  # check_finite refuses what overflows
+                rows = content.read(first, min(first + step, count)).astype(content.dtype)
+            check_finite(rows, first, name)
+            writer.append(rows)
+            writer.sync()
+            artifact.save(rows=writer.rows)
