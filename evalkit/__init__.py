@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from evalkit.encoders import find_encoder as find_encoder
     from evalkit.evaluation.evaluate import evaluate as evaluate
     from evalkit.evaluation.protocol import Protocol as Protocol
+    from evalkit.features.concat import concat_features as concat_features
+    from evalkit.features.describe import describe_features as describe_features
+    from evalkit.features.exporting import export_features as export_features
     from evalkit.features.extract import extract as extract
+    from evalkit.features.featureset import FeatureSet as FeatureSet
     from evalkit.features.featureset import load_features as load_features
+    from evalkit.features.importing import import_features as import_features
     from evalkit.gan.recipes import TrainOptions as TrainOptions
     from evalkit.gan.recipes import override as override
     from evalkit.gan.recipes import recipe_named as recipe_named
@@ -26,14 +31,19 @@ if TYPE_CHECKING:
     from evalkit.workspace import Workspace as Workspace
 
 _HOMES = {
+    "FeatureSet": "features.featureset",
     "L2SVM": "probes.l2svm",
     "Protocol": "evaluation.protocol",
     "TrainOptions": "gan.recipes",
     "Workspace": "workspace",
+    "concat_features": "features.concat",
+    "describe_features": "features.describe",
     "evaluate": "evaluation.evaluate",
+    "export_features": "features.exporting",
     "extract": "features.extract",
     "find_encoder": "encoders",
     "find_images": "images",
+    "import_features": "features.importing",
     "load_features": "features.featureset",
     "load_images": "images",
     "override": "gan.recipes",

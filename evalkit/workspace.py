@@ -7,8 +7,10 @@ HOME/draws/*.json  label draws      HOME/latent/NAME       findings of `evalkit 
 """
 
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,12 +35,20 @@ _MAKERS = {
 }
 
 
+class _TemporaryFolder:
+    """A folder that is removed with this object, or at exit; unlike TemporaryDirectory, without a ResourceWarning."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="evalkit-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where artifacts live. Creating the object touches nothing on disk."""
 
     home: Path
-    _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False, compare=False)
+    _folder: _TemporaryFolder | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, home: "Workspace | Path | str | None" = None) -> "Workspace":
@@ -50,8 +60,8 @@ class Workspace:
             return home
         if home is not None:
             return cls(Path(home))
-        folder = tempfile.TemporaryDirectory(prefix="evalkit-")
-        return cls(Path(folder.name), folder)
+        folder = _TemporaryFolder()
+        return cls(folder.path, folder)
 
     @property
     def is_temporary(self) -> bool:

@@ -20,11 +20,11 @@ from evalkit.encoders import find_encoder
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features import exporting as export_module
 from evalkit.features import writer as write_module
+from evalkit.features.concat import concat_features
 from evalkit.features.exporting import export_features
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
 from evalkit.features.importing import import_features
-from evalkit.features.transforms import concat
 from evalkit.workspace import Workspace
 
 NAMES = {"dataset": "mine", "encoder": "theirs"}
@@ -51,9 +51,8 @@ def arrays(tmp_path):
 @pytest.fixture
 def imported(arrays, tmp_path):
     """Those arrays as a feature set: three rows of four for training, in the order of the splits."""
-    return import_features(
-        [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "sets/mine", splits=tmp_path / "s.txt", **NAMES
-    )
+    paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
+    return import_features(paths, out=tmp_path / "sets/mine", splits=tmp_path / "s.txt", **NAMES)
 
 
 def order():
@@ -85,9 +84,9 @@ def test_chunks_are_all_rows_in_order(imported):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_round_trip_of_exported_sets(arrays, tmp_path, suffix, dtype):
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
-    first = import_features(paths, tmp_path / "a", splits=splits, dtype=dtype, **NAMES)
+    first = import_features(paths, out=tmp_path / "a", splits=splits, dtype=dtype, **NAMES)
     out = export_features(first, tmp_path / f"out{suffix}")
-    again = import_features([out], tmp_path / "b", **NAMES)
+    again = import_features([out], out=tmp_path / "b", **NAMES)
     assert again.sha256 == first.sha256 and again.features.dtype == dtype
     assert np.array_equal(again.labels, first.labels)
     assert (again.splits, again.class_names) == (first.splits, first.class_names)
@@ -116,12 +115,12 @@ def test_names_as_labels_bfloat16_tensors_and_split_arrays(tmp_path):
     X = torch.randn(6, 3, generator=random).bfloat16()
     labels = {"y_train": torch.tensor([1, 2, 1, 2, 1, 2]), "y_test": torch.zeros(2)}
     save_file({"X_train": X, "X_test": X[:2].clone()} | labels, tmp_path / "bundle.safetensors")
-    found = import_features([tmp_path / "bundle.safetensors"], tmp_path / "a", **NAMES)
+    found = import_features([tmp_path / "bundle.safetensors"], out=tmp_path / "a", **NAMES)
     assert np.array_equal(found.features[:6], X.float().numpy()) and found.class_names == ["0", "1", "2"]
     np.save(tmp_path / "X.npy", X.double().numpy())
     (tmp_path / "y.txt").write_text("dog\ncat\ndog\ncat\ndog\ncat\n")
     pair = [tmp_path / "X.npy", tmp_path / "y.txt"]
-    found = import_features(pair, tmp_path / "b", test=pair, **NAMES)
+    found = import_features(pair, out=tmp_path / "b", test=pair, **NAMES)
     assert found.class_names == ["cat", "dog"] and found.labels[:3].tolist() == [1, 0, 1]
     assert found.splits == {"train": (0, 6), "test": (6, 12)} and found.features.dtype == np.float32
 
@@ -129,7 +128,7 @@ def test_names_as_labels_bfloat16_tensors_and_split_arrays(tmp_path):
 def test_splits_as_ranges_leave_other_rows_out(arrays, tmp_path):
     (tmp_path / "s.json").write_text('{"test": [30, 35], "train": [5, 20]}')
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
-    found = import_features(paths, tmp_path / "a", splits=tmp_path / "s.json", **NAMES)
+    found = import_features(paths, out=tmp_path / "a", splits=tmp_path / "s.json", **NAMES)
     assert found.splits == {"test": (0, 5), "train": (5, 20)}
     assert np.array_equal(found.features, arrays[0][[*range(30, 35), *range(5, 20)]])
 
@@ -139,10 +138,10 @@ def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
     monkeypatch.setattr("evalkit.artifacts.NpyWriter.append", _append_until(calls))
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(StopIteration):
-        import_features(paths, tmp_path / "b", splits=splits, **NAMES)
+        import_features(paths, out=tmp_path / "b", splits=splits, **NAMES)
     assert json.loads((tmp_path / "b.partial/progress.json").read_text())["progress"] == {"rows": 21}
     monkeypatch.undo()
-    assert import_features(paths, tmp_path / "b", splits=splits, **NAMES).sha256 == imported.sha256
+    assert import_features(paths, out=tmp_path / "b", splits=splits, **NAMES).sha256 == imported.sha256
 
 
 def _append_until(calls):
@@ -171,36 +170,36 @@ def pixels(striped, tmp_path):
 
 def test_value_of_joined_sets(pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(write_module, "_CHUNK_BYTES", 1 << 20)
-    joined = concat(pixels, tmp_path / "joined")
+    joined = concat_features(pixels, out=tmp_path / "joined")
     first, second = (each.features.shape[1] for each in pixels)
     assert np.array_equal(joined.features[:, :first], pixels[0].features)
     assert np.array_equal(joined.features[:, first:], pixels[1].features)
     assert [(x.name, x.offset) for x in joined.layers[:2]] == [("pixels", 0), ("conv1", first)]
     assert joined.encoder == "pixels + random:digits" and joined.splits == pixels[0].splits
     assert joined.manifest["made_from"]["images_sha256"] == pixels[0].manifest["made_from"]["images_sha256"]
-    twice = concat([joined, pixels[1]], tmp_path / "twice")
+    twice = concat_features([joined, pixels[1]], out=tmp_path / "twice")
     assert [layer.name for layer in twice.layers[1:3]] == ["1/conv1", "1/conv2"]
     assert twice.features.shape == (360, first + 2 * second)
 
 
 def test_sets_of_other_images_are_not_joined(arrays, imported, pixels, tmp_path, striped):
     with pytest.raises(EvalkitError, match="mine by theirs and striped by pixels: 40 and 360 rows, expected the same"):
-        concat([imported, pixels[0]], tmp_path / "x")
+        concat_features([imported, pixels[0]], out=tmp_path / "x")
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
     (tmp_path / "t.txt").write_text("\n".join(["train", "test", "train", "train"] * 10))
-    other = import_features(paths, tmp_path / "other", splits=tmp_path / "t.txt", **NAMES)
+    other = import_features(paths, out=tmp_path / "other", splits=tmp_path / "t.txt", **NAMES)
     with pytest.raises(EvalkitError, match="row 1 has label 1 and 2; expected the same images in the same order"):
-        concat([imported, other], tmp_path / "x")
+        concat_features([imported, other], out=tmp_path / "x")
     (tmp_path / "t.json").write_text('{"train": [0, 20], "test": [20, 40]}')
-    halves = import_features(paths, tmp_path / "halves", splits=tmp_path / "t.json", **NAMES)
+    halves = import_features(paths, out=tmp_path / "halves", splits=tmp_path / "t.json", **NAMES)
     with pytest.raises(EvalkitError, match=r"splits {'train': \(0, 30\).* and {'train': \(0, 20\).*, expected"):
-        concat([imported, halves], tmp_path / "x")
+        concat_features([imported, halves], out=tmp_path / "x")
     striped.manifest["files"]["images.npy"]["sha256"] = "0" * 64  # as if of other images
     elsewhere = extract(striped, find_encoder("pixels", Workspace(tmp_path)), tmp_path / "elsewhere", device="cpu")
-    with pytest.raises(EvalkitError, match=r"made from other images \([0-9a-f]{12}… and 000000000000…\), expected"):
-        concat([pixels[0], elsewhere], tmp_path / "x")
+    with pytest.raises(EvalkitError, match=r"made from different images \([0-9a-f]{12}… and 000000000000…\), expected"):
+        concat_features([pixels[0], elsewhere], out=tmp_path / "x")
     with pytest.raises(EvalkitError, match="1 feature set, expected two or more"):
-        concat([imported], tmp_path / "x")
+        concat_features([imported], out=tmp_path / "x")
 
 
 # -- what is refused
@@ -209,13 +208,13 @@ def test_sets_of_other_images_are_not_joined(arrays, imported, pixels, tmp_path,
 WRONG = {
     "lengths": ({}, {"y.npy": np.zeros(39, int)}, "y.npy: 39 labels for 40 rows of features"),
     "maps": ({}, {"X.npy": np.zeros((40, 2, 2))}, r"X.npy: features of shape \(40, 2, 2\), expected \(N, D\).*reshape"),
-    "vector": ({}, {"X.npy": np.zeros(40)}, r"X.npy: features of shape \(40,\), expected \(N, D\), a row an image"),
-    "objects": ({}, {"X.npy": np.array([[{}] * 3] * 40)}, "X.npy: no NumPy array of plain numbers or texts .*bject"),
+    "vector": ({}, {"X.npy": np.zeros(40)}, r"X.npy: features of shape \(40,\), expected \(N, D\), one row per image"),
+    "objects": ({}, {"X.npy": np.array([[{}] * 3] * 40)}, "X.npy: not a NumPy array of plain numbers or text .*bject"),
     "texts": ({}, {"X.npy": np.full((40, 3), "a")}, r"X.npy: features <U1 \(40, 3\), expected numbers"),
     "one-hot": (
         {},
         {"y.npy": np.zeros((40, 4))},
-        r"y.npy: labels of shape \(40, 4\), expected one a row; one-hot",
+        r"y.npy: labels of shape \(40, 4\), expected one label per row; argmax",
     ),
     "fractions": ({}, {"y.npy": np.full(40, 0.5)}, "y.npy: labels of type float64, expected whole numbers or names"),
     "splits": ({}, {"s.txt": "train\n" * 39}, r"s.txt: splits are <U5 \(39,\), expected .* each of 40 rows"),
@@ -242,7 +241,7 @@ def test_wrong_arrays_are_one_line(arrays, tmp_path, case):
             np.save(tmp_path / name, content, allow_pickle=True)
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
     with pytest.raises(EvalkitError, match=message):
-        import_features(paths, tmp_path / "sets/x", **{"splits": tmp_path / "s.txt"} | options, **NAMES)
+        import_features(paths, out=tmp_path / "sets/x", **{"splits": tmp_path / "s.txt"} | options, **NAMES)
     assert not (tmp_path / "sets/x").exists() and not list((tmp_path / "sets").glob(".import-*"))
 
 
@@ -259,14 +258,14 @@ def test_numbers_that_are_not_finite_are_refused(arrays, tmp_path, value, dtype,
     np.save(tmp_path / "X.npy", X)
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(ArtifactError, match=message):
-        import_features(paths, tmp_path / "x", splits=splits, dtype=dtype, **NAMES)
+        import_features(paths, out=tmp_path / "x", splits=splits, dtype=dtype, **NAMES)
     assert not (tmp_path / "x").exists()
 
 
 def test_files_of_other_forms_are_one_line(arrays, tmp_path):
     def refused(message, *names, **options):
         with pytest.raises(EvalkitError, match=message):
-            import_features([tmp_path / name for name in names], tmp_path / "x", **options, **NAMES)
+            import_features([tmp_path / name for name in names], out=tmp_path / "x", **options, **NAMES)
 
     (tmp_path / "bad.npz").write_text("no archive")
     (tmp_path / "bad.pt").write_text("no tensors")
@@ -275,17 +274,17 @@ def test_files_of_other_forms_are_one_line(arrays, tmp_path):
     np.savez(tmp_path / "objects.npz", X=np.array([[{}]]), y=np.zeros(1, int))
     np.savez(tmp_path / "names.npz", first=np.zeros((2, 2)), second=np.zeros(2))
     refused("X.npy: features without labels; give both", "X.npy")
-    refused("table.csv: features come from .npy, .npz, .pt, .pth or .safetensors, found .csv", "table.csv")
+    refused("table.csv: features are read from .npy, .npz, .pt, .pth or .safetensors, found .csv", "table.csv")
     refused("gone.npz: no such file", "gone.npz")
     refused("bad.npz: not readable as .npz", "bad.npz")
-    refused("bad.pt: not tensors alone, as torch.save writes them", "bad.pt")
-    refused("module.pt: not tensors alone, as torch.save writes them", "module.pt")
-    refused("bad.safetensors: no safetensors file", "bad.safetensors")
-    refused(r"objects.npz\[X.npy\]: no NumPy array of plain numbers or texts", "objects.npz")
+    refused("bad.pt: expected only tensors, as torch.save writes them", "bad.pt")
+    refused("module.pt: expected only tensors, as torch.save writes them", "module.pt")
+    refused("bad.safetensors: not a safetensors file", "bad.safetensors")
+    refused(r"objects.npz\[X.npy\]: not a NumPy array of plain numbers or text", "objects.npz")
     refused("names.npz: no features and labels .*; it has first, second", "names.npz")
     refused("3 files, expected X and y, or one file with both", "X.npy", "y.npy", "y.npy")
     (tmp_path / "s.json").write_text('{"train": [0, 30], "test": [20, 40]}')
-    refused("s.json: splits overlap; a row belongs to one", "X.npy", "y.npy", splits=tmp_path / "s.json")
+    refused("s.json: splits overlap; a row belongs to one split", "X.npy", "y.npy", splits=tmp_path / "s.json")
     (tmp_path / "s.json").write_text('{"train": [0, 30], "test": [30, 41]}')
     refused("s.json: expected splits as .* within 40 rows", "X.npy", "y.npy", splits=tmp_path / "s.json")
     np.save(tmp_path / "narrow.npy", arrays[0][:, :7])
@@ -297,19 +296,19 @@ def test_other_features_of_that_name_stay(arrays, imported, tmp_path):
     np.save(tmp_path / "X.npy", arrays[0] + 1)
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(EvalkitError, match="mine: holds other features; choose another --name, or --replace them"):
-        import_features(paths, tmp_path / "sets/mine", splits=splits, **NAMES)
+        import_features(paths, out=tmp_path / "sets/mine", splits=splits, **NAMES)
     assert load_features(tmp_path / "sets/mine").sha256 == imported.sha256
-    replaced = import_features(paths, tmp_path / "sets/mine", splits=splits, replace=True, **NAMES)
+    replaced = import_features(paths, out=tmp_path / "sets/mine", splits=splits, replace=True, **NAMES)
     assert replaced.sha256 != imported.sha256
 
 
 def test_exports_that_cannot_be(imported, tmp_path, monkeypatch):
     with pytest.raises(EvalkitError, match="a.csv: no format of that suffix; choose .npz, .parquet, .libsvm, .saf"):
         export_features(imported, tmp_path / "a.csv")
-    with pytest.raises(EvalkitError, match="LIBSVM has no place for splits; choose one by --split train or test"):
+    with pytest.raises(EvalkitError, match="LIBSVM cannot hold splits; choose one by --split train or test"):
         export_features(imported, tmp_path / "a.libsvm")
     monkeypatch.setattr(export_module, "LARGEST_TEXT", 1000)
-    with pytest.raises(EvalkitError, match="a.libsvm: about 0.0 GB of text; take .npz, .parquet or .safetensors, or"):
+    with pytest.raises(EvalkitError, match="a.libsvm: about 0.0 GB of text; choose .npz, .parquet or .safetensors, or"):
         export_features(imported, tmp_path / "a.libsvm", split="train")
     assert export_features(imported, tmp_path / "a.libsvm", split="train", large=True).stat().st_size > 1000
     with pytest.raises(ArtifactError, match="mine: no split 'extra'; it has train, test"):

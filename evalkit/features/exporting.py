@@ -1,56 +1,51 @@
-"""export: a feature set as a file for other tools, written in chunks, in place only when it is whole.
+"""Export: a feature set as one file for other tools, written in chunks and renamed when it is complete.
 
-What is in a feature set, in a few lines; the numbers are read in chunks.
+`importing.py` reads most of these formats again.
 """
 
 import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from evalkit.errors import EvalkitError
-from evalkit.features.featureset import FeatureSet
+from evalkit.features.featureset import FeatureSet, as_feature_set
 from evalkit.features.writer import rows_per_chunk
+from evalkit.workspace import Workspace
 
-LARGEST_TEXT = 2_000_000_000  # bytes of LIBSVM text above which it has to be asked for: liblinear reads all of it
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What is exported: consecutive rows, memory-mapped, with their labels and splits."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    splits: dict[str, tuple[int, int]]
-    class_names: list[str]
-    about: dict[str, str]
-
-    def split_names(self) -> np.ndarray:
-        """A split's name a row."""
-        return np.repeat(list(self.splits), [end - first for first, end in self.splits.values()])
+LARGEST_TEXT = 2_000_000_000  # bytes of LIBSVM text that need no --large: liblinear reads all of it into memory
 
 
-def export_features(features: FeatureSet, out: Path, *, split: str | None = None, large: bool = False) -> Path:
+def export_features(
+    features: Any,
+    out: Path | str,
+    *,
+    home: Workspace | Path | str | None = None,
+    split: str | None = None,
+    large: bool = False,
+) -> Path:
     """Writes all rows, or those of a split, to `out`; its suffix says the format.
 
     Args:
-        features: the set.
+        features: what `as_feature_set` takes: a FeatureSet, its directory, or its name in the workspace.
         out: .npz, .parquet, .libsvm, .safetensors or .pt.
-        split: LIBSVM has no place for splits, so it needs one.
-        large: write LIBSVM text of more than 2 GB, too.
+        home: the workspace, for a name.
+        split: the split to write; required for LIBSVM, which cannot hold splits.
+        large: whether to write LIBSVM text of more than 2 GB.
 
     Raises:
         EvalkitError: another suffix, no such split, or text that would be too large.
     """
+    out = Path(out)
     if out.suffix not in _WRITERS:
         raise EvalkitError(f"{out}: no format of that suffix; choose {', '.join(_WRITERS)}")
-    rows = _chosen(features, split)
+    rows = _rows_of(as_feature_set(features, home=home), split)
     if out.suffix == ".libsvm":
         _check_text(rows, out, split=split, large=large)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +61,22 @@ def export_features(features: FeatureSet, out: Path, *, split: str | None = None
     return out
 
 
-def _chosen(features: FeatureSet, split: str | None) -> _Rows:
+@dataclass(frozen=True)
+class _Rows:
+    """The rows to export, consecutive and memory-mapped, with their labels and splits."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    splits: dict[str, tuple[int, int]]
+    class_names: list[str]
+    about: dict[str, str]
+
+    def split_names(self) -> np.ndarray:
+        """The name of the split of each row."""
+        return np.repeat(list(self.splits), [end - first for first, end in self.splits.values()])
+
+
+def _rows_of(features: FeatureSet, split: str | None) -> _Rows:
     about = {"dataset": features.dataset, "encoder": features.encoder, "features_sha256": features.sha256}
     names = [str(name) for name in features.class_names]
     if split is None:
@@ -78,13 +88,13 @@ def _chosen(features: FeatureSet, split: str | None) -> _Rows:
 
 
 def _npz(rows: _Rows, file: BinaryIO) -> None:
-    """features, labels, split (a name a row), class_names; numpy writes a memory-mapped array in pieces."""
+    """features, labels, split (one name per row), class_names; NumPy writes a memory-mapped array in pieces."""
     names = np.array(rows.class_names)
     np.savez(file, features=rows.features, labels=rows.labels, split=rows.split_names(), class_names=names)
 
 
 def _parquet(rows: _Rows, file: BinaryIO) -> None:
-    """Columns label, split, features: lists of float32, since half precision is not read everywhere."""
+    """Columns label, split and features; lists of float32, since not every reader takes half precision."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,7 +112,7 @@ def _parquet(rows: _Rows, file: BinaryIO) -> None:
 
 
 def _libsvm(rows: _Rows, file: BinaryIO) -> None:
-    """A line a row: label, then column:value from column 1 on, zeros left out."""
+    """One line per row: the label, then column:value from column 1 on, without zeros."""
     from sklearn.datasets import dump_svmlight_file
 
     step = rows_per_chunk(rows.features.shape[1])
@@ -113,19 +123,22 @@ def _libsvm(rows: _Rows, file: BinaryIO) -> None:
 
 def _check_text(rows: _Rows, out: Path, *, split: str | None, large: bool) -> None:
     if split is None and len(rows.splits) > 1:
-        raise EvalkitError(f"{out}: LIBSVM has no place for splits; choose one by --split {' or '.join(rows.splits)}")
+        raise EvalkitError(f"{out}: LIBSVM cannot hold splits; choose one by --split {' or '.join(rows.splits)}")
     some = np.linspace(0, len(rows.labels) - 1, 8, dtype=np.int64)
     sample = io.BytesIO()
     _libsvm(_Rows(rows.features[some], rows.labels[some], {}, [], {}), sample)
     size = sample.tell() / len(some) * len(rows.labels)
     if size > LARGEST_TEXT and not large:
         raise EvalkitError(
-            f"{out}: about {size / 1e9:.1f} GB of text; take .npz, .parquet or .safetensors, or --large for it anyway"
+            f"{out}: about {size / 1e9:.1f} GB of text; choose .npz, .parquet or .safetensors, or add --large"
         )
 
 
 def _safetensors(rows: _Rows, file: BinaryIO) -> None:
-    """features and labels; splits and class_names as JSON in the header. By hand: the library wants all in memory."""
+    """features and labels; splits and class_names as JSON in the header.
+
+    Written by hand, since the library needs all of it in memory.
+    """
     sizes, header, place = [rows.features.nbytes, rows.labels.nbytes], {}, 0
     for name, array, size in zip(("features", "labels"), (rows.features, rows.labels), sizes, strict=True):
         kind = {"float16": "F16", "float32": "F32", "int64": "I64"}[str(array.dtype)]
@@ -146,7 +159,7 @@ def _torch(rows: _Rows, file: BinaryIO) -> None:
     import torch
 
     with warnings.catch_warnings():
-        # the mapping is read-only, and the tensor is only read
+        # the mapping is read-only, and so is the use of the tensor
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensors = {"features": torch.from_numpy(rows.features), "labels": torch.from_numpy(rows.labels)}
     splits = {name: list(place) for name, place in rows.splits.items()}
@@ -160,37 +173,3 @@ _WRITERS: dict[str, Callable[[_Rows, BinaryIO], None]] = {
     ".safetensors": _safetensors,
     ".pt": _torch,
 }
-
-
-def summary(features: FeatureSet) -> Iterator[str]:
-    """Lines: shape and type, data set, encoder, splits, hashes; then mean and std of every layer and of all."""
-    count, length = features.features.shape
-    manifest = features.manifest
-    yield f"{count:,} x {length:,} {features.features.dtype}, {features.features.nbytes / 1e9:.2f} GB"
-    yield f"dataset: {features.dataset}, {len(features.class_names)} classes"
-    yield f"encoder: {features.encoder}"
-    yield "splits: " + ", ".join(f"{name} {end - first:,}" for name, (first, end) in features.splits.items())
-    yield f"created: {manifest['created']}, evalkit {manifest['versions']['evalkit']}"
-    yield f"features sha256: {features.sha256}"
-    for key in ("weights_sha256", "images_sha256"):
-        yield f"{key.replace('_', ' ')}: {manifest['made_from'].get(key) or '-'}"
-    for name, digest in manifest["made_from"].get("files", {}).items():
-        yield f"{name} sha256: {digest}"
-    yield from _statistics(features)
-
-
-def _statistics(features: FeatureSet) -> Iterator[str]:
-    """Mean and std over images and columns; a column counts as constant when it has one value throughout."""
-    count, length = features.features.shape
-    total, squares = np.zeros(length), np.zeros(length)
-    least, most = np.full(length, np.inf, np.float32), np.full(length, -np.inf, np.float32)
-    for rows, _ in features.chunks(rows=rows_per_chunk(length)):
-        total += rows.sum(axis=0, dtype=np.float64)
-        squares += np.einsum("nd,nd->d", rows, rows, dtype=np.float64)
-        least, most = np.minimum(least, rows.min(axis=0)), np.maximum(most, rows.max(axis=0))
-    yield f"{'layer':<24} {'columns':>15} {'mean':>10} {'std':>10} {'constant':>9}"
-    for name, first, end in [*((x.name, x.offset, x.offset + x.length) for x in features.layers), ("all", 0, length)]:
-        mean = total[first:end].sum() / (count * (end - first))
-        std = np.sqrt(max(squares[first:end].sum() / (count * (end - first)) - mean**2, 0))
-        constant = int((least[first:end] == most[first:end]).sum())
-        yield f"{name:<24} {f'{first}-{end - 1}':>15} {mean:>10.4f} {std:>10.4f} {constant:>9}"

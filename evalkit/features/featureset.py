@@ -110,6 +110,7 @@ class FeatureSet:
         splits: name -> (first row, row after the last).
         layers: the layers' columns, in order.
         manifest: settings, hashes and versions as they are stored; `provenance` has them by name.
+        path: the feature set's directory; None: it is in memory.
     """
 
     features: np.ndarray
@@ -118,6 +119,7 @@ class FeatureSet:
     splits: dict[str, tuple[int, int]]
     layers: list[Layer]
     manifest: Manifest
+    path: Path | None = None
     _workspace: Workspace | None = field(default=None, repr=False, compare=False)  # keeps a temporary one alive
 
     @classmethod
@@ -262,6 +264,7 @@ def load_features(features: Path | str | None = None, *, home: Workspace | Path 
         splits={name: (first, end) for name, (first, end) in manifest["splits"].items()},
         layers=[Layer(**layer) for layer in manifest["layers"]],
         manifest=manifest,
+        path=directory,
     )
 
 

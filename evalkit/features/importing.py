@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from evalkit.features.arrays import Array, Splits, check_features, check_labels,
 from evalkit.features.featureset import KIND, FeatureSet, Layer
 from evalkit.features.writer import Content, write_features
 from evalkit.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 _FEATURES = ("features", "X", "x", "embeddings", "data", "arr_0")
 _LABELS = ("labels", "y", "Y", "targets", "arr_1")
@@ -71,6 +74,8 @@ def import_features(
         made_from = {"files": {path.name: sha256_file(path) for path in read_files}}
         features = write_features(content, target, settings=settings, made_from=made_from, replace=replace)
     workspace.mark_latest(target)
+    count, length = features.features.shape
+    logger.info("%s x %s features, %d classes", f"{count:,}", f"{length:,}", len(features.class_names))
     return features.kept_by(workspace)
 
 
