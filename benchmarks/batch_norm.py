@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.artifacts import new_manifest, write_artifact
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.protocol import Protocol
 from evalkit.features.extract import extract
 from evalkit.images import ImageSet, load_images
-from evalkit.workspace import Workspace
 
 # batch norm, arithmetic, type on disk
 ROWS = [("target", "bfloat16", "float16"), ("target", "float32", "float32"), ("source", "bfloat16", "float16"),
@@ -54,7 +53,7 @@ def sample(images: ImageSet, folder: Path, counts: dict[str, int], order: str) -
 def accuracies(checkpoint: Path, images: ImageSet, source: ImageSet, work: Path, row: tuple, protocol: Protocol):
     """The figure, and the test accuracy of each draw in percent."""
     mode, precision, dtype = row
-    encoder = find_encoder(str(checkpoint), Workspace(work))
+    encoder = load_encoder(str(checkpoint), home=work)
     encoder = replace(encoder, images_sha256=source.sha256)  # a sample of the images that it was trained on
     features = extract(images, encoder, work / f"{mode}-{precision}", batch_norm=mode, source_images=source,
                        dtype=dtype, precision=precision)  # fmt: skip

@@ -10,7 +10,7 @@ from evalkit.errors import EvalkitError as EvalkitError
 from evalkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from evalkit.encoders import find_encoder as find_encoder
+    from evalkit.encoders import load_encoder as load_encoder
     from evalkit.evaluation.evaluate import evaluate as evaluate
     from evalkit.evaluation.protocol import Protocol as Protocol
     from evalkit.features.concat import concat_features as concat_features
@@ -41,9 +41,9 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export_features": "features.exporting",
     "extract": "features.extract",
-    "find_encoder": "encoders",
     "find_images": "images",
     "import_features": "features.importing",
+    "load_encoder": "encoders",
     "load_features": "features.featureset",
     "load_images": "images",
     "override": "gan.recipes",

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from evalkit.cli import main
-from evalkit.encoders import ENCODERS, Encoder, find_encoder
+from evalkit.encoders import ENCODERS, Encoder, load_encoder
 from evalkit.encoders.encoder import Preprocessing
 from evalkit.encoders.module import HookedNetwork
 from evalkit.errors import ArtifactError, EvalkitError
@@ -252,7 +252,7 @@ def test_layouts_that_equal_sides_would_leave_open(striped, tmp_path):
 
 def test_swin_is_read_with_channels_last(monkeypatch, tmp_path):
     monkeypatch.setattr("evalkit.encoders.hub._SIZE", 64)
-    encoder = find_encoder("torchvision:swin_t", Workspace(tmp_path))
+    encoder = load_encoder("torchvision:swin_t", home=tmp_path)
     listed = list_layers(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), LayerSelection())
     found = {layer.name: (shape, layer.channels, layer.channels_last) for layer, shape, _ in listed}
     assert found["features.0.0"] == ((96, 16, 16), 96, False)  # the convolution that makes patches
@@ -271,7 +271,7 @@ def small_resnet(weights=None):
 def test_reference_resnet18_with_random_weights(striped, tmp_path, monkeypatch):
     """Against plain torchvision; at 64 pixels instead of 224 to be quick."""
     monkeypatch.setattr("evalkit.encoders.hub._SIZE", 64)
-    encoder = find_encoder("torchvision:resnet18", Workspace(tmp_path))
+    encoder = load_encoder("torchvision:resnet18", home=tmp_path)
     few = type(striped)(
         "few", striped.images[:20], striped.labels[:20], ["a"] * 3, {"train": (0, 20)}, striped.manifest
     )
@@ -294,20 +294,20 @@ def test_weights_of_a_library_come_from_a_file(tmp_path, monkeypatch):
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     torch.save({"state_dict": network.state_dict()}, tmp_path / "mine.pth")
     for file in ("mine.safetensors", "mine.pth"):
-        encoder = find_encoder(f"torchvision:resnet18:{tmp_path / file}", Workspace(tmp_path))
+        encoder = load_encoder(f"torchvision:resnet18:{tmp_path / file}", home=tmp_path)
         assert encoder.name == "torchvision:resnet18:mine" and encoder.weights == str(tmp_path / file)
         assert (encoder.network.module.conv1.weight == 0.5).all()
 
 
 def test_timm_networks_bring_their_step(tmp_path):
     pytest.importorskip("timm")
-    encoder = find_encoder("timm:test_vit", Workspace(tmp_path))
+    encoder = load_encoder("timm:test_vit", home=tmp_path)
     size = encoder.preprocessing.size
     outputs = encoder.network(torch.zeros(2, 3, size, size))
     assert outputs["blocks.0"].ndim == 3 and outputs["output"].shape == (2, 64)
     assert encoder.preprocessing.mean == (0.5, 0.5, 0.5)
     with pytest.raises(EvalkitError, match="timm:test_vitt: no such network; nearest: test_vit"):
-        find_encoder("timm:test_vitt", Workspace(tmp_path))
+        load_encoder("timm:test_vitt", home=tmp_path)
 
 
 MINE = """
@@ -335,13 +335,13 @@ def mine(tmp_path):
 
 
 def test_own_code_by_file_and_by_module(mine, tmp_path, monkeypatch):
-    encoder = find_encoder(f"{mine}:network", Workspace(tmp_path))
+    encoder = load_encoder(f"{mine}:network", home=tmp_path)
     assert encoder.name == "mine.py:network" and encoder.preprocessing.range == (-1, 1)
     monkeypatch.syspath_prepend(tmp_path)
-    by_module = find_encoder("mine:network", Workspace(tmp_path))
+    by_module = load_encoder("mine:network", home=tmp_path)
     assert by_module.name == "mine:network" and by_module.sha256 == encoder.sha256
     mine.write_text(MINE + "\n# another\n")
-    assert find_encoder(f"{mine}:network", Workspace(tmp_path)).sha256 != encoder.sha256
+    assert load_encoder(f"{mine}:network", home=tmp_path).sha256 != encoder.sha256
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
@@ -355,7 +355,7 @@ def test_reference_programs_of_both_kinds(striped, tmp_path):
     with torch.no_grad():
         expected = module(as_input(striped.images) * 2 - 1).flatten(1).numpy()
     for file in ("net.pt", "net.pt2"):
-        encoder = find_encoder(str(tmp_path / file), Workspace(tmp_path))
+        encoder = load_encoder(str(tmp_path / file), home=tmp_path)
         found = rows(striped, encoder, tmp_path / f"features-{file}", LayerSelection(pool="none"))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -461,11 +461,11 @@ def test_weights_with_missing_or_surplus_names(mine, tmp_path):
     state["conv9.weight"] = state.pop("conv1.weight")
     save_file(state, tmp_path / "odd.safetensors")
     with pytest.raises(ArtifactError, match=r"missing: conv1.weight; surplus: conv9.weight"):
-        find_encoder(f"torchvision:resnet18:{tmp_path / 'odd.safetensors'}", Workspace(tmp_path))
+        load_encoder(f"torchvision:resnet18:{tmp_path / 'odd.safetensors'}", home=tmp_path)
     with pytest.raises(
         EvalkitError, match='the call failed .* Missing key.* "0.bias".* Unexpected key.* "2.weight"'
     ) as e:
-        find_encoder(f"{mine}:failing", Workspace(tmp_path))
+        load_encoder(f"{mine}:failing", home=tmp_path)
     assert "\n" not in str(e.value)
 
 
@@ -475,27 +475,27 @@ def test_a_file_that_holds_no_weights(tmp_path, suffix):
     for content in (b"not weights", b"", b"\x80\x02cos\nsystem\n(S'true'\ntR."):
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=f"text.{suffix}: no file of weights") as found:
-            find_encoder(f"torchvision:resnet18:{path}", Workspace(tmp_path))
+            load_encoder(f"torchvision:resnet18:{path}", home=tmp_path)
         assert "\n" not in str(found.value)
     with pytest.raises(ArtifactError, match="nowhere.pth: no such file"):
-        find_encoder(f"torchvision:resnet18:{tmp_path / 'nowhere.pth'}", Workspace(tmp_path))
+        load_encoder(f"torchvision:resnet18:{tmp_path / 'nowhere.pth'}", home=tmp_path)
 
 
 def test_files_that_hold_no_program(tmp_path):
     for name in ("text.pt", "text.pt2"):
         (tmp_path / name).write_text("no program")
         with pytest.raises(EvalkitError, match="no TorchScript or torch.export file"):
-            find_encoder(str(tmp_path / name), Workspace(tmp_path))
+            load_encoder(str(tmp_path / name), home=tmp_path)
     torch.save(small_resnet().state_dict(), tmp_path / "weights.pt")
     with pytest.raises(EvalkitError, match="holds no program; weights alone go to a network of a library"):
-        find_encoder(str(tmp_path / "weights.pt"), Workspace(tmp_path))
+        load_encoder(str(tmp_path / "weights.pt"), home=tmp_path)
 
 
 def test_a_program_with_a_fixed_number_of_images_is_refused(striped, tmp_path):
     exported = torch.export.export(nn.Conv2d(3, 2, 3), (torch.zeros(1, 3, 32, 32),))
     torch.export.save(exported, tmp_path / "one.pt2")
     with pytest.raises(EvalkitError, match="one.pt2: fails on 8 images .* expected a network for any number of image"):
-        extract(striped, find_encoder(str(tmp_path / "one.pt2"), Workspace(tmp_path)), tmp_path / "f", **CPU)
+        extract(striped, load_encoder(str(tmp_path / "one.pt2"), home=tmp_path), tmp_path / "f", **CPU)
 
 
 def test_pickles_in_an_exported_program_are_refused_before_they_run(tmp_path):
@@ -509,7 +509,7 @@ def test_pickles_in_an_exported_program_are_refused_before_they_run(tmp_path):
                     target.writestr(name, source.read(name))
             target.writestr(f"bad/{part}", content)
         with pytest.raises(EvalkitError, match=f"bad.pt2: its part bad/{part} would run code when loaded"):
-            find_encoder(str(tmp_path / "bad.pt2"), Workspace(tmp_path))
+            load_encoder(str(tmp_path / "bad.pt2"), home=tmp_path)
     assert not hidden.exists()
 
 
@@ -526,10 +526,10 @@ def test_unknown_names_of_every_kind(mine, tmp_path):
         ("nowhere.pt", "nowhere.pt: no such file; expected a TorchScript"),
     ):
         with pytest.raises(EvalkitError, match=match) as found:
-            find_encoder(name, workspace)
+            load_encoder(name, home=workspace)
         assert "\n" not in str(found.value)
     mine.write_text(MINE.replace("[-1, 1]}", "[-1, 1], 'scale': 2}"))
     with pytest.raises(
         EvalkitError, match="unexpected keyword argument 'scale'; expected a dictionary with some of size"
     ):
-        find_encoder(f"{mine}:network", workspace)
+        load_encoder(f"{mine}:network", home=workspace)

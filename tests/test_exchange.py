@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits, load_svmlight_file
 from sklearn.svm import LinearSVC
 
 from evalkit.cli import main
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features import exporting as export_module
 from evalkit.features import writer as write_module
@@ -163,7 +163,7 @@ def _append_until(calls):
 def pixels(striped, tmp_path):
     workspace = Workspace(tmp_path / "home")
     return [
-        extract(striped, find_encoder(name, workspace), tmp_path / name.partition(":")[0], device="cpu")
+        extract(striped, load_encoder(name, home=workspace), tmp_path / name.partition(":")[0], device="cpu")
         for name in ("pixels", "random:digits")
     ]
 
@@ -195,7 +195,7 @@ def test_sets_of_other_images_are_not_joined(arrays, imported, pixels, tmp_path,
     with pytest.raises(EvalkitError, match=r"splits {'train': \(0, 30\).* and {'train': \(0, 20\).*, expected"):
         concat_features([imported, halves], out=tmp_path / "x")
     striped.manifest["files"]["images.npy"]["sha256"] = "0" * 64  # as if of other images
-    elsewhere = extract(striped, find_encoder("pixels", Workspace(tmp_path)), tmp_path / "elsewhere", device="cpu")
+    elsewhere = extract(striped, load_encoder("pixels", home=tmp_path), tmp_path / "elsewhere", device="cpu")
     with pytest.raises(EvalkitError, match=r"made from different images \([0-9a-f]{12}… and 000000000000…\), expected"):
         concat_features([pixels[0], elsewhere], out=tmp_path / "x")
     with pytest.raises(EvalkitError, match="1 feature set, expected two or more"):

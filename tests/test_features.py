@@ -14,7 +14,7 @@ from helpers import CPU, random_encoder
 from helpers import TINY_RECIPE as TINY
 from safetensors.torch import load_file
 
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.encoders.dcgan import preprocessing_of
 from evalkit.encoders.module import HookedNetwork
 from evalkit.encoders.shallow import pixels_encoder
@@ -31,7 +31,7 @@ from evalkit.gan.recipes import RECIPES
 from evalkit.gan.train import TrainOptions, train
 from evalkit.workspace import Workspace
 
-PIXELS = pixels_encoder("", None)
+PIXELS = pixels_encoder()
 
 
 # -- pooling and layout
@@ -216,12 +216,17 @@ def trained(striped, tmp_path):
 
 
 def test_batch_norm_modes_differ_and_source_is_checked(striped, trained, tmp_path):
-    encoder = find_encoder("tiny", trained)
+    encoder = load_encoder("tiny", home=trained)
     assert encoder.name == "tiny@2"
     target = extract(striped, encoder, tmp_path / "target", **CPU)
-    running = extract(striped, find_encoder("latest", trained), tmp_path / "running", batch_norm="running", **CPU)
+    running = extract(striped, load_encoder("latest", home=trained), tmp_path / "running", batch_norm="running", **CPU)
     source = extract(
-        striped, find_encoder("latest", trained), tmp_path / "source", batch_norm="source", source_images=striped, **CPU
+        striped,
+        load_encoder("latest", home=trained),
+        tmp_path / "source",
+        batch_norm="source",
+        source_images=striped,
+        **CPU,
     )
     assert np.array_equal(source.features, target.features)  # trained on the same images
     assert np.abs(running.features[:, -512:].astype(float) - target.features[:, -512:]).mean() > 0.05
@@ -293,7 +298,7 @@ def test_finished_extraction_is_not_repeated_but_other_weights_are(striped, tmp_
 
 
 def test_changed_weights_are_noticed(striped, trained, tmp_path):
-    encoder = find_encoder("tiny", trained)
+    encoder = load_encoder("tiny", home=trained)
     extract(striped, encoder, tmp_path / "features", **CPU)
     assert load_features(tmp_path / "features").weights_sha256 == encoder.sha256
     Path(encoder.weights).write_bytes(b"other weights")
@@ -334,15 +339,15 @@ def test_feature_file_cut_short_is_refused(striped, tmp_path):
 
 def test_encoders_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(EvalkitError, match="no run in this workspace; make one with `evalkit train-gan`"):
-        find_encoder("latest", Workspace(tmp_path))
+        load_encoder("latest", home=tmp_path)
     with pytest.raises(EvalkitError, match="nothing: no such run"):
-        find_encoder("nothing", Workspace(tmp_path))
+        load_encoder("nothing", home=tmp_path)
     with pytest.raises(EvalkitError, match="its discriminator takes classes"):
-        find_encoder("random:mnist", Workspace(tmp_path))
+        load_encoder("random:mnist", home=tmp_path)
 
 
 def test_a_checkpoint_by_its_number_of_updates_is_that_one_of_the_run(trained):
-    encoder = find_encoder("tiny@2", trained)
-    assert encoder.name == "tiny@2" and encoder.sha256 == find_encoder("tiny", trained).sha256
+    encoder = load_encoder("tiny@2", home=trained)
+    assert encoder.name == "tiny@2" and encoder.sha256 == load_encoder("tiny", home=trained).sha256
     with pytest.raises(ArtifactError, match="tiny: no checkpoint after 3 D updates; it has 2"):
-        find_encoder("tiny@3", trained)
+        load_encoder("tiny@3", home=trained)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evalkit.artifacts import read_manifest
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.encoders.shallow import KIND, TriangleCode, load_dictionary, normalised, sample_patches, train_kmeans, zca
 from evalkit.errors import EvalkitError
 from evalkit.features.extract import extract
@@ -101,7 +101,7 @@ def test_centroids_are_at_a_minimum_of_the_distances(striped, tmp_path):
 def test_the_encoder_by_name_gives_features_of_four_quadrants(striped, tmp_path):
     workspace = Workspace(tmp_path / "home")
     train_kmeans(striped, workspace.path_of(KIND, "mine"), centroids=6, patches=300)
-    encoder = find_encoder("kmeans:mine", workspace)
+    encoder = load_encoder("kmeans:mine", home=workspace)
     features = extract(striped, encoder, tmp_path / "features", dtype="float32", device="cpu")
     code = TriangleCode(load_dictionary(tmp_path / "home/kmeans/mine/kmeans.safetensors"))
     images = torch.from_numpy(np.array(striped.images[:3])).permute(0, 3, 1, 2).float()
@@ -117,9 +117,9 @@ def test_what_cannot_be_learnt_or_loaded_is_refused(striped, tmp_path):
         train_kmeans(small, tmp_path / "d", centroids=6, patches=300)
     workspace = Workspace(tmp_path / "home")
     with pytest.raises(EvalkitError, match="nowhere: no such k-means dictionary"):
-        find_encoder("kmeans:nowhere", workspace)
+        load_encoder("kmeans:nowhere", home=workspace)
     train_kmeans(striped, workspace.path_of(KIND, "mine"), centroids=6, patches=300)
     file = tmp_path / "home/kmeans/mine/kmeans.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(EvalkitError, match="the manifest says"):
-        find_encoder("kmeans:mine", workspace)
+        load_encoder("kmeans:mine", home=workspace)

@@ -20,7 +20,7 @@ from torch import nn
 
 from evalkit.artifacts import sha256_file
 from evalkit.cli import main
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.extract import extract
 from evalkit.gan.networks import build_networks
@@ -185,7 +185,7 @@ def test_incomplete_folders_import_by_name_of_what_is_missing(svhn, workspace):
     path = import_weights([svhn], workspace, partial=True)
     assert path.name == "dcgan-svhn-conv1to2"
     assert "incomplete: the discriminator's conv1, conv2 alone" in (path / "card.md").read_text()
-    encoder = find_encoder("pretrained:dcgan-svhn-conv1to2", workspace)
+    encoder = load_encoder("pretrained:dcgan-svhn-conv1to2", home=workspace)
     assert list(encoder.network(torch.zeros(1, 3, 32, 32))) == ["conv1", "conv2"]
     load_generator(path)  # whole, so imported
     with pytest.raises(AttributeError, match="out"):  # no verdicts from weights that are not there
@@ -255,11 +255,11 @@ def test_arrays_of_another_kind_are_refused_even_if_the_index_has_them(svhn, wor
 def test_features_of_a_release_by_target_statistics_never_by_running_ones(svhn, workspace, striped, tmp_path):
     import_weights([svhn], workspace, layers=["conv1", "conv2"])
     name = "pretrained:dcgan-svhn-conv1to2"
-    features = extract(striped, find_encoder(name, workspace), tmp_path / "features", device="cpu")
+    features = extract(striped, load_encoder(name, home=workspace), tmp_path / "features", device="cpu")
     assert features.features.shape == (360, 16 * (64 + 128))
     assert features.encoder == name
     with pytest.raises(EvalkitError, match="`running` needs statistics gathered in training, these weights have none"):
-        extract(striped, find_encoder(name, workspace), tmp_path / "running", batch_norm="running", device="cpu")
+        extract(striped, load_encoder(name, home=workspace), tmp_path / "running", batch_norm="running", device="cpu")
 
 
 # -- reference: pytorch/examples' DCGAN
@@ -353,7 +353,7 @@ def trained(striped, workspace):
 
 def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_path):
     path = import_weights([trained], workspace, name="mine", licence="MIT", source="this project")
-    encoder, run = find_encoder("pretrained:mine", workspace), find_encoder("tiny", workspace)
+    encoder, run = load_encoder("pretrained:mine", home=workspace), load_encoder("tiny", home=workspace)
     assert encoder.sha256 == run.sha256 and encoder.images_sha256 == run.images_sha256 != ""
     card = (path / "card.md").read_text()
     for line in ("recipe digits after 2 D updates", "- licence: MIT", "- lr: 0.0002", "- source: this project"):
@@ -400,7 +400,7 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         "bytes, float16",
     ):
         assert line in card
-    assert find_encoder("pretrained:half", workspace).sha256 == sha256  # the card is no part of what is hashed
+    assert load_encoder("pretrained:half", home=workspace).sha256 == sha256  # the card is no part of what is hashed
     with pytest.raises(EvalkitError, match="half: holds other weights"):
         import_weights([trained], workspace, name="half")
 
@@ -423,7 +423,7 @@ def test_changed_weights_are_refused(trained, workspace):
     weights = path / "discriminator.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ArtifactError, match="its SHA-256 is not the manifest's"):
-        find_encoder("pretrained:mine", workspace)
+        load_encoder("pretrained:mine", home=workspace)
     weights.unlink()
     (line,) = (each for each in listed(workspace) if each.name == "mine")
     assert "broken (" in line.about and "discriminator.safetensors: missing" in line.about  # the others are listed
@@ -466,4 +466,4 @@ def test_import_command_and_its_refusals(svhn, tmp_path):
 
 def test_unknown_weights_list_those_there_are(workspace):
     with pytest.raises(EvalkitError, match="pretrained:dcgan: no weights of that name; there are .*dcgan-imagenet32, "):
-        find_encoder("pretrained:dcgan", workspace)
+        load_encoder("pretrained:dcgan", home=workspace)

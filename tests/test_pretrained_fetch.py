@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from released import write_release
 
 from evalkit.cli import main
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
 from evalkit.pretrained import download as module
 from evalkit.pretrained.dcgan_release import RELEASES
@@ -174,9 +174,9 @@ def test_no_server_and_no_address(server, workspace):
 
 def test_a_release_that_is_not_here_is_fetched_when_it_is_named(server, workspace, monkeypatch):
     with pytest.raises(EvalkitError, match="nothing there; run `evalkit pretrained fetch dcgan-svhn`"):
-        find_pretrained("dcgan-svhn", workspace, fetch_missing=False)
+        find_pretrained("dcgan-svhn", workspace, download=False)
     there = RELEASES["dcgan-svhn"].indexed
     indexed = tuple(dataclasses.replace(file, url=f"{server.url}/{file.name}") for file in there)
     monkeypatch.setitem(RELEASES, "dcgan-svhn", dataclasses.replace(RELEASES["dcgan-svhn"], indexed=indexed))
-    assert find_encoder("pretrained:dcgan-svhn", workspace).name == "pretrained:dcgan-svhn"
+    assert load_encoder("pretrained:dcgan-svhn", home=workspace).name == "pretrained:dcgan-svhn"
     assert len(server.requests) == 18

@@ -24,7 +24,7 @@ LAYERS = [
     {"gan"},
     {"images"},
     {"results", "workspace", "solver"},
-    {"artifacts", "runtime"},
+    {"artifacts", "batch_statistics", "runtime"},
     {"version", "errors", "settings"},
 ]
 

@@ -10,9 +10,8 @@ from helpers import write_image_set
 from safetensors.torch import load_file
 
 from evalkit.cli import main
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
-from evalkit.features.batchnorm import source_statistics
 from evalkit.features.extract import extract, extract_features
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.train import TrainOptions, train
@@ -47,14 +46,14 @@ def run(striped, workspace, **values):
 
 def test_reference_features_by_statistics_that_came_with_the_weights(striped, other, workspace, tmp_path):
     trained, images = run(striped, workspace)
-    for name, included in (("plain", None), ("complete", source_statistics)):
-        import_weights([trained], workspace, name=name, dtype="float16", statistics_of=included)
-    plain, complete = (find_encoder(f"pretrained:{name}", workspace) for name in ("plain", "complete"))
+    for name, included in (("plain", False), ("complete", True)):
+        import_weights([trained], workspace, name=name, dtype="float16", source_batch_norm=included)
+    plain, complete = (load_encoder(f"pretrained:{name}", home=workspace) for name in ("plain", "complete"))
     assert plain.sha256 == complete.sha256 and not plain.source_statistics
     workspace.path_of("pretrained weights", "plain").joinpath("source_statistics.safetensors").write_bytes(
         b"of no manifest"
     )
-    assert not find_encoder("pretrained:plain", workspace).source_statistics
+    assert not load_encoder("pretrained:plain", home=workspace).source_statistics
     first = next(iter(complete.source_statistics.values()))
     assert first.dtype == torch.float32 and not torch.equal(first, first.half().float())
     expected = extract(other, plain, tmp_path / "a", batch_norm="source", source_images=images, device="cpu")
@@ -90,8 +89,8 @@ def test_the_command_adds_them_and_the_pipeline_needs_no_images(striped, other, 
 def test_statistics_that_cannot_be_had_are_refused(striped, workspace):
     trained, _ = run(striped, workspace, d_norm="spectral")
     with pytest.raises(EvalkitError, match="source statistics: the discriminator has no batch norm"):
-        import_weights([trained], workspace, statistics_of=source_statistics)
+        import_weights([trained], workspace, source_batch_norm=True)
     for path in workspace.path_of("image set", "striped").iterdir():
         path.unlink()
     with pytest.raises(EvalkitError, match="source statistics need the images that the weights were trained on"):
-        import_weights([trained], workspace, statistics_of=source_statistics)
+        import_weights([trained], workspace, source_batch_norm=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from evalkit.artifacts import read_manifest, sha256_file
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.record import facts_of
 from evalkit.features.extract import extract
@@ -84,7 +84,7 @@ def test_reference_gradient_through_the_spectral_norm():
 def test_spectral_features_are_those_of_the_normalised_weights(striped, tmp_path):
     train(striped, tmp_path / "runs" / "sn", SPECTRAL, options=OPTIONS)
     checkpoint = latest_checkpoint(tmp_path / "runs" / "sn")
-    encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
+    encoder = load_encoder(str(checkpoint), home=tmp_path)
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     found = encoder.network.eval().optimized_for_inference(
         ["conv1", "conv2", "conv3"], precision="float32", sample=images
@@ -120,7 +120,7 @@ def test_moving_average_of_the_discriminator_is_the_encoder(striped, tmp_path, d
         torch.testing.assert_close(average[name], 0.75 * value.detach() + 0.25 * now[name])
     buffers = [name for name, _ in before.named_buffers()]
     assert buffers and (d_norm == "spectral" or all(torch.equal(average[name], now[name]) for name in buffers))
-    encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
+    encoder = load_encoder(str(checkpoint), home=tmp_path)
     found = encoder.network.discriminator.state_dict()
     assert all(torch.equal(found[name], value) for name, value in average.items())
     assert encoder.sha256 == sha256_file(checkpoint / "discriminator_average.safetensors")
@@ -206,7 +206,7 @@ def test_source_statistics_of_larger_images_are_refused(striped, places, tmp_pat
     checkpoint = train(
         places, tmp_path / "run", override(SMALL, {"random_crop": True, "d_updates": 1}), options=OPTIONS
     )
-    encoder = find_encoder(str(checkpoint), Workspace(tmp_path))
+    encoder = load_encoder(str(checkpoint), home=tmp_path)
     with pytest.raises(EvalkitError, match="batch norm `source` takes images of 32x32, these are 40x36"):
         extract(striped, encoder, tmp_path / "features", batch_norm="source", source_images=places, device="cpu")
 

@@ -9,7 +9,7 @@ import torch
 from helpers import SMALL_RECIPE as SMALL
 from helpers import TRAIN_OPTIONS as OPTIONS
 
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.training_probe import TrainingProbe
 from evalkit.gan.checkpoint import new_state, read_checkpoint
@@ -18,7 +18,6 @@ from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import TrainOptions, override
 from evalkit.gan.run_dir import checkpoints
 from evalkit.gan.train import detect_collapse, train
-from evalkit.workspace import Workspace
 
 CPU = torch.device("cpu")
 
@@ -149,7 +148,7 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
     assert min(percents) > 60  # stripes of three directions; chance is 33
     best = read_checkpoint(run / "best")["settings"]["d_updates"]
     assert best == 2 * int(np.argmax(percents))
-    assert find_encoder("small@best", Workspace(tmp_path)).name == f"small@{best}"
+    assert load_encoder("small@best", home=tmp_path).name == f"small@{best}"
     before = (run / "probe.csv").read_text()
     probe(checkpoints(run)[-1])  # measured already, as after a resumption
     assert (run / "probe.csv").read_text() == before and (run / "probe.png").is_file()

@@ -103,7 +103,6 @@ def import_command(
       evalkit pretrained import dcgan_code/models/imagenet_gan_pretrain_128f_relu_lrelu_7l_3x3_256z
       evalkit pretrained import netD_epoch_24.pth netG_epoch_24.pth --name bedrooms
     """
-    from evalkit.features.batchnorm import source_statistics
     from evalkit.pretrained.import_weights import import_weights
 
     path = import_weights(
@@ -117,7 +116,7 @@ def import_command(
         licence=licence,
         notes=notes,
         dtype=dtype,
-        statistics_of=source_statistics if source_batch_norm else None,
+        source_batch_norm=source_batch_norm,
         replace=replace,
     )
     click.echo(path)
@@ -141,5 +140,5 @@ def card_command(workspace: Workspace, name: str, results: Path | None) -> None:
     from evalkit.pretrained.registry import find_pretrained
     from evalkit.pretrained.store import renew_card
 
-    path = find_pretrained(name, workspace, fetch_missing=False)
+    path = find_pretrained(name, workspace, download=False)
     click.echo(f"{path / 'card.md'}: {renew_card(path, results or workspace.results)} figures")

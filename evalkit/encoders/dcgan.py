@@ -1,6 +1,7 @@
-"""Discriminators as encoders: a run, a checkpoint, or a recipe's network with its initial weights.
+"""Discriminators as encoders: of a run or checkpoint, of pretrained weights, or of a recipe with random weights.
 
-pretrained:NAME: the discriminator of released, shipped or imported weights as an encoder.
+`load_encoder` comes here for RUN[@UPDATES], pretrained:NAME and random:RECIPE. The discriminators come from gan and
+pretrained; features are the outputs of their conv blocks.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ _RANDOM_SEED = 0
 def run_encoder(name: str, workspace: Workspace) -> Encoder:
     """The discriminator of a run's last checkpoint, or of RUN@UPDATES or a path; "latest" is the latest run.
 
-    Where training kept a moving average of it, that one.
+    Where training kept a moving average of the discriminator, the encoder is the average.
     """
     checkpoint = find_checkpoint(name, workspace)
     manifest = read_checkpoint(checkpoint)
@@ -48,7 +49,26 @@ def run_encoder(name: str, workspace: Workspace) -> Encoder:
     )
 
 
-def random_encoder(recipe_name: str, workspace: Workspace) -> Encoder:
+def pretrained_encoder(name: str, workspace: Workspace, *, download: bool = True) -> Encoder:
+    """The discriminator, or its first layers, of the pretrained weights of that name.
+
+    Args:
+        download: fetch a release that the workspace does not have.
+    """
+    path = find_pretrained(name, workspace, download=download)
+    discriminator, manifest = load_discriminator(path), read_pretrained(path)
+    weights = path / "discriminator.safetensors"
+    encoder = discriminator_encoder(
+        f"pretrained:{name}",
+        discriminator,
+        sha256=manifest["files"][weights.name]["sha256"],
+        weights=str(weights.resolve()),
+        images_sha256=manifest["made_from"].get("images_sha256", ""),
+    )
+    return replace(encoder, source_statistics=load_source_statistics(path, manifest))
+
+
+def random_encoder(recipe_name: str) -> Encoder:
     """The recipe's discriminator with its initial weights."""
     recipe = recipe_named(recipe_name)
     discriminator = build_networks(recipe, seed=_RANDOM_SEED)[1]
@@ -59,22 +79,22 @@ def random_encoder(recipe_name: str, workspace: Workspace) -> Encoder:
 def discriminator_encoder(
     name: str, discriminator: Discriminator, *, sha256: str, weights: str = "", images_sha256: str = ""
 ) -> Encoder:
-    """A discriminator as an encoder: its taps are conv1, conv2, ... after their leaky ReLU.
+    """A discriminator as an encoder: its layers are conv1, conv2, ... after their leaky ReLU.
 
     Raises:
-        EvalkitError: a conditional discriminator, which needs classes.
+        EvalkitError: a conditional discriminator, which needs each image's class.
     """
     recipe = discriminator.recipe
     if recipe.classes:
         raise EvalkitError(
-            f"recipe {recipe.name}: its discriminator takes classes, so it gives no features of an image"
+            f"recipe {recipe.name}: its discriminator takes the class beside the image, so it cannot be an encoder"
         )
     network = DiscriminatorNetwork(discriminator)
     return Encoder(name, network, preprocessing_of(recipe), sha256, weights, images_sha256, "target")
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """Images into the generator's range: x / 127.5 - 1 for tanh [s4], x / 255 for sigmoid [release]."""
+    """From pixels to the generator's range: x / 127.5 - 1 for tanh [s4], x / 255 for sigmoid [release]."""
     low = -1.0 if recipe.output == "tanh" else 0.0
     return Preprocessing(size=recipe.size, channels=recipe.channels, range=(low, 1.0))
 
@@ -104,15 +124,15 @@ class DiscriminatorNetwork(Network):
 def _run_blocks(
     blocks: nn.ModuleList, maps: Tensor, layers: Sequence[str] | None, reduce: Reduce | None
 ) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for index, block in enumerate(blocks):
         name = f"conv{index + 1}"
         maps = block(maps)
         if layers is None or name in layers:
-            found[name] = reduce(name, maps) if reduce else maps
-        if layers is not None and len(found) == len(layers):
+            outputs[name] = reduce(name, maps) if reduce else maps
+        if layers is not None and len(outputs) == len(layers):
             break
-    return found
+    return outputs
 
 
 class FoldedDiscriminator(nn.Module):
@@ -146,18 +166,3 @@ class _FoldedBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return F.leaky_relu_(self.conv(maps), self.negative_slope)
-
-
-def pretrained_encoder(name: str, workspace: Workspace) -> Encoder:
-    """The discriminator of the weights of that name, or its first layers; a release that is not here is fetched."""
-    path = find_pretrained(name, workspace)
-    discriminator, manifest = load_discriminator(path), read_pretrained(path)
-    weights = path / "discriminator.safetensors"
-    encoder = discriminator_encoder(
-        f"pretrained:{name}",
-        discriminator,
-        sha256=manifest["files"][weights.name]["sha256"],
-        weights=str(weights.resolve()),
-        images_sha256=manifest["made_from"].get("images_sha256", ""),
-    )
-    return replace(encoder, source_statistics=load_source_statistics(path, manifest))

@@ -1,6 +1,6 @@
-"""Encoder: a frozen network with the image-to-tensor step that belongs to it, and the interface its network keeps.
+"""Encoder: a frozen network with its preprocessing, and the interface that networks of encoders implement.
 
-Kinds of encoders (beside this file) make them; batch-norm statistics and extraction work on them.
+The kinds of encoders (the other files here) create them; `features` sets their batch norms and runs them.
 """
 
 from abc import ABC, abstractmethod
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.batch_statistics import BatchNorm as BatchNorm
 from evalkit.errors import EvalkitError
+from evalkit.workspace import Workspace
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Reduce = Callable[[str, Tensor], Tensor]  # a layer's name and output -> what is kept of it
 
 
@@ -26,8 +27,8 @@ class Preprocessing:
         size: height and width the network takes; None: any.
         resize: images of another size are resized to `size` (bilinear, antialiased); otherwise they are refused.
         channels: 3, or 1 for the first channel alone.
-        range: what 0 and 255 become.
-        mean, std: subtracted and divided by after that, one value or one a channel.
+        range: the values that 0 and 255 are mapped to.
+        mean, std: subtracted and divided by after that, one value or one per channel.
     """
 
     size: int | None = None
@@ -42,7 +43,7 @@ class Preprocessing:
         fitting = len(self.mean) in (1, self.channels) and len(self.std) in (1, self.channels) and 0 not in self.std
         if not (ordered and fitting):
             raise EvalkitError(
-                f"{self}: expected range (low, high), and one mean and one std above 0, or one a channel"
+                f"{self}: expected range (low, high), and mean and std with one value or one per channel, std not 0"
             )
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -60,8 +61,11 @@ class Preprocessing:
     def check(self, height: int, width: int, who: str) -> None:
         """Refuses images of a size that the network does not take.
 
+        Args:
+            who: the network, as the message begins.
+
         Raises:
-            EvalkitError: says both sizes.
+            EvalkitError: the message has both sizes.
         """
         if self.size and not self.resize and (height, width) != (self.size, self.size):
             raise EvalkitError(
@@ -70,47 +74,47 @@ class Preprocessing:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The step as JSON values."""
+        """The fields as JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def describe(self) -> str:
-        """The step in one line."""
+        """The preprocessing in one line."""
         size = f"{self.size} x {self.size} pixels{', resized' if self.resize else ''}" if self.size else "any size"
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         return f"{size}; range {self.range[0]:g} to {self.range[1]:g}, mean {mean}, std {std}"
 
 
 class Network(nn.Module, ABC):
-    """What an encoder runs: images (N, C, h, w), float, in its range -> outputs of named layers."""
+    """An encoder's network: preprocessed images (N, C, h, w), float -> outputs of named layers."""
 
-    default: tuple[str, ...]  # the layers taken unless others are asked for; empty: all that the network returns
+    default: tuple[str, ...]  # the layers taken unless others are selected; empty: all that the network returns
 
     @abstractmethod
     def forward(self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None) -> Any:
         """{layer: output} in order of computation; all layers where `layers` is None.
 
-        Each output goes through `reduce` where it arises, so that large maps need not be kept.
+        Each output goes through `reduce` as soon as it is computed, so that large maps need not be kept.
         """
 
     @abstractmethod
     def batch_norms(self) -> dict[str, BatchNorm]:
-        """The batch norms by name, in order, whose statistics can be set."""
+        """The batch norms whose statistics can be set, by name, in order of computation."""
 
     @abstractmethod
     def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
-        """A copy for many images, called as `forward` is with all three: batch norm folded, in `precision`.
+        """A copy for many images, called as `forward` with all three arguments: batch norms folded, in `precision`.
 
-        `sample` are a few images to try it on.
+        `sample` holds a few preprocessed images to test the folding on.
         """
 
 
 def whole(name: str, output: Tensor) -> Tensor:
-    """All of a layer's output, as it is before what comes later in the network overwrites it; a Reduce."""
+    """A Reduce: a layer's whole output, copied before later layers overwrite it."""
     return output.clone()
 
 
 def shape_only(name: str, output: Tensor) -> Tensor:
-    """A layer's output without its numbers; a Reduce."""
+    """A Reduce: a layer's output without its values."""
     return torch.empty(output.shape, device="meta")
 
 
@@ -119,15 +123,15 @@ class Encoder:
     """A frozen encoder.
 
     Attributes:
-        name: as figures carry it, e.g. "imagenet32@800" (run @ D updates), "random:imagenet32", "pixels".
+        name: name in features and results, e.g. "imagenet32@800" (run @ D updates), "random:imagenet32", "pixels".
         network: float32, on the CPU, in eval mode.
         preprocessing: from uint8 images to the network's input.
         sha256: hash of the weights (of the file, where there is one); empty for pixels.
         weights: path of the weights file, empty where there is none.
         images_sha256: hash of the images the network was trained on; empty where that is not known.
-        source_statistics: batch-norm statistics of those images by name, float32 (maps,), where the weights came with
-            them.
-        batch_norm: the mode that belongs to it: `target` for a DCGAN, as in the paper, else `running`.
+        batch_norm: its default mode: `target` for a DCGAN, as in the paper, else `running`.
+        source_statistics: batch-norm statistics of those images by name, float32 (channels,); empty where the weights
+            came without.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Encoder:
     images_sha256: str = ""
     batch_norm: str = "running"
     source_statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    _workspace: Workspace | None = field(default=None, repr=False, compare=False)  # keeps a temporary one
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False)

@@ -1,10 +1,11 @@
 """torchvision:NAME[:WEIGHTS] and timm:NAME[:WEIGHTS]: networks of libraries, without their classifier.
 
-WEIGHTS is a file (safetensors, or a state dictionary as .pth) or one of the library's own: torchvision's names, like
-DEFAULT, or `pretrained` for timm; those are downloaded once. Without it the weights are random, drawn with seed 0.
+WEIGHTS is a file (safetensors, or a state dict as .pth) or one of the library's own weights: a name of torchvision's,
+like DEFAULT, or `pretrained` for timm; those are downloaded once. Without WEIGHTS they are random, with seed 0.
 """
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,32 +17,42 @@ from evalkit.artifacts import sha256_file
 from evalkit.encoders.encoder import Encoder, Preprocessing
 from evalkit.encoders.module import HookedNetwork, load_state, remove_classifier, sha256_of
 from evalkit.errors import EvalkitError, one_line
-from evalkit.workspace import Workspace
 
 _RANDOM_SEED = 0
 _FILES = (".safetensors", ".pth", ".pt", ".bin")
-# what torchvision's and timm's ImageNet weights were trained with, for random weights, too
+# what torchvision's and timm's ImageNet weights were trained with; random weights take the same
 _MEAN, _STD, _SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
 
 
-def torchvision_encoder(name: str, workspace: Workspace) -> Encoder:
-    """A classification network of torchvision."""
+def torchvision_encoder(name: str, *, weights: str = "") -> Encoder:
+    """A classification network of torchvision, by NAME[:WEIGHTS].
+
+    Args:
+        weights: WEIGHTS, where the name has none.
+    """
     from torchvision import models
 
-    model, _, weights = name.partition(":")
+    model, weights = _split(name, weights)
     if model not in models.list_models(module=models):
         near = difflib.get_close_matches(model, models.list_models(module=models), n=3, cutoff=0)
         raise EvalkitError(f"torchvision:{model}: no such network; nearest: {', '.join(near)}")
     network = _seeded(lambda: models.get_model(model, weights=None))
     preprocessing = Preprocessing(size=_SIZE, resize=True, mean=_MEAN, std=_STD)
-    own = weights and Path(weights).suffix not in _FILES
-    if own:
+    if weights and Path(weights).suffix not in _FILES:
         chosen = _torchvision_weights(models.get_model_weights(model), weights)
-        step = chosen.transforms()
+        own = chosen.transforms()
         # the weights' own transform resizes to a little more and crops; image sets are cropped already
-        preprocessing = Preprocessing(size=step.crop_size[0], resize=True, mean=tuple(step.mean), std=tuple(step.std))
+        preprocessing = Preprocessing(size=own.crop_size[0], resize=True, mean=tuple(own.mean), std=tuple(own.std))
         network.load_state_dict(_downloaded(chosen, f"torchvision:{name}"))
     return _encoder(f"torchvision:{model}", network, preprocessing, weights, lambda: remove_classifier(network))
+
+
+def _split(name: str, weights: str) -> tuple[str, str]:
+    """The model and its weights, which stand in the name or beside it."""
+    model, _, in_name = name.partition(":")
+    if in_name and weights:
+        raise EvalkitError(f"{name}: names weights {in_name}, found weights {weights}, too; give one of the two")
+    return model, in_name or weights
 
 
 def _torchvision_weights(choices: Any, name: str) -> Any:
@@ -55,43 +66,49 @@ def _downloaded(weights: Any, who: str) -> dict[str, torch.Tensor]:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         raise EvalkitError(
-            f"{who}: its weights could not be downloaded ({error}); give a file of them instead"
+            f"{who}: its weights could not be downloaded ({error}); give a file with the weights instead"
         ) from None
 
 
-def timm_encoder(name: str, workspace: Workspace) -> Encoder:
-    """A network of timm (extra [timm])."""
+def timm_encoder(name: str, *, weights: str = "") -> Encoder:
+    """A network of timm (extra [timm]), by NAME[:WEIGHTS].
+
+    Args:
+        weights: WEIGHTS, where the name has none.
+    """
     try:
         import timm
     except ImportError:
         raise EvalkitError(f"timm:{name}: timm is not installed; pip install 'evalkit[timm]'") from None
-    model, _, weights = name.partition(":")
+    model, weights = _split(name, weights)
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0)
         raise EvalkitError(f"timm:{model}: no such network; nearest: {', '.join(near)}")
     try:
         network = _seeded(lambda: timm.create_model(model, pretrained=weights == "pretrained", num_classes=1000))
     except (OSError, RuntimeError) as error:
-        raise EvalkitError(f"timm:{name}: its weights could not be had ({one_line(error)})") from None
-    step = timm.data.resolve_model_data_config(network)
-    size, channels = step["input_size"][-1], step["input_size"][0]
+        raise EvalkitError(f"timm:{name}: its weights cannot be loaded ({one_line(error)})") from None
+    config = timm.data.resolve_model_data_config(network)
+    size, channels = config["input_size"][-1], config["input_size"][0]
     preprocessing = Preprocessing(
-        size=size, resize=True, channels=channels, mean=tuple(step["mean"]), std=tuple(step["std"])
+        size=size, resize=True, channels=channels, mean=tuple(config["mean"]), std=tuple(config["std"])
     )
     return _encoder(f"timm:{model}", network, preprocessing, weights, lambda: network.reset_classifier(0))  # type: ignore[operator]
 
 
-def _seeded(make: Any) -> nn.Module:
+def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_RANDOM_SEED)
         return make()
 
 
-def _encoder(name: str, network: nn.Module, preprocessing: Preprocessing, weights: str, behead: Any) -> Encoder:
+def _encoder(
+    name: str, network: nn.Module, preprocessing: Preprocessing, weights: str, drop_classifier: Callable[[], object]
+) -> Encoder:
     path = Path(weights) if Path(weights).suffix in _FILES else None
     if path:
         load_state(network, path)
     sha256 = sha256_file(path) if path else sha256_of(network)
     label = f":{path.stem if path else weights}" if weights else ""
-    behead()
+    drop_classifier()
     return Encoder(name + label, HookedNetwork(network), preprocessing, sha256, str(path.resolve()) if path else "")

@@ -35,13 +35,13 @@ _CONTRAST = 10.0  # added to a patch's variance, of pixels in 0..255
 _LENGTH = PATCH * PATCH * 3
 
 
-def kmeans_encoder(rest: str, workspace: Workspace) -> Encoder:
+def kmeans_encoder(name: str, workspace: Workspace) -> Encoder:
     """The dictionary of that name or path.
 
     Raises:
         ArtifactError: no dictionary there, or one of other shapes.
     """
-    path = workspace.find(KIND, rest)
+    path = workspace.find(KIND, name)
     manifest = read_manifest(path, KIND, check_hashes=True)
     weights = path / WEIGHTS
     network = TriangleCode(_checked(load_dictionary(weights), str(weights)))
@@ -217,7 +217,7 @@ def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return patches.mean(0), whitening.astype(np.float32)
 
 
-def pixels_encoder(rest: str, workspace: Workspace) -> Encoder:
+def pixels_encoder() -> Encoder:
     """Images of any size as one vector: row by row, pixel by pixel, red, green, blue."""
     return Encoder("pixels", Pixels(), Preprocessing())
 

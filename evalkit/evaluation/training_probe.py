@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.artifacts import read_manifest, sha256_json, write_atomically
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import Progress, search_hyperparameter
 from evalkit.evaluation.label_subsets import sample_label_subset
@@ -25,7 +25,6 @@ from evalkit.images.imageset import ImageSet, Rows
 from evalkit.probes.classifiers import RELEASE_C_GRID
 from evalkit.runtime import resolve_device
 from evalkit.solver import l2svm_subsets
-from evalkit.workspace import Workspace
 
 COLUMNS = ("d_updates", "rewinds", "dataset", "labels_per_class", "validation_images", "C", "validation_percent")
 _VALIDATION = 5_000  # enough for +- 0.7 points; the same images each time, so differences show better than that
@@ -86,7 +85,7 @@ class TrainingProbe:
         """The C chosen and the validation accuracy in percent."""
         target = self.run / "probe" / "features"
         shutil.rmtree(target, ignore_errors=True)
-        found = extract(self.images, find_encoder(str(checkpoint), Workspace(self.run)), target, device=self._device)
+        found = extract(self.images, load_encoder(str(checkpoint), home=self.run), target, device=self._device)
         fit, validation = found.rows("train"), found.rows("validation")
 
         def score(Cs: Sequence[float]) -> list[float]:

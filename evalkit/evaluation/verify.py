@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from evalkit.artifacts import MANIFEST, read_manifest
-from evalkit.encoders import find_encoder
+from evalkit.encoders import load_encoder
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.label_subsets import LabelSubsets, make_label_subsets, read_label_subsets
 from evalkit.evaluation.protocol import Protocol
@@ -203,7 +203,7 @@ def check_made_weights(row: pd.Series, workspace: Workspace) -> Check:
     """Weights that are no file of a run: random ones are drawn again, others are looked up by their name."""
     encoder = str(row["encoder"]).split(" (")[0]
     try:
-        found = find_encoder(encoder, workspace).sha256
+        found = load_encoder(encoder, home=workspace).sha256
     except EvalkitError:
         return Check("weights", UNCHECKED, f"none here with SHA-256 {row['weights_sha256'][:12]}…")
     if found == row["weights_sha256"]:

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from evalkit.artifacts import ArtifactWriter, new_manifest, write_artifact
-from evalkit.encoders import find_encoder
+from evalkit.batch_statistics import STATISTICS_BATCH
+from evalkit.encoders import load_encoder
 from evalkit.encoders.encoder import Encoder
 from evalkit.errors import EvalkitError
 from evalkit.features.augmentation import Augmentation
-from evalkit.features.batchnorm import STATISTICS_BATCH, BatchNormMode
+from evalkit.features.batchnorm import BatchNormMode
 from evalkit.features.encoder_setup import ExtractionJob, list_layers, setup_encoder, variant
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 from evalkit.features.pooling import LayerSelection, join
 from evalkit.features.writer import RowsWriter, batches, create_rows, recorded
 from evalkit.images import find_images, find_images_by_sha256
 from evalkit.images.imageset import ImageSet
-from evalkit.pretrained.registry import find_pretrained
 from evalkit.runtime import describe_device, joined, local_device, resolve_device, resolve_precision
 from evalkit.workspace import Workspace
 
@@ -49,7 +49,7 @@ def extract(
 
     Args:
         images: images of a size that the encoder takes.
-        encoder: from `find_encoder`. Its batch norms stay as they are: a copy's are set.
+        encoder: from `load_encoder`. Its batch norms stay as they are: a copy's are set.
         target: the feature set's directory. One with equal settings and inputs is returned as it is.
         taps: which layers, pooled to which grid; by default the paper's.
         batch_norm: whose statistics normalise: `target`, `source`, `running`, `batch`; None:
@@ -180,9 +180,7 @@ def extract_features(
 ) -> FeatureSet:
     """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--VARIANT)."""
     images = find_images(workspace, dataset, download=download, progress=True)
-    if encoder.startswith("pretrained:"):
-        find_pretrained(encoder.removeprefix("pretrained:"), workspace, fetch_missing=download, say=say)
-    found = find_encoder(encoder, workspace)
+    found = load_encoder(encoder, home=workspace, download=download)
     say(f"images: {images.name} ({len(images):,} images)")
     say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
     say(f"images to tensors: {found.preprocessing.describe()}")
@@ -215,7 +213,7 @@ def encoder_layers(
     say: Say = lambda line: None,
 ) -> list[tuple[Layer, tuple[int, ...], bool]]:
     """An encoder's layers for the data set's images (of its own size, where it takes one only): see `list_layers`."""
-    found = find_encoder(encoder, workspace)
+    found = load_encoder(encoder, home=workspace, download=download)
     say(f"encoder: {found.name}; images to tensors: {found.preprocessing.describe()}")
     if found.preprocessing.size:
         shape = (found.preprocessing.size, found.preprocessing.size, 3)

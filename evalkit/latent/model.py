@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.artifacts import Manifest
+from evalkit.batch_statistics import BatchNorm, batch_statistics, freeze_batch_norms
 from evalkit.errors import EvalkitError
 from evalkit.features.pooling import LayerSelection
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
@@ -86,21 +87,12 @@ def one_hot(label: int | None, count: int, recipe: Recipe, device: torch.device)
 
 def freeze_batch_norm(network: nn.Module, *inputs: Tensor | None) -> None:
     """Freezes every batch norm of `network` at the mean and biased variance it meets in one pass over `inputs`."""
-
-    def keep(norm: nn.Module, arguments: tuple[Tensor], _: Tensor) -> None:
-        axes = [axis for axis in range(arguments[0].ndim) if axis != 1]
-        norm.running_var, norm.running_mean = torch.var_mean(arguments[0].float(), axes, correction=0)
-
-    norms = [module for module in network.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    hooks = [norm.register_forward_hook(keep) for norm in norms]
+    norms = {name: norm for name, norm in network.named_modules() if isinstance(norm, BatchNorm)}
+    like = next(network.parameters())
     network.eval()
-    for norm in norms:
-        norm.train()
     with torch.no_grad():
-        network(*inputs)
-    for hook in hooks:
-        hook.remove()
-    network.eval()
+        statistics = batch_statistics(norms, [inputs], lambda each: network(*each), batches=1, device=like.device)
+    freeze_batch_norms(norms, statistics, like)
     network.requires_grad_(False)
 
 

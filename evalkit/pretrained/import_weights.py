@@ -6,28 +6,29 @@ From a run or checkpoint of ours to weights to hand on: both networks, without t
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import save
 
 from evalkit.artifacts import MANIFEST, Manifest, read_manifest
+from evalkit.batch_statistics import image_statistics
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.checkpoint import RUN_KIND, load_weights, read_checkpoint, stored_recipe, weights_file
-from evalkit.gan.networks import Discriminator, Generator
+from evalkit.gan.networks import Discriminator, Generator, to_network_range
 from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.gan.run_dir import latest_checkpoint, updates_before
 from evalkit.images import find_images_by_sha256
 from evalkit.pretrained.dcgan_release import find_release, read_release
 from evalkit.pretrained.store import DTYPES, KIND, STATISTICS, Pretrained, save_pretrained
 from evalkit.pretrained.torch_dcgan import read_torch_dcgan
+from evalkit.runtime import resolve_device, resolve_precision
 from evalkit.workspace import Workspace
 
-# weights, in which type they are stored, a workspace with the images trained on -> a file's content, its arithmetic
-StatisticsOf = Callable[[Pretrained, torch.dtype, Workspace], tuple[bytes, str]]
 _FORMS = "a folder of a release's .npy files, a run or checkpoint, or a torch state dict (.pth, .pt)"
 
 
@@ -43,7 +44,7 @@ def import_weights(
     licence: str | None = None,
     notes: Sequence[str] = (),
     dtype: str = "float32",
-    statistics_of: StatisticsOf | None = None,
+    source_batch_norm: bool = False,
     replace: bool = False,
 ) -> Path:
     """Stores weights found in files as `pretrained:NAME`.
@@ -57,7 +58,7 @@ def import_weights(
         layers: take exactly these conv layers of a release's discriminator.
         source, licence: for the card, where the files do not say; notes: of limits, one line each.
         dtype: of the files written, "float32" or "float16".
-        statistics_of: computes the statistics for batch norm `source`, which are added: `features.handed_on` has it.
+        source_batch_norm: add batch-norm statistics of the images trained on, which the workspace has to have.
         replace: overwrite other weights of that name.
 
     Raises:
@@ -67,8 +68,8 @@ def import_weights(
     target = out or workspace.path_of(KIND, name or default)
     settings = weights.settings | {"notes": [*weights.settings["notes"], *notes]}
     weights = dataclasses.replace(weights, settings=settings)
-    if statistics_of:
-        content, precision = statistics_of(weights, DTYPES[dtype], workspace)
+    if source_batch_norm:
+        content, precision = source_statistics(weights, DTYPES[dtype], workspace)
         settings = settings | {"source_statistics": precision}
         weights = dataclasses.replace(weights, settings=settings, evidence={**weights.evidence, STATISTICS: content})
     return save_pretrained(weights, target, replace=replace, dtype=dtype)
@@ -250,6 +251,53 @@ def _command(recipe: Recipe, settings: dict[str, Any], start: dict[str, Any] | N
     if start:
         options += f" --start {start['run']}@{start['d_updates']}"
     return f"evalkit train-gan --recipe {recipe.name} --images {settings['images']} --seed {settings['seed']}{options}"
+
+
+def source_statistics(weights: Pretrained, dtype: torch.dtype, workspace: Workspace) -> tuple[bytes, str]:
+    """Batch-norm statistics of the images trained on: the file's content, and the arithmetic they were computed in.
+
+    The content is safetensors, float32 (channels,) by name, as in "conv2.mean".
+
+    Args:
+        weights: with a discriminator, trained on images that the workspace has.
+        dtype: in which the discriminator is stored: the statistics are those of its rounded weights.
+
+    Raises:
+        EvalkitError: no batch norm, or images that are not there.
+    """
+    images = find_images_by_sha256(workspace, weights.made_from.get("images_sha256", ""))
+    if images is None:
+        raise EvalkitError("source statistics need the images that the weights were trained on; prepare them first")
+    device = resolve_device("auto")
+    precision = resolve_precision("auto", device)
+    discriminator = _rounded(weights, dtype).eval().requires_grad_(False).to(device)
+    norms, size = discriminator.batch_norms(), weights.recipe.size
+    if not norms:
+        raise EvalkitError("source statistics: the discriminator has no batch norm")
+    if images.images.shape[1:3] != (size, size):
+        height, width = images.images.shape[1:3]
+        raise EvalkitError(
+            f"source statistics: the discriminator takes {size}x{size}, {images.name} is {height}x{width}"
+        )
+    averages = image_statistics(
+        norms,
+        images.training,
+        lambda batch: discriminator.layer_outputs(to_network_range(batch, weights.recipe)),
+        precision=precision,
+        device=device,
+    )
+    return save({name: value.float().cpu() for name, value in averages.items()}), precision
+
+
+def _rounded(weights: Pretrained, dtype: torch.dtype) -> Discriminator:
+    """The discriminator with its weights as they are stored."""
+    discriminator = Discriminator(weights.recipe)
+    state = {
+        key: value.to(dtype).float() if value.is_floating_point() else value
+        for key, value in (weights.discriminator or {}).items()
+    }
+    discriminator.load_state_dict(state)
+    return discriminator
 
 
 def is_trained(path: Path) -> bool:

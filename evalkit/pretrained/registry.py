@@ -7,8 +7,8 @@ from pathlib import Path
 
 from evalkit.artifacts import MANIFEST, locked, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.pretrained import download as downloads
 from evalkit.pretrained.dcgan_release import RELEASES, read_release, release_named
-from evalkit.pretrained.download import download
 from evalkit.pretrained.store import KIND, save_pretrained
 from evalkit.workspace import Workspace
 
@@ -27,9 +27,7 @@ def shipped() -> list[Path]:
     return [path for path in sorted(shipped_folder().glob("*")) if (path / MANIFEST).is_file()]
 
 
-def find_pretrained(
-    name: str, workspace: Workspace, *, fetch_missing: bool = True, say: Say = lambda line: None
-) -> Path:
+def find_pretrained(name: str, workspace: Workspace, *, download: bool = True, say: Say = lambda line: None) -> Path:
     """The weights of that name: the workspace's, else the shipped ones, else a release, fetched now.
 
     Raises:
@@ -42,7 +40,7 @@ def find_pretrained(
     if name not in RELEASES:
         names = ", ".join(dict.fromkeys([*there, *RELEASES]))
         raise EvalkitError(f"pretrained:{name}: no weights of that name; there are {names}")
-    if not fetch_missing:
+    if not download:
         raise EvalkitError(f"{here}: nothing there; run `evalkit pretrained fetch {name}`")
     return fetch(name, workspace, say=say)
 
@@ -70,7 +68,7 @@ def fetch(name: str, workspace: Workspace, *, mirror: str | None = None, say: Sa
             path = folder / entry.name
             if not path.exists():
                 say(f"{number}/{len(release.files)}: {entry.address(mirror)} ({entry.bytes:,} bytes)")
-                download(entry, path, mirror=mirror)
+                downloads.download(entry, path, mirror=mirror)
         save_pretrained(read_release(folder, release), target)
         shutil.rmtree(folder)
     return target

@@ -106,7 +106,7 @@ def _folder(trained: str, workspace: Workspace) -> Path:
     """Where a run, or the weights handed on from one, has its samples and its probe's curve, if it is here."""
     if trained.startswith(_WEIGHTS):
         with contextlib.suppress(EvalkitError):
-            return find_pretrained(trained.removeprefix(_WEIGHTS), workspace, fetch_missing=False)
+            return find_pretrained(trained.removeprefix(_WEIGHTS), workspace, download=False)
     return workspace.home / "runs" / trained
 
 
