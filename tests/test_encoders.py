@@ -474,7 +474,7 @@ def test_a_file_that_holds_no_weights(tmp_path, suffix):
     path = tmp_path / f"text.{suffix}"
     for content in (b"not weights", b"", b"\x80\x02cos\nsystem\n(S'true'\ntR."):
         path.write_bytes(content)
-        with pytest.raises(ArtifactError, match=f"text.{suffix}: no file of weights") as found:
+        with pytest.raises(ArtifactError, match=f"text.{suffix}: not a file of weights") as found:
             load_encoder(f"torchvision:resnet18:{path}", home=tmp_path)
         assert "\n" not in str(found.value)
     with pytest.raises(ArtifactError, match="nowhere.pth: no such file"):
@@ -484,10 +484,10 @@ def test_a_file_that_holds_no_weights(tmp_path, suffix):
 def test_files_that_hold_no_program(tmp_path):
     for name in ("text.pt", "text.pt2"):
         (tmp_path / name).write_text("no program")
-        with pytest.raises(EvalkitError, match="no TorchScript or torch.export file"):
+        with pytest.raises(EvalkitError, match="not a TorchScript or torch.export file"):
             load_encoder(str(tmp_path / name), home=tmp_path)
     torch.save(small_resnet().state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(EvalkitError, match="holds no program; weights alone go to a network of a library"):
+    with pytest.raises(EvalkitError, match="holds no program; weights alone go with a network of a library"):
         load_encoder(str(tmp_path / "weights.pt"), home=tmp_path)
 
 

@@ -342,7 +342,7 @@ def test_encoders_that_do_not_exist_are_refused(tmp_path):
         load_encoder("latest", home=tmp_path)
     with pytest.raises(EvalkitError, match="nothing: no such run"):
         load_encoder("nothing", home=tmp_path)
-    with pytest.raises(EvalkitError, match="its discriminator takes classes"):
+    with pytest.raises(EvalkitError, match="its discriminator takes the class"):
         load_encoder("random:mnist", home=tmp_path)
 
 

@@ -82,7 +82,7 @@ def _module(module: nn.Module, name: str | None, changes: dict[str, Any], weight
 
 def _changed(step: Preprocessing, changes: dict[str, Any]) -> Preprocessing:
     """The preprocessing with some fields replaced; with a size, images of other sizes are resized."""
-    values = {key: _as_tuple(value) if key != "size" else value for key, value in changes.items()}
+    values: dict[str, Any] = {key: value if key == "size" else _as_tuple(value) for key, value in changes.items()}
     return replace(step, **values, resize=step.resize or "size" in changes)
 
 
