@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from evalkit.images import load_images as load_images
     from evalkit.images import prepare as prepare
     from evalkit.probes.l2svm import L2SVM as L2SVM
+    from evalkit.report.render import write_report as write_report
+    from evalkit.report.tables import compare_with_published as compare_with_published
+    from evalkit.report.tables import published_results as published_results
+    from evalkit.report.tables import report_text as report_text
+    from evalkit.reproduce import reproduce as reproduce
     from evalkit.workspace import Workspace as Workspace
 
 _HOMES = {
@@ -38,6 +43,7 @@ _HOMES = {
     "Workspace": "workspace",
     "concat_features": "features.concat",
     "describe_features": "features.describe",
+    "compare_with_published": "report.tables",
     "evaluate": "evaluation.evaluate",
     "export_features": "features.exporting",
     "extract": "features.extract",
@@ -48,8 +54,12 @@ _HOMES = {
     "load_images": "images",
     "override": "gan.recipes",
     "prepare": "images",
+    "published_results": "report.tables",
     "recipe_named": "gan.recipes",
+    "report_text": "report.tables",
+    "reproduce": "reproduce",
     "train": "gan.train",
+    "write_report": "report.render",
 }
 __all__ = ["EvalkitError", "__version__", *_HOMES]
 

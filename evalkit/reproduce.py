@@ -3,8 +3,11 @@
 What `evalkit reproduce` can reproduce.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
+
+import pandas as pd
 
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.measure import is_measured, measure, quiet
@@ -18,9 +21,12 @@ from evalkit.gan.recipes import Recipe, TrainOptions, recipe_named
 from evalkit.gan.run_dir import find_checkpoint
 from evalkit.images import ImageSet, dataset_names, find_images, load_images, prepare_from
 from evalkit.pretrained.registry import shipped
+from evalkit.report.tables import compare_with_published, original
 from evalkit.results import Result
 from evalkit.runtime import local_device, resolve_device
 from evalkit.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def training_images(
@@ -82,9 +88,9 @@ def _training_probe(
 
 
 def reproduce(
-    workspace: Workspace,
     name: str,
     *,
+    home: Workspace | Path | str,
     data: str | None = None,
     images: str | None = None,
     encoder: str | None = None,
@@ -92,41 +98,44 @@ def reproduce(
     baselines: bool = True,
     device: str = "auto",
     download: bool = True,
-    say: Say = quiet,
-    show: Say = quiet,
-    on_result: Callable[[Result], None] = lambda figure: None,
-) -> None:
-    """Runs what is missing of a reproduction: images, training, features and figures of encoder and baselines.
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> pd.DataFrame:
+    """Measures what is missing of a table of the paper, and returns that table beside the published one.
 
-    Without an encoder it takes the weights shipped for it; without those, or asked to, it trains.
+    It prepares the images, trains or loads the encoder, extracts features of it and of the baselines, and measures
+    them under the table's protocols. Without an encoder it takes the weights shipped for the table; if there are none,
+    or if asked to, it trains. Results already in the workspace are not measured again.
 
     Args:
-        name: one of REPRODUCTIONS.
+        name: a name in `evalkit.evaluation.protocol.REPRODUCTIONS`.
+        home: the workspace.
         data: source of the data set's images (a folder, Parquet files), instead of torchvision's download.
         images: the image set to train on, instead of the recipe's.
         encoder: a trained encoder, instead of the shipped weights or of training one.
         train: train even if there are shipped weights.
         baselines: measure random weights and pixels too.
-        tell: called with each figure as soon as it is measured.
+        on_result: called with each result as soon as it is measured.
 
     Raises:
         EvalkitError: an unknown name (the message lists the names), or what the steps raise.
     """
     if name not in REPRODUCTIONS:
         raise EvalkitError(f"{name}: no such reproduction; choose {', '.join(REPRODUCTIONS)}")
-    chosen = REPRODUCTIONS[name]
-    dataset = prepare_from(workspace, data, chosen.dataset).name if data else chosen.dataset
-    if encoder is None and not (train or images) and chosen.shipped in {path.name for path in shipped()}:
-        encoder = f"pretrained:{chosen.shipped}"
+    workspace, table = Workspace.of(home), REPRODUCTIONS[name]
+    dataset = prepare_from(workspace, data, table.dataset).name if data else table.dataset
+    if encoder is None and not (train or images) and table.shipped in {path.name for path in shipped()}:
+        encoder = f"pretrained:{table.shipped}"
     if encoder is None:
-        options = TrainOptions(device=device)
-        recipe = recipe_named(chosen.recipe)
-        encoder = str(train_gan(workspace, recipe, images=images, options=options, download=download, say=say))
-    for each in (encoder, *(chosen.baselines if baselines else ())):
-        features = extract_features(workspace, dataset, each, device=device, download=download, say=say)
+        options, recipe = TrainOptions(device=device), recipe_named(table.recipe)
+        run = train_gan(workspace, recipe, images=images, options=options, download=download, say=logger.info)
+        encoder = str(run)
+    for each in (encoder, *(table.baselines if baselines else ())):
+        features = extract_features(workspace, dataset, each, device=device, download=download, say=logger.info)
         path = workspace.path_of(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
-        for labels_per_class in chosen.labels_per_class:
+        for labels_per_class in table.labels_per_class:
             protocol = Protocol(labels_per_class=labels_per_class)
             if not is_measured(workspace, features, protocol):
-                say(f"protocol: {protocol.name}")
-                on_result(measure(workspace, protocol, features=str(path), device=device, say=say, show=show).result)
+                logger.info("protocol: %s", protocol.name)
+                on_result(measure(workspace, protocol, features=str(path), device=device, say=logger.info).result)
+    compared = compare_with_published(workspace.results)
+    return compared[compared["dataset"].map(original) == name]

@@ -1,6 +1,6 @@
-"""A small results.csv with run cards, the same bytes every time: what the report's golden files are made of.
+"""A small results.csv with run cards, the same bytes every time: the report's golden files are made from it.
 
-`python tests/example_results.py` makes the golden files again; read their diff before committing it.
+`make golden` regenerates the golden files; read their diff before you commit it.
 """
 
 import dataclasses
@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.report.data import gather_report_data
-from evalkit.report.render import FORMATS, write_report
+from evalkit.report.render import FORMATS, render
 from evalkit.results import Result, add_result, write_card
 from evalkit.workspace import Workspace
 
 GOLDEN = Path(__file__).parent / "golden"
 
 CLASSES = ["airplane", "cat_&_dog", "ship"]
-FIGURE = Result(
-    dataset="cifar10-jpeg",
+RESULT = Result(
+    dataset="cifar10-part",
     encoder="imagenet32@150000",
     num_features=28672,
     protocol="all",
@@ -64,16 +64,16 @@ TRAINING = {
 
 
 def add_example(results, *, right=20, trained=True, **changes):
-    """Adds a figure with `right` of 30 predictions right, and its card; returns its row."""
-    figure = dataclasses.replace(FIGURE, **changes)
+    """Adds a result with `right` of 30 predictions right, and its card; returns its row."""
+    result = dataclasses.replace(RESULT, **changes)
     labels = np.arange(30) % 3
-    predictions = np.stack([np.where(np.arange(30) < right, labels, (labels + 1 + fit) % 3) for fit in range(figure.n)])
-    figure = dataclasses.replace(figure, value=100 * float((predictions == labels).mean()))
-    row = {key: value for key, value in dataclasses.asdict(figure).items() if key != "card" and value == value}
+    predictions = np.stack([np.where(np.arange(30) < right, labels, (labels + 1 + fit) % 3) for fit in range(result.n)])
+    result = dataclasses.replace(result, value=100 * float((predictions == labels).mean()))
+    row = {key: value for key, value in dataclasses.asdict(result).items() if key != "card" and value == value}
     content = {
         "result": row,
         "protocol": {
-            "labels_per_class": 400 if figure.protocol == "400" else None,
+            "labels_per_class": 400 if result.protocol == "400" else None,
             "num_selection_subsets": 3,
             "num_test_subsets": 2,
         },
@@ -82,13 +82,13 @@ def add_example(results, *, right=20, trained=True, **changes):
         "training": TRAINING if trained else {},
     }
     card = write_card(results, content, predictions=predictions, labels=labels)
-    figure = dataclasses.replace(figure, card=card)
-    add_result(results, figure)
-    return figure
+    result = dataclasses.replace(result, card=card)
+    add_result(results, result)
+    return result
 
 
 def write_example(results):
-    """Figures of two tables on lossy images and one on others: two checkpoints, a layer, pixels, errors."""
+    """Results for two tables on a part of CIFAR-10 and one on SVHN: two checkpoints, a layer, pixels, errors."""
     add_example(results)
     add_example(results, encoder="imagenet32@75000", right=18, features_sha256="half")
     add_example(results, layers="conv1..conv4", right=17)
@@ -96,24 +96,24 @@ def write_example(results):
     add_example(results, right=15, **FEW)
     add_example(results, encoder="pixels", right=10, features_sha256="p", select_on="test", trained=False, **FEW)
     add_example(results, dataset="svhn", metric="error_percent", trained=False, **(FEW | {"protocol": "100"}))
-    without = dataclasses.replace(FIGURE, encoder="random:imagenet32", value=65.0, features_sha256="r")
+    without = dataclasses.replace(RESULT, encoder="random:imagenet32", value=65.0, features_sha256="r")
     add_result(results, without)
 
 
 def write_all_formats(folder):
-    """The example's report in every format, in `folder`; the page without its plots: matplotlib's versions differ."""
+    """The example's report in every format, in `folder`; the page without plots: matplotlib's versions differ."""
     write_example(folder / "results.csv")
-    material = gather_report_data(folder / "results.csv", Workspace(folder))
+    report = gather_report_data(folder / "results.csv", Workspace(folder))
     for suffix in FORMATS:
-        write_report(material, folder / f"report{suffix}")
+        render(report, folder / f"report{suffix}")
     page = folder / "report.html"
     page.write_text(re.sub(r"<svg .*?</svg>", "<svg/>", page.read_text(), flags=re.S))
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as made:
-        write_all_formats(Path(made))
+    with tempfile.TemporaryDirectory() as folder:
+        write_all_formats(Path(folder))
         GOLDEN.mkdir(exist_ok=True)
-        for made_file in sorted(Path(made).glob("report.*")):
-            (GOLDEN / made_file.name).write_bytes(made_file.read_bytes())
-            print(GOLDEN / made_file.name, file=sys.stderr)
+        for path in sorted(Path(folder).glob("report.*")):
+            (GOLDEN / path.name).write_bytes(path.read_bytes())
+            print(GOLDEN / path.name, file=sys.stderr)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from example_results import FIGURE
+from example_results import RESULT
 from released import described, write_release
 from safetensors.torch import load_file
 from scipy.signal import convolve2d
@@ -380,9 +380,9 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
 
     sha256 = sha256_file(path / "discriminator.safetensors")
     ours = dataclasses.replace(
-        FIGURE, encoder="pretrained:half", weights_sha256=sha256, value=61.25, uncertainty=0.5, n=3
+        RESULT, encoder="pretrained:half", weights_sha256=sha256, value=61.25, uncertainty=0.5, n=3
     )
-    for figure in (ours, dataclasses.replace(FIGURE, encoder="other", weights_sha256="ab", value=99.0)):
+    for figure in (ours, dataclasses.replace(RESULT, encoder="other", weights_sha256="ab", value=99.0)):
         add_result(tmp_path / "results.csv", figure)
     arguments = ["pretrained", "card", "half", "--results", str(tmp_path / "results.csv")]
     done = CliRunner().invoke(main, ["--home", str(workspace.home), *arguments])

@@ -1,6 +1,6 @@
 """The report's formats: golden files, text that no format takes for markup, a page that loads nothing, series by value.
 
-The golden files are made again by `python tests/example_results.py`.
+`make golden` regenerates the golden files.
 """
 
 import dataclasses
@@ -13,35 +13,34 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from example_results import CLASSES, FIGURE, GOLDEN, TRAINING, add_example, write_all_formats
+from example_results import CLASSES, GOLDEN, RESULT, TRAINING, add_example, write_all_formats
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+import evalkit
 from evalkit.artifacts import finish, new_manifest
 from evalkit.cli import main
+from evalkit.errors import EvalkitError
 from evalkit.evaluation.record import facts_of
 from evalkit.report.data import (
-    best,
-    by_layer,
-    confusion,
+    best_result,
+    confusion_percent,
     gather_report_data,
-    grouped,
-    over_C,
-    over_labels,
-    over_updates,
-    probed,
+    group_by_table,
+    lines_over_C,
+    lines_over_labels,
+    lines_over_updates,
+    probe_lines,
+    results_by_layer,
 )
 from evalkit.report.differences import differences
-from evalkit.report.html import as_html
-from evalkit.report.latex import as_latex
-from evalkit.report.markdown import as_markdown
 from evalkit.report.plots import block_figures
-from evalkit.report.render import write_report
-from evalkit.report.tables import as_csv, as_text, blocks
+from evalkit.report.render import as_html, as_latex, as_markdown, render
+from evalkit.report.tables import as_csv, blocks, report_text
 from evalkit.results import add_result
 from evalkit.workspace import Workspace
 
-LOSSY = "cifar10-jpeg", "all"
+PART = "cifar10-part", "all"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def material(written):
+def report_data(written):
     return gather_report_data(written / "results.csv", Workspace(written))
 
 
@@ -62,27 +61,26 @@ def test_golden_files(written, suffix):
 
 
 @pytest.fixture(scope="module")
-def page(material):
-    return as_html(material)
+def page(report_data):
+    return as_html(report_data)
 
 
-def test_equal_figures_give_equal_plots(material, page):
-    block = next(block for block in blocks(material.table) if "svhn" in block.title)
-    for figure in block_figures(block, grouped(material)["svhn", "100"]):
+def test_equal_results_give_equal_plots(report_data, page):
+    block = next(block for block in blocks(report_data.table) if "svhn" in block.title)
+    for figure in block_figures(block, group_by_table(report_data)["svhn", "100"]):
         assert figure.draw() in page
 
 
-def test_every_figure_on_lossy_images_says_so(material):
-    """In each format: the line (or table row) of each measured figure on cifar10-jpeg, and of no other."""
-    lossy = [f"{each.row['value']:.2f} " for each in material.measured if each.row["dataset"] == "cifar10-jpeg"]
-    pages = as_text(material.table), as_latex(material.table), GOLDEN.joinpath("report.md").read_text()
+def test_every_result_on_a_part_is_marked(report_data):
+    """In each format: the line (or table row) of each measured result on cifar10-part, and of no other."""
+    on_part = [f"{each.row['value']:.2f} " for each in report_data.measured if each.row["dataset"] == "cifar10-part"]
+    pages = report_text(report_data.table), as_latex(report_data.table), GOLDEN.joinpath("report.md").read_text()
     for page in (*pages, GOLDEN.joinpath("report.html").read_text()):
-        marked = [line for line in page.splitlines() if re.search(r"\d\d\.\d\d .*JPEG", line)]
-        found = [value for value in lossy if any(value in line for line in marked)]
-        assert found == lossy
-        assert not [line for line in marked if "svhn" in line or " 82.80 " in line]
-    for line in as_csv(material.table).splitlines()[1:]:
-        assert line.startswith("cifar10-jpeg,lossy JPEG,") == ("cifar10-jpeg" in line and ",measured," in line)
+        marked = [line for line in page.splitlines() if re.search(r"\d\d\.\d\d .*[ >]part\b", line)]
+        assert [value for value in on_part if any(value in line for line in marked)] == on_part
+        assert [line for line in marked if "svhn" in line or " 82.80 " in line] == []
+    for line in as_csv(report_data.table).splitlines()[1:]:
+        assert line.startswith("cifar10-part,part,") == ("cifar10-part" in line and ",measured," in line)
 
 
 class Page(HTMLParser):
@@ -113,12 +111,13 @@ class Page(HTMLParser):
         self.text.append(text)
 
 
-def test_the_page_is_well_formed_and_loads_nothing(written, page):
+def test_page_is_well_formed_and_loads_nothing(written, page):
     parsed = Page(page)
     assert parsed.open == []
     assert {link[1:] for link in parsed.links if link.startswith("#")} <= parsed.ids
     elsewhere = [link for link in parsed.links if not link.startswith(("#", "data:"))]
-    assert elsewhere and all((written / link).is_file() for link in elsewhere)  # the run cards beside it
+    assert elsewhere
+    assert all((written / link).is_file() for link in elsewhere)  # the run cards beside it
     assert "url(" not in page.replace("url(#", "") and "@import" not in page and "<script" not in page
     plots = 3 * ["glance", "C", "classes", "confusions"] + ["updates", "layers", "labels"]
     assert page.count("<svg ") == page.count("</svg>") == len(plots)
@@ -128,88 +127,91 @@ NASTY = r"my_net & <b>50%</b> $1 #2 {x} ~^\a | `c` *d* [e]"
 
 
 def nasty(tmp_path):
-    add_result(tmp_path / "results.csv", dataclasses.replace(FIGURE, encoder=NASTY))
+    add_result(tmp_path / "results.csv", dataclasses.replace(RESULT, encoder=NASTY))
     return gather_report_data(tmp_path / "results.csv", Workspace(tmp_path))
 
 
-def test_names_are_text_in_every_format(tmp_path):
-    material = nasty(tmp_path)
-    assert NASTY in "".join(Page(as_html(material)).text)
-    markdown = as_markdown(material, tmp_path / "report.md")
+def test_markup_in_names_is_escaped_in_every_format(tmp_path):
+    report_data = nasty(tmp_path)
+    assert NASTY in "".join(Page(as_html(report_data)).text)
+    markdown = as_markdown(report_data, tmp_path / "report.md")
     assert r"my\_net & \<b>50%\</b> $1 #2 {x} ~^\\a \| \`c\` \*d\* \[e] + L2-SVM" in markdown
-    row = next(line for line in as_latex(material.table).splitlines() if "my" in line)
+    row = next(line for line in as_latex(report_data.table).splitlines() if "my" in line)
     assert row.startswith(
         r"\raggedright my\_net \& \textless{}b\textgreater{}50\%\textless{}/b\textgreater{} \$1 \#2 \{x\} "
         r"\textasciitilde{}\textasciicircum{}\textbackslash{}a | `c` *d* [e] + L2-SVM & "
     )
 
 
-def test_latex_tables_are_regular(material):
-    text = as_latex(material.table)
+def test_latex_tables_are_regular(report_data):
+    text = as_latex(report_data.table)
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here; the regularity of the tables is tested above")
-def test_latex_tables_compile(tmp_path, material):
-    (tmp_path / "report.tex").write_text(as_latex(material.table) + as_latex(nasty(tmp_path).table))
+def test_latex_tables_compile(tmp_path, report_data):
+    (tmp_path / "report.tex").write_text(as_latex(report_data.table) + as_latex(nasty(tmp_path).table))
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
     (tmp_path / "paper.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
     assert "Overfull" not in done.stdout.split("my")[0]
 
 
-def test_value_of_the_series(material):
-    group = grouped(material)[LOSSY]
-    (updates,) = over_updates(group)
+def test_value_of_the_lines(report_data):
+    group = group_by_table(report_data)[PART]
+    (updates,) = lines_over_updates(group)
     assert (updates.name, updates.x) == ("imagenet32 + L2-SVM", (75000.0, 150000.0))
     assert updates.percent == pytest.approx((60.0, 66.67)) and updates.uncertainty == (0.75, 0.75)
-    labels = {line.name: line for line in over_labels(material.measured) if "svhn" not in line.name}
+    labels = {line.name: line for line in lines_over_labels(report_data.measured) if "svhn" not in line.name}
     assert labels["imagenet32@150000 + L2-SVM"].x == (4000.0, 50000.0)
-    assert "pixels + L2-SVM" not in labels  # its other figure was chosen on test, which is another method
-    assert by_layer(group) == {"imagenet32@150000 + L2-SVM": [("conv1..conv4", 56.67, 0.75), ("all", 66.67, 0.75)]}
-    curve = next(line for line in over_C(group) if line.name == "imagenet32@150000 + L2-SVM")
-    assert curve.x == (1e-4, 2e-4, 5e-4) and curve.percent == (81.0, 82.1, 80.5) and curve.chosen == 2e-4
+    assert "pixels + L2-SVM" not in labels  # its other result was selected on test, which is another method
+    assert results_by_layer(group) == {
+        "imagenet32@150000 + L2-SVM": [("conv1..conv4", 56.67, 0.75), ("all", 66.67, 0.75)]
+    }
+    curve = next(line for line in lines_over_C(group) if line.name == "imagenet32@150000 + L2-SVM")
+    assert curve.x == (1e-4, 2e-4, 5e-4) and curve.percent == (81.0, 82.1, 80.5) and curve.selected == 2e-4
 
 
-def test_value_of_a_probes_line():
+def test_value_of_the_line_of_a_probe():
     columns = {
         "d_updates": [400, 0],
         "validation_percent": [52.25, 41.5],
         "dataset": "cifar10",
         "labels_per_class": 100,
     }
-    (line,) = probed("mine", pd.DataFrame(columns))
-    assert (line.name, line.x) == ("mine, 100 labels a class of cifar10", (0.0, 400.0))
+    (line,) = probe_lines("mine", pd.DataFrame(columns))
+    assert (line.name, line.x) == ("mine, 100 labels per class of cifar10", (0.0, 400.0))
     assert line.percent == (41.5, 52.25)
 
 
-def test_the_best_is_not_one_that_was_chosen_on_test(tmp_path):
+def test_best_result_is_not_one_selected_on_test(tmp_path):
     results = tmp_path / "results.csv"
     add_example(results, right=20)
     add_example(results, right=30, select_on="test")
     add_example(results, right=20, dataset="svhn", metric="error_percent")
     add_example(results, right=15, dataset="svhn", metric="error_percent", features_sha256="less")
-    groups = grouped(gather_report_data(results, Workspace(tmp_path)))
-    assert best(groups[LOSSY]).row["value"] == pytest.approx(66.67)
-    assert best(groups["svhn", "all"]).row["value"] == 50.0  # the lower error
+    groups = group_by_table(gather_report_data(results, Workspace(tmp_path)))
+    assert best_result(groups[PART]).row["value"] == pytest.approx(66.67)
+    assert best_result(groups["svhn", "all"]).row["value"] == 50.0  # the lower error
 
 
-def test_reference_confusions_are_scikit_learns(material):
-    for each in material.measured[:2]:
+def test_reference_confusions_equal_scikit_learn(report_data):
+    for each in report_data.measured[:2]:
         truth = np.tile(each.labels, len(each.predictions))
         expected = confusion_matrix(truth, each.predictions.ravel(), normalize="true")
-        np.testing.assert_allclose(confusion(each), 100 * expected)
+        np.testing.assert_allclose(confusion_percent(each), 100 * expected)
         assert len(CLASSES) == len(expected)
 
 
-def test_value_of_the_differences_from_the_paper(material):
-    top = best(grouped(material)[LOSSY])
+def test_value_of_the_differences_from_the_paper(report_data):
+    top = best_result(group_by_table(report_data)[PART])
     assert [tuple(line) for line in differences(top)] == [
-        ("images evaluated (cifar10-jpeg)", "original", "a lossy JPEG copy"),
+        ("images evaluated (cifar10-part)", "original", "a part: 10,000 test images"),
         (
             "images trained on",
             "ImageNet-1k: about 1,281,000 images of 1,000 classes",
@@ -222,16 +224,16 @@ def test_value_of_the_differences_from_the_paper(material):
     ]
 
 
-def test_differences_are_those_from_the_network_of_the_papers_table(material):
-    each = material.measured[0]
+def test_differences_are_taken_to_the_network_of_the_papers_table(report_data):
+    each = report_data.measured[0]
     own = each.training | {"recipe": {"name": "mine", "base_channels": 64, "lr": 2e-4}}
     assert ("recipe: base_channels", "128", "64") in differences(dataclasses.replace(each, training=own))
-    digits = dataclasses.replace(each, row=each.row.replace("cifar10-jpeg", "digits"))
-    assert differences(digits) == []  # the paper has no figures of them
+    digits = dataclasses.replace(each, row=each.row.replace("cifar10-part", "digits"))
+    assert differences(digits) == []  # the paper has no results on them
 
 
-def test_value_of_the_differences_of_features(material):
-    each = material.measured[0]
+def test_value_of_differences_in_feature_extraction(report_data):
+    each = report_data.measured[0]
     plain = differences(each)
     as_the_paper = {"extraction": {"batch_norm": "target"}}
     assert differences(dataclasses.replace(each, card=each.card | as_the_paper)) == plain
@@ -252,18 +254,18 @@ def test_value_of_the_differences_of_features(material):
     assert "batch-norm statistics" not in [line.what for line in differences(others)]
 
 
-def test_arithmetic_of_a_training_is_that_of_its_checkpoint_or_unknown(tmp_path, material):
+def test_training_precision_comes_from_the_checkpoint_or_is_not_recorded(tmp_path, report_data):
     settings = {"recipe": {"name": "imagenet32"}, "d_updates": 150_000, "history": [{"precision": "bfloat16"}]}
     manifest = {"settings": settings, "made_from": {}, "commit": ""}
-    each = dataclasses.replace(material.measured[0], training=facts_of(manifest, Workspace(tmp_path)))
+    each = dataclasses.replace(report_data.measured[0], training=facts_of(manifest, Workspace(tmp_path)))
     assert ("arithmetic", "float32", "bfloat16") in differences(each)
-    del settings["history"]  # a checkpoint from before it was stamped
+    del settings["history"]  # a checkpoint from before it was recorded
     each = dataclasses.replace(each, training=facts_of(manifest, Workspace(tmp_path)))
-    assert ("arithmetic", "float32", "not stamped") in differences(each)
+    assert ("arithmetic", "float32", "not recorded") in differences(each)
 
 
-def test_training_of_a_figure_without_a_card_is_that_of_its_run(tmp_path):
-    add_result(tmp_path / "results.csv", FIGURE)
+def test_training_of_a_result_without_a_card_comes_from_its_run(tmp_path):
+    add_result(tmp_path / "results.csv", RESULT)
     recipe = {"name": "imagenet32", "lr": 0.0002}
     (tmp_path / "runs/new").mkdir(parents=True)
     manifest = new_manifest("run", settings={"recipe": recipe}, made_from={"images_sha256": "i"})
@@ -285,36 +287,43 @@ def report(home, *arguments):
     return CliRunner().invoke(main, ["--home", str(home), "report", *map(str, arguments)])
 
 
-def test_the_command_writes_all_formats_and_samples_of_the_runs_measured(home):
+def test_command_writes_all_formats_with_samples_of_the_measured_runs(home):
     (home / "runs/imagenet32/samples").mkdir(parents=True)
     for updates in (0, 75000, 150000):
         Image.new("RGB", (640, 640), "red").save(home / f"runs/imagenet32/samples/d-{updates:08d}.png")
-    rows = "0,cifar10-jpeg,100,5000,0.001,41.50\n75000,cifar10-jpeg,100,5000,0.0005,52.25\n"
+    rows = "0,cifar10-part,100,5000,0.001,41.50\n75000,cifar10-part,100,5000,0.0005,52.25\n"
     names = "d_updates,dataset,labels_per_class,validation_images,C,validation_percent\n"
     (home / "runs/imagenet32/probe.csv").write_text(names + rows)
     result = report(home)
-    assert result.exit_code == 0 and "cifar10-jpeg (lossy JPEG images), all labels" in result.stdout
+    assert result.exit_code == 0
+    assert "cifar10-part (part of cifar10), all labels" in result.stdout
     assert sorted(path.suffix for path in home.glob("report.*")) == [".csv", ".html", ".md", ".tex"]
     page = (home / "report.html").read_text()
-    assert "imagenet32, 100 labels a class of cifar10-jpeg" in page
-    assert page.count("data:image/jpeg;base64,") == 3 and "imagenet32: samples after 150,000 updates of D" in page
+    assert "imagenet32, 100 labels per class of cifar10-part" in page
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert "imagenet32: samples after 150,000 updates of D" in page
     linked = re.findall(r"\((report-files/[^)]*)\)", (home / "report.md").read_text())
-    assert linked and all((home / link).is_file() for link in linked) and linked[-1].endswith(".jpg")
+    assert linked
+    assert all((home / link).is_file() for link in linked)
+    assert linked[-1].endswith(".jpg")
     with Image.open(home / linked[-1]) as image:
         assert image.size == (448, 448)
 
 
-def test_the_command_writes_what_is_asked_for(home):
+def test_command_writes_the_files_asked_for(home):
     result = report(home, "--out", home / "a/table.tex", "--out", home / "b.csv")
-    assert result.exit_code == 0 and (home / "a/table.tex").is_file() and not (home / "report.csv").exists()
+    assert result.exit_code == 0
+    assert (home / "a/table.tex").is_file()
+    assert not (home / "report.csv").exists()
     assert (home / "b.csv").read_text().count("\n") == 7  # the columns' names, five published, one measured
 
 
-def test_a_missing_card_is_said_and_the_rest_reported(home):
+def test_missing_card_is_reported_and_the_rest_written(home):
     card = next(home.glob("cards/*.json"))
     card.unlink()
     result = report(home, "--out", home / "page.html")
-    assert result.exit_code == 0 and f"without a run card: {card}: no such run card" in result.stderr
+    assert result.exit_code == 0
+    assert f"without a run card: {card}: no such run card" in result.stderr
     assert card.name in (home / "page.html").read_text()
 
 
@@ -336,34 +345,47 @@ def unwritable(home):
         ),
         (lambda home: None, ["--results", "nowhere.csv"], "nowhere.csv"),
         (other_columns, [], "not a results.csv of this evalkit"),
-        (lambda home: (home / "results.csv").unlink(), [], "no figures measured yet; run `evalkit svm`"),
+        (lambda home: (home / "results.csv").unlink(), [], "no results measured yet; run `evalkit svm`"),
         (unwritable, [], ": Is a directory; what was finished is kept"),
     ],
 )
-def test_what_cannot_be_reported_is_one_line(home, break_it, arguments, message):
+def test_errors_are_one_line(home, break_it, arguments, message):
     break_it(home)
     result = report(home, *arguments)
-    assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.output
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit), result.output
     line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ") and message in line and "Traceback" not in result.output
+    assert line.startswith("Error: ")
+    assert message in line
+    assert "Traceback" not in result.output
 
 
-def test_weights_handed_on_bring_the_samples_and_the_curve_of_their_run(tmp_path):
+def test_pretrained_weights_bring_the_samples_and_probe_of_their_run(tmp_path):
     add_example(tmp_path / "results.csv", encoder="pretrained:mine")
     weights = Workspace(tmp_path).path_of("pretrained weights", "mine")
     weights.mkdir(parents=True)
     (weights / "manifest.json").write_text("{}")
     (weights / "probe.csv").write_text("d_updates,dataset,labels_per_class,validation_percent\n7,cifar10,400,61.5\n")
     Image.new("RGB", (64, 64), "red").save(weights / "samples-00000007.png")
-    material = gather_report_data(tmp_path / "results.csv", Workspace(tmp_path))
-    write_report(material, tmp_path / "r.md")
+    report_data = gather_report_data(tmp_path / "results.csv", Workspace(tmp_path))
+    render(report_data, tmp_path / "r.md")
     text = (tmp_path / "r.md").read_text()
-    assert "pretrained:mine: samples after 7 updates of D" in text and "| updates of D | " in text
-    assert material.probes["pretrained:mine"]["validation_percent"].tolist() == [61.5]
-    assert material.measured[0].trained == ("pretrained:mine", TRAINING["d_updates"])
+    assert "pretrained:mine: samples after 7 updates of D" in text
+    assert "| updates of D | " in text
+    assert report_data.probes["pretrained:mine"]["validation_percent"].tolist() == [61.5]
+    assert report_data.measured[0].trained == ("pretrained:mine", TRAINING["d_updates"])
 
 
-def test_a_report_elsewhere_links_the_run_cards_beside_the_figures(home):
+def test_report_in_another_folder_links_the_run_cards(home):
     assert report(home, "--out", home / "pages/deep/report.md").exit_code == 0
     (link,) = re.findall(r"\[run card\]\((.*?)\)", (home / "pages/deep/report.md").read_text())
-    assert link.startswith("../../cards/") and (home / "pages/deep" / link).is_file()
+    assert link.startswith("../../cards/")
+    assert (home / "pages/deep" / link).is_file()
+
+
+def test_write_report_takes_paths_without_a_workspace(home):
+    table = evalkit.write_report(home / "results.csv", home / "only.tex")
+    assert (home / "only.tex").read_text() == as_latex(table)
+    assert not (home / "report.csv").exists()
+    with pytest.raises(EvalkitError, match="nowhere.csv: no results measured yet"):
+        evalkit.write_report(home / "nowhere.csv")

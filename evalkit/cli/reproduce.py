@@ -2,7 +2,7 @@
 
 import click
 
-from evalkit.cli.options import device_option, download_option, result_line, say, status_line
+from evalkit.cli.options import device_option, download_option, result_line, say
 from evalkit.evaluation.protocol import REPRODUCTIONS
 from evalkit.workspace import Workspace
 
@@ -28,31 +28,26 @@ def reproduce_command(
     device: str,
     download: bool,
 ) -> None:
-    """Run everything that is missing for a table of the paper, and print it: features of the trained network,
-    of the same network with random weights, and raw pixels.
+    """Measure everything that is missing for a table of the paper, and print the table: features of the trained
+    network, of the same network with random weights, and raw pixels.
 
     \b
     Example:
       evalkit reproduce digits
       evalkit reproduce cifar10 --data /data/cifar10
     """
-    from evalkit.report.tables import as_text, compare
-    from evalkit.reproduce import reproduce
-    from evalkit.results import read_results
+    from evalkit import report_text, reproduce
 
-    options = {"data": data, "images": images, "encoder": encoder}
-    with status_line() as show:
-        reproduce(
-            workspace,
-            name,
-            **options,
-            train=train,
-            baselines=baselines,
-            device=device,
-            download=download,
-            say=say,
-            show=show,
-            on_result=lambda figure: say(result_line(figure)),
-        )
-    table = compare(read_results(workspace.results))
-    click.echo(as_text(table[table["dataset"].str.split("-").str[0] == name]))
+    table = reproduce(
+        name,
+        home=workspace,
+        data=data,
+        images=images,
+        encoder=encoder,
+        train=train,
+        baselines=baselines,
+        device=device,
+        download=download,
+        on_result=lambda result: say(result_line(result)),
+    )
+    click.echo(report_text(table))

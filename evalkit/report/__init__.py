@@ -1,1 +1,1 @@
-"""Tables: measured figures beside published ones."""
+"""The report: measured results beside the published ones, as tables, plots and one HTML page."""

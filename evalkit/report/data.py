@@ -1,6 +1,7 @@
-"""What a report is made of: the comparison, and whatever the workspace has on the runs behind it.
+"""What a report is made of: the comparison, the run cards, and what the workspace has about the runs behind them.
 
-The numbers behind the plots: series over C, labels and updates, confusions, layers. `plots` draws them.
+It reads results.csv and its cards, and computes the series behind the plots (over C, labels and updates; layers;
+confusions), which `plots` draws.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.record import facts_of
 from evalkit.latent.experiment import GalleryImage, gallery
 from evalkit.pretrained.registry import find_pretrained
-from evalkit.report.tables import compare
+from evalkit.report.tables import compare_with_published
 from evalkit.results import Card, method_name, ordered, read_card, read_predictions, read_results
 from evalkit.workspace import Workspace
 
@@ -28,11 +29,13 @@ _RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>\d+)")  # an encoder's name: a ru
 
 @dataclass(frozen=True)
 class ResultWithCard:
-    """A row of results.csv with what its run card holds; `card` and `predictions` are empty where there is none.
+    """A row of results.csv with the content of its run card; `card` and `predictions` are empty if there is none.
 
     Attributes:
-        row: of results.csv; method: as tables name it.
-        predictions: int64 (fits, test rows); labels: int64 (test rows,).
+        row: of results.csv.
+        method: its name in tables.
+        predictions: int64 (fits, test rows).
+        labels: int64 (test rows,).
         training: how the encoder was trained, by the card, else by its run in the workspace; empty if neither says.
     """
 
@@ -45,28 +48,28 @@ class ResultWithCard:
 
     @property
     def trained(self) -> tuple[str, int]:
-        """The run (or the weights handed on) and its D updates; ("", 0) for encoders that are neither."""
+        """The run (or the pretrained weights) and its D updates; ("", 0) for encoders that are neither."""
         if self.row["encoder"].startswith(_WEIGHTS) and self.training.get("d_updates"):
             return self.row["encoder"], self.training["d_updates"] + self.training.get("d_updates_before", 0)
-        return _trained(self.row["encoder"])
+        return _run_and_updates(self.row["encoder"])
 
 
-def _trained(encoder: str) -> tuple[str, int]:
-    found = _RUN.match(encoder)
-    return (found["run"], int(found["updates"])) if found else ("", 0)
+def _run_and_updates(encoder: str) -> tuple[str, int]:
+    match = _RUN.match(encoder)
+    return (match["run"], int(match["updates"])) if match else ("", 0)
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows.
+    """Everything that a report shows.
 
     Attributes:
-        table: measured and published figures, from `compare`.
+        table: measured and published results, from `compare_with_published`.
         measured: the measured ones with their run cards, in the order of results.csv.
-        samples: run, or weights handed on -> its grids of samples, fewest updates first.
+        samples: run, or pretrained weights -> its grids of samples, fewest updates first.
         probes: likewise -> its probe.csv (accuracy while training).
         gallery: images of the experiments in the workspace's `latent`.
-        folder: that of results.csv; run cards' names in `table` begin there.
+        folder: that of results.csv; names of run cards in `table` are relative to it.
         missing: why a card or its predictions are not in the report, one line each.
     """
 
@@ -80,21 +83,21 @@ class ReportData:
 
 
 def gather_report_data(results: Path, workspace: Workspace) -> ReportData:
-    """Reads the figures, their run cards beside `results`, and the workspace's images of the runs measured.
+    """Reads the results, their run cards beside `results`, and the workspace's images of the runs measured.
 
     Raises:
         ArtifactError: `results` has other columns.
     """
     table = read_results(results)
     missing: list[str] = []
-    measured = [_measured(results, row, workspace, missing) for _, row in ordered(table).iterrows()]
-    folders = {name: _folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
+    measured = [_with_card(results, row, workspace, missing) for _, row in ordered(table).iterrows()]
+    folders = {name: _run_folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
     samples = {name: sorted([*at.glob("samples/*.png"), *at.glob("samples-*.png")]) for name, at in folders.items()}
     probes = {name: pd.read_csv(at / "probe.csv") for name, at in folders.items() if (at / "probe.csv").is_file()}
     return ReportData(
-        table=compare(table),
+        table=compare_with_published(table),
         measured=measured,
-        samples={name: found for name, found in samples.items() if found},
+        samples={name: paths for name, paths in samples.items() if paths},
         probes=probes,
         gallery=gallery(workspace.home / "latent"),
         folder=results.parent,
@@ -102,15 +105,15 @@ def gather_report_data(results: Path, workspace: Workspace) -> ReportData:
     )
 
 
-def _folder(trained: str, workspace: Workspace) -> Path:
-    """Where a run, or the weights handed on from one, has its samples and its probe's curve, if it is here."""
+def _run_folder(trained: str, workspace: Workspace) -> Path:
+    """Where a run, or the pretrained weights made from one, has its samples and its probe's curve, if it is here."""
     if trained.startswith(_WEIGHTS):
         with contextlib.suppress(EvalkitError):
             return find_pretrained(trained.removeprefix(_WEIGHTS), workspace, download=False)
     return workspace.home / "runs" / trained
 
 
-def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> ResultWithCard:
+def _with_card(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> ResultWithCard:
     """The row with its card; a card that is missing or was changed is named in `missing` instead."""
     card: Card = {}
     predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
@@ -120,12 +123,12 @@ def _measured(results: Path, row: pd.Series, workspace: Workspace, missing: list
             predictions, labels = read_predictions(results, row["card"], card)
         except ArtifactError as error:
             missing.append(str(error))
-    training = card.get("training") or _training_of_the_run(row["encoder"], workspace)
+    training = card.get("training") or _training_of_run(row["encoder"], workspace)
     return ResultWithCard(row, method_name(row), card, predictions, labels, training)
 
 
-def _training_of_the_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
-    run, updates = _trained(encoder)
+def _training_of_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
+    run, updates = _run_and_updates(encoder)
     try:
         manifest = read_manifest(workspace.home / "runs" / run, "run")
     except ArtifactError:
@@ -133,18 +136,32 @@ def _training_of_the_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
     return facts_of(manifest, workspace) | {"d_updates": updates}
 
 
+def group_by_table(report: ReportData) -> dict[tuple[str, str], list[ResultWithCard]]:
+    """The measured results by (data set, protocol), in their order."""
+    groups: dict[tuple[str, str], list[ResultWithCard]] = {}
+    for each in report.measured:
+        groups.setdefault((each.row["dataset"], each.row["protocol"]), []).append(each)
+    return groups
+
+
+def best_result(group: Sequence[ResultWithCard]) -> ResultWithCard:
+    """The highest accuracy, or the lowest error, of a group; results selected on test rows are passed over."""
+    fair = [each for each in group if each.row["select_on"] != "test"] or list(group)
+    return max(fair, key=lambda each: each.row["value"] * (-1 if "error" in each.row["metric"] else 1))
+
+
 @dataclass(frozen=True)
 class Line:
-    """Points of one method: x, percent, half width of the spread (0 where there is none), and the x that was chosen."""
+    """Points of one method: x, percent, half width of the uncertainty (0 if there is none), and the x selected."""
 
     name: str
     x: tuple[float, ...]
     percent: tuple[float, ...]
     uncertainty: tuple[float, ...]
-    chosen: float | None = None
+    selected: float | None = None
 
 
-def over_C(group: Sequence[ResultWithCard]) -> list[Line]:
+def lines_over_C(group: Sequence[ResultWithCard]) -> list[Line]:
     """Validation accuracy at every C tried, from the run cards of one data set and protocol."""
     lines = []
     for each in group:
@@ -155,18 +172,18 @@ def over_C(group: Sequence[ResultWithCard]) -> list[Line]:
     return lines
 
 
-def over_labels(group: Sequence[ResultWithCard]) -> list[Line]:
-    """Test figures of one data set against the number of training labels; methods with one number are left out."""
+def lines_over_labels(group: Sequence[ResultWithCard]) -> list[Line]:
+    """Test results on one data set against the number of training labels; methods with one number are left out."""
     return _lines(group, lambda each: each.method, lambda each: float(each.row["n_train"]))
 
 
-def over_updates(group: Sequence[ResultWithCard]) -> list[Line]:
-    """Test figures of one data set and protocol against a run's D updates; runs with one checkpoint are left out."""
+def lines_over_updates(group: Sequence[ResultWithCard]) -> list[Line]:
+    """Test results of one data set and protocol against a run's D updates; runs with one checkpoint are left out."""
     trained = [each for each in group if each.trained[0]]
-    return _lines(trained, _method_of_the_run, lambda each: float(each.trained[1]))
+    return _lines(trained, _method_of_run, lambda each: float(each.trained[1]))
 
 
-def _method_of_the_run(each: ResultWithCard) -> str:
+def _method_of_run(each: ResultWithCard) -> str:
     run, updates = each.trained
     return each.method.replace(f"{run}@{updates}", run, 1)
 
@@ -174,26 +191,25 @@ def _method_of_the_run(each: ResultWithCard) -> str:
 def _lines(
     group: Sequence[ResultWithCard], name: Callable[[ResultWithCard], str], x: Callable[[ResultWithCard], float]
 ) -> list[Line]:
-    """One line a name, points in the order of x; a name with one x gives none."""
+    """One line per name, points in the order of x; a name with a single x gives none."""
     points: dict[str, dict[float, ResultWithCard]] = {}
     for each in group:
         points.setdefault(name(each), {})[x(each)] = each
     lines = []
-    for method, found in sorted(points.items()):
-        xs = tuple(sorted(found))
+    for method, by_x in sorted(points.items()):
+        xs = tuple(sorted(by_x))
         if len(xs) > 1:
-            rows = [found[place].row for place in xs]
-            lines.append(
-                Line(method, xs, tuple(float(r["value"]) for r in rows), tuple(float(r["uncertainty"]) for r in rows))
-            )
+            rows = [by_x[value].row for value in xs]
+            percent, uncertainty = (tuple(float(row[key]) for row in rows) for key in ("value", "uncertainty"))
+            lines.append(Line(method, xs, percent, uncertainty))
     return lines
 
 
-def probed(run: str, probe: pd.DataFrame) -> list[Line]:
-    """Validation accuracy against D updates, as a run probed itself while it trained; one line a data set."""
+def probe_lines(run: str, probe: pd.DataFrame) -> list[Line]:
+    """Validation accuracy against D updates, as a run probed itself during training; one line per data set."""
     return [
         Line(
-            f"{run}, {labels} labels a class of {dataset}",
+            f"{run}, {labels} labels per class of {dataset}",
             tuple(rows["d_updates"].astype(float)),
             tuple(rows["validation_percent"].astype(float)),
             (0.0,) * len(rows),
@@ -202,35 +218,21 @@ def probed(run: str, probe: pd.DataFrame) -> list[Line]:
     ]
 
 
-def by_layer(group: Sequence[ResultWithCard]) -> dict[str, list[tuple[str, float, float]]]:
-    """Encoder and classifier -> (layers, percent, spread) of one data set and protocol, "all" last."""
-    found: dict[str, dict[str, tuple[str, float, float]]] = {}
-    for each in group:  # of several figures of one method the one of most fits, which comes last
+def results_by_layer(group: Sequence[ResultWithCard]) -> dict[str, list[tuple[str, float, float]]]:
+    """Encoder and classifier -> (layers, percent, uncertainty) of one data set and protocol, "all" last."""
+    by_method: dict[str, dict[str, tuple[str, float, float]]] = {}
+    for each in group:  # of several results of one method, the one with most fits, which comes last
         name = f"{each.row['encoder']} + {each.row['classifier']}"
         layers = each.row["layers"] or "all"
-        found.setdefault(name, {})[layers] = (layers, float(each.row["value"]), float(each.row["uncertainty"]))
-    ordered = {n: sorted(rows.values(), key=lambda row: (row[0] == "all", row[0])) for n, rows in found.items()}
-    return {name: rows for name, rows in ordered.items() if any(layers != "all" for layers, _, _ in rows)}
+        by_method.setdefault(name, {})[layers] = (layers, float(each.row["value"]), float(each.row["uncertainty"]))
+    in_order = {n: sorted(rows.values(), key=lambda row: (row[0] == "all", row[0])) for n, rows in by_method.items()}
+    return {name: rows for name, rows in in_order.items() if any(layers != "all" for layers, _, _ in rows)}
 
 
-def confusion(each: ResultWithCard) -> np.ndarray:
-    """Percent of the images of a class (row) that were taken for each class (column), over all fits; (K, K)."""
+def confusion_percent(each: ResultWithCard) -> np.ndarray:
+    """Percent of the images of each class (row) that are predicted as each class (column), over all fits; (K, K)."""
     classes = len(each.card["class_names"])
     truth = np.broadcast_to(each.labels, each.predictions.shape)
     counts = np.zeros((classes, classes))
     np.add.at(counts, (truth.ravel(), each.predictions.ravel()), 1)
     return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-
-
-def grouped(material: ReportData) -> dict[tuple[str, str], list[ResultWithCard]]:
-    """The measured figures by (data set, protocol), in their order."""
-    groups: dict[tuple[str, str], list[ResultWithCard]] = {}
-    for each in material.measured:
-        groups.setdefault((each.row["dataset"], each.row["protocol"]), []).append(each)
-    return groups
-
-
-def best(group: Sequence[ResultWithCard]) -> ResultWithCard:
-    """The best of a group: the highest accuracy, or the lowest error; figures chosen on test are passed over."""
-    fair = [each for each in group if each.row["select_on"] != "test"] or list(group)
-    return max(fair, key=lambda each: each.row["value"] * (-1 if "error" in each.row["metric"] else 1))
