@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from evalkit.report.tables import compare_with_published as compare_with_published
     from evalkit.report.tables import published_results as published_results
     from evalkit.report.tables import report_text as report_text
-    from evalkit.reproduce import reproduce as reproduce
+    from evalkit.reproduction import reproduce as reproduce
     from evalkit.workspace import Workspace as Workspace
 
 _HOMES = {
@@ -57,7 +57,7 @@ _HOMES = {
     "published_results": "report.tables",
     "recipe_named": "gan.recipes",
     "report_text": "report.tables",
-    "reproduce": "reproduce",
+    "reproduce": "reproduction",
     "train": "gan.train",
     "write_report": "report.render",
 }

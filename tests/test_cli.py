@@ -86,7 +86,7 @@ def test_the_three_commands_chain_without_options(run, images, tmp_path):
         == 0
     )
     reported = run("report")
-    assert "colours, 3 labels a class: accuracy in %" in reported.stdout
+    assert "colours, 3 labels per class: accuracy in %" in reported.stdout
     assert (tmp_path / "home/report.csv").read_text().count("\n") == 3
     table = read_results(tmp_path / "home/results.csv")
     assert table["protocol"].tolist() == ["3", "all"] and table["n"].tolist() == [4, 1]

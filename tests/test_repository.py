@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 # from the top down; a module may import its own layer and those after it
 LAYERS = [
     {"cli", "__main__"},
-    {"reproduce"},
+    {"reproduction"},
     {"report"},
     {"latent", "evaluation"},
     {"features"},

@@ -125,7 +125,7 @@ def train_command(
       evalkit train-gan --start imagenet32@2000 --set batch_size=32 --name small-batches
       torchrun --nproc-per-node 8 -m evalkit train-gan --probe cifar10:400
     """
-    from evalkit.reproduce import train_gan
+    from evalkit.reproduction import train_gan
 
     chosen = override(recipe_named(recipe), values | ({"d_updates": str(updates)} if updates else {}))
     options = TrainOptions(
