@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The baseline rows of benchmarks/results/cifar10.csv: K-means features (1,600 centroids), kNN, logistic regression and
-# PCA-whitened pixels, with all labels and with 400 a class, and the layers of a trained network one by one.
+# PCA-whitened pixels, with all labels and with 400 per class, and the layers of a trained network one by one.
 #
 #   benchmarks/baselines.sh CIFAR10_IMAGE_SET HOME [FEATURES_TO_ABLATE]
 #
-# CIFAR10_IMAGE_SET is a prepared set in HOME: cifar10, or cifar10-jpeg for a lossy copy. Killed, it goes on.
+# CIFAR10_IMAGE_SET is a prepared set in HOME, such as cifar10. Run it again after an interruption: it resumes.
 set -euo pipefail
 set_name=$1 home=$2 ablated=${3:-}
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# From a trained run to what this project publishes: the weights in pretrained/, the figures measured with them, each
-# layer alone, run cards, and benchmarks/REPORT.md (and .html, .tex).
+# From a trained run to what this project publishes: the weights in pretrained/, the results measured with them, with
+# each layer alone as well, their run cards, and benchmarks/REPORT.md (and .html, .tex).
 #
 #   benchmarks/publish.sh CHECKPOINT CIFAR10_IMAGES [HOME [NOTE]]        (in the folder of a clone)
 #
-# CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_IMAGES is whatever `evalkit
-# prepare` takes; HOME has the images trained on, and may hold other figures (benchmarks/baselines.sh), which are published
-# too; NOTE is one more line on the weights' card. Killed, it goes on.
+# CHECKPOINT is a folder like evalkit-home/runs/imagenet32/checkpoints/d-00150000, CIFAR10_IMAGES is any source that
+# `evalkit prepare` takes; HOME has the images trained on, and may hold other results (benchmarks/baselines.sh), which are
+# published too; NOTE is one more line on the weights' card. Run it again after an interruption: it resumes.
 set -euo pipefail
 checkpoint=$1 cifar=$2 home=${3:-evalkit-home} note=${4:-}
 name=imagenet32-tiny results=benchmarks/results
@@ -22,8 +22,8 @@ run reproduce cifar10 --data "$cifar" --encoder pretrained:$name
 features=$(basename "$home"/features/cifar10*--pretrained-$name)
 run ablate --features "$features" --protocol "${features%%--*}:400" --num-test-subsets 3
 run svm --features "$features" --protocol "${features%%--*}:400" --scaling standardise
-run svm --features "$features" --layers conv1..conv4  # as many as the release's files at hand have
-for deviation in "" --hflip "--hflip --shift 2"; do  # each differs from the paper, and its rows say so
+run svm --features "$features" --layers conv1..conv4  # the layers of the release whose files exist
+for deviation in "" --hflip "--hflip --shift 2"; do  # each differs from the paper; its rows say so
   run extract --dataset "${features%%--*}" --encoder pretrained:$name --batch-norm source $deviation
   run svm
   run svm --protocol "${features%%--*}:400"
