@@ -8,7 +8,15 @@ import torch
 
 from evalkit.artifacts import read_manifest
 from evalkit.encoders import load_encoder
-from evalkit.encoders.shallow import KIND, TriangleCode, load_dictionary, normalised, sample_patches, train_kmeans, zca
+from evalkit.encoders.shallow import (
+    KIND,
+    TriangleCode,
+    load_dictionary,
+    normalise_patches,
+    sample_patches,
+    train_kmeans,
+    zca,
+)
 from evalkit.errors import EvalkitError
 from evalkit.features.extract import extract
 from evalkit.workspace import Workspace
@@ -92,7 +100,7 @@ def test_centroids_are_at_a_minimum_of_the_distances(striped, tmp_path):
     path = train_kmeans(striped, tmp_path / "d", centroids=4, patches=300)
     arrays = {name: array.numpy() for name, array in load_dictionary(path / "kmeans.safetensors").items()}
     raw = sample_patches(striped.split("train"), 300, np.random.default_rng(0))
-    x = (normalised(torch.from_numpy(raw).float()).numpy() - arrays["patches_mean"]) @ arrays["whitening"]
+    x = (normalise_patches(torch.from_numpy(raw).float()).numpy() - arrays["patches_mean"]) @ arrays["whitening"]
     nearest = ((x[:, None] - arrays["centroids"]) ** 2).sum(2).argmin(1)
     means = np.stack([x[nearest == k].mean(0) for k in range(4)])
     np.testing.assert_allclose(means, arrays["centroids"], atol=1e-4)  # float32 means of about 75 patches

@@ -1,12 +1,8 @@
-"""kmeans:NAME, single-layer K-means features (Coates, Lee & Ng 2011), the baseline of the paper's CIFAR-10 table.
+"""pixels and kmeans:NAME: encoders without a trained network, the baselines that any encoder should beat.
 
-`evalkit.encoders.shallow` learns the dictionary that this encoder loads. Its features want standardising.
-
-Learning the dictionary of K-means features (Coates, Lee & Ng 2011); the encoder `kmeans:NAME` gives the features.
-
-Numbers are those of the authors' demo: 400,000 patches of 6 x 6 pixels, whitened, 50 iterations.
-
-pixels: the images themselves in [0, 1], the baseline that any encoder should beat.
+Single-layer K-means features (Coates, Lee & Ng 2011) are the baseline of the paper's CIFAR-10 table: `train_kmeans`
+learns the dictionary, `kmeans_encoder` loads it. The numbers are those of the authors' demo: 400,000 patches of 6 x 6
+pixels, whitened, 50 iterations. Standardise the features before a classifier.
 """
 
 from collections.abc import Sequence
@@ -30,16 +26,44 @@ from evalkit.workspace import Workspace
 
 KIND = "k-means dictionary"
 WEIGHTS = "kmeans.safetensors"
-PATCH = 6  # pixels a side [the authors' demo, as is the next]
+PATCH = 6  # pixels per side [the authors' demo, as the next line]
 _CONTRAST = 10.0  # added to a patch's variance, of pixels in 0..255
 _LENGTH = PATCH * PATCH * 3
+PATCHES = 400_000
+_ZCA = 0.1  # added to the eigenvalues of the patches' covariance
+_ITERATIONS = 50
+_STEP = 5  # iterations between records of the progress
+_CHUNK = 20_000  # patches normalised at a time
+
+
+def pixels_encoder() -> Encoder:
+    """Images of any size in [0, 1], each as one vector: row by row, pixel by pixel, red, green, blue."""
+    return Encoder("pixels", Pixels(), Preprocessing())
+
+
+class Pixels(Network):
+    """(N, 3, h, w) -> one layer "pixels", (N, h x w x 3)."""
+
+    default = ("pixels",)
+
+    def forward(
+        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
+    ) -> dict[str, Tensor]:
+        rows = images.permute(0, 2, 3, 1).flatten(1)
+        return {"pixels": reduce("pixels", rows) if reduce else rows}
+
+    def batch_norms(self) -> dict[str, BatchNorm]:
+        return {}
+
+    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
+        return self  # bf16 would round the pixels
 
 
 def kmeans_encoder(name: str, workspace: Workspace) -> Encoder:
-    """The dictionary of that name or path.
+    """K-means features with the dictionary of that name or path.
 
     Raises:
-        ArtifactError: no dictionary there, or one of other shapes.
+        ArtifactError: no dictionary there, or arrays of other shapes.
     """
     path = workspace.find(KIND, name)
     manifest = read_manifest(path, KIND, check_hashes=True)
@@ -51,29 +75,108 @@ def kmeans_encoder(name: str, workspace: Workspace) -> Encoder:
     )
 
 
-def load_dictionary(path: object) -> dict[str, Tensor]:
-    """The arrays of a dictionary's file.
+def train_kmeans(
+    images: ImageSet, target: Path, *, centroids: int = 1600, patches: int = PATCHES, seed: int = 0
+) -> Path:
+    """Learns a dictionary from training images and returns its directory; resumes if it was interrupted.
+
+    The file holds `patches_mean` (108,), `whitening` (108, 108) and `centroids` (centroids, 108), float32. A patch is
+    stored row by row, pixel by pixel, as red, green, blue.
 
     Raises:
-        ArtifactError: no safetensors file.
+        EvalkitError: fewer patches than centroids, or images smaller than a patch.
+    """
+    training = images.training
+    height, width = training.shape[1:3]
+    if patches < centroids or min(height, width) < PATCH:
+        raise EvalkitError(
+            f"{images.name}: {patches:,} patches of images of {height}x{width} for {centroids:,} centroids; "
+            f"expected at least one patch per centroid, and {PATCH}x{PATCH} pixels"
+        )
+    settings: dict[str, Any] = {"images": images.name, "centroids": centroids, "patches": patches, "seed": seed}
+    settings |= {"patch": PATCH, "zca": _ZCA, "iterations": _ITERATIONS}
+    made_from = {"images_sha256": images.sha256}
+    with write_artifact(target, settings=settings, made_from=made_from) as artifact:
+        if not _is_there(target, settings, made_from):
+            _learn(artifact, training, centroids, patches, seed)
+            artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
+    return target
+
+
+def _is_there(target: Path, settings: dict, made_from: dict) -> bool:
+    try:
+        manifest = read_manifest(target, KIND)
+    except ArtifactError:
+        return False
+    return manifest["settings"] == settings and manifest["made_from"] == made_from
+
+
+def _learn(artifact: ArtifactWriter, images: np.ndarray, centroids: int, patches: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sample = _normalise_in_chunks(sample_patches(images, patches, random))
+    mean, whitening = zca(sample)
+    sample = (sample - mean) @ whitening
+    centers = sample[random.choice(patches, centroids, replace=False)]
+    done, file = artifact.progress.get("iterations", 0), artifact.path / WEIGHTS
+    if done:
+        centers = load_dictionary(file)["centroids"].numpy()
+    steps = range(done, _ITERATIONS, _STEP)
+    for first in tqdm(steps, desc="k-means", unit=f"{_STEP} iterations", disable=None):
+        centers = KMeans(centroids, init=centers, n_init=1, max_iter=_STEP, tol=0).fit(sample).cluster_centers_
+        save_file({"patches_mean": _tensor(mean), "whitening": _tensor(whitening), "centroids": _tensor(centers)}, file)
+        artifact.save(iterations=first + _STEP)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def sample_patches(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Patches from random places in random images, uint8 (count, 108)."""
+    n, height, width = images.shape[:3]
+    rows = np.sort(random.integers(0, n, count))
+    tops, lefts = random.integers(0, height - PATCH + 1, count), random.integers(0, width - PATCH + 1, count)
+    sample = np.empty((count, PATCH, PATCH, 3), np.uint8)
+    for i, (row, top, left) in enumerate(zip(rows, tops, lefts, strict=True)):
+        sample[i] = images[row, top : top + PATCH, left : left + PATCH]
+    return sample.reshape(count, -1)
+
+
+def _normalise_in_chunks(patches: np.ndarray) -> np.ndarray:
+    parts = (patches[first : first + _CHUNK] for first in range(0, len(patches), _CHUNK))
+    return np.concatenate([normalise_patches(torch.from_numpy(part).float()).numpy() for part in parts])
+
+
+def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and whitening (D, D) of patches (n, D): the inverse square root of their covariance + 0.1, float32."""
+    eigenvalues, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+    whitening = (vectors / np.sqrt(eigenvalues + _ZCA)) @ vectors.T
+    return patches.mean(0), whitening.astype(np.float32)
+
+
+def load_dictionary(path: Path) -> dict[str, Tensor]:
+    """The arrays of a dictionary's file: `patches_mean`, `whitening` and `centroids`.
+
+    Raises:
+        ArtifactError: not a safetensors file.
     """
     try:
-        return load_file(str(path))
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path}: not readable as a K-means dictionary ({error})") from None
 
 
-def _checked(found: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+def _checked(arrays: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     expected = {"patches_mean": (_LENGTH,), "whitening": (_LENGTH, _LENGTH)}
-    shapes = {name: tuple(array.shape) for name, array in found.items()}
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     centroids = shapes.pop("centroids", ())
     if shapes != expected or centroids[1:] != (_LENGTH,):
-        raise ArtifactError(f"{where}: arrays {shapes}, centroids {centroids}; expected {expected} and (K, {_LENGTH})")
-    return found
+        raise ArtifactError(f"{path}: arrays {shapes}, centroids {centroids}; expected {expected} and (K, {_LENGTH})")
+    return arrays
 
 
-def normalised(patches: Tensor) -> Tensor:
-    """Brightness and contrast taken out: (x - mean) / sqrt(var + 10) of pixels in 0..255, (n, 108)."""
+def normalise_patches(patches: Tensor) -> Tensor:
+    """Patches (n, 108) without brightness and contrast: (x - mean) / sqrt(var + 10) of pixels in 0..255."""
     centred = patches - patches.mean(1, keepdim=True)
     return centred / (patches.var(1, keepdim=True) + _CONTRAST).sqrt()
 
@@ -110,7 +213,7 @@ class TriangleCode(Network):
     def _code(self, image: Tensor) -> Tensor:
         patches = image.permute(1, 2, 0).unfold(0, PATCH, 1).unfold(1, PATCH, 1)  # rows, columns, 3, 6, 6
         rows, columns = patches.shape[:2]
-        x = normalised(patches.permute(0, 1, 3, 4, 2).reshape(rows * columns, _LENGTH))
+        x = normalise_patches(patches.permute(0, 1, 3, 4, 2).reshape(rows * columns, _LENGTH))
         x = (x - self.mean) @ self.whitening
         distances = torch.addmm(self.squares, torch.cat([x, x.square().sum(1, keepdim=True)], 1), self.products)
         distances.clamp_min_(0).sqrt_()
@@ -121,120 +224,11 @@ class TriangleCode(Network):
         return {}
 
     def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
-        return self  # differences of near distances want float32
+        return self  # differences of close distances need float32
 
 
 def _quadrants(rows: int, columns: int, device: torch.device) -> Tensor:
-    """1 where a patch lies in a quadrant, (4, rows x columns); the middle row and column belong to the first half."""
+    """(4, rows x columns): 1 where a patch lies in a quadrant; the middle row and column belong to the first half."""
     down, across = (torch.arange(n, device=device) >= (n + 1) // 2 for n in (rows, columns))
     index = 2 * down[:, None].long() + across[None, :].long()
     return F.one_hot(index.flatten(), 4).T.float()
-
-
-PATCHES = 400_000
-_ZCA = 0.1  # added to the eigenvalues of the patches' covariance
-_ITERATIONS = 50
-_STEP = 5  # iterations between records of progress
-_CHUNK = 20_000  # patches normalised at a time
-
-
-def train_kmeans(
-    images: ImageSet, target: Path, *, centroids: int = 1600, patches: int = PATCHES, seed: int = 0
-) -> Path:
-    """Learns a dictionary on training images and returns its directory; killed, it goes on where it was.
-
-    The file holds `patches_mean` (108,), `whitening` (108, 108) and `centroids` (centroids, 108), float32. A patch is
-    row by row, pixel by pixel, red, green, blue.
-
-    Raises:
-        EvalkitError: fewer patches than centroids, or images smaller than a patch.
-    """
-    pictures = images.training
-    height, width = pictures.shape[1:3]
-    if patches < centroids or min(height, width) < PATCH:
-        raise EvalkitError(
-            f"{images.name}: {patches:,} patches of images of {height}x{width} for {centroids:,} centroids; "
-            f"expected at least one patch a centroid, and {PATCH}x{PATCH} pixels"
-        )
-    settings: dict[str, Any] = {"images": images.name, "centroids": centroids, "patches": patches, "seed": seed}
-    settings |= {"patch": PATCH, "zca": _ZCA, "iterations": _ITERATIONS}
-    made_from = {"images_sha256": images.sha256}
-    with write_artifact(target, settings=settings, made_from=made_from) as artifact:
-        if not _is_there(target, settings, made_from):
-            _learn(artifact, pictures, centroids, patches, seed)
-            artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
-    return target
-
-
-def _is_there(target: Path, settings: dict, made_from: dict) -> bool:
-    try:
-        manifest = read_manifest(target, KIND)
-    except ArtifactError:
-        return False
-    return manifest["settings"] == settings and manifest["made_from"] == made_from
-
-
-def _learn(artifact: ArtifactWriter, images: np.ndarray, centroids: int, patches: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    sample = _normalised(sample_patches(images, patches, random))
-    mean, whitening = zca(sample)
-    sample = (sample - mean) @ whitening
-    found = sample[random.choice(patches, centroids, replace=False)]
-    done, kept = artifact.progress.get("iterations", 0), artifact.path / WEIGHTS
-    if done:
-        found = load_dictionary(kept)["centroids"].numpy()
-    steps = range(done, _ITERATIONS, _STEP)
-    for first in tqdm(steps, desc="k-means", unit=f"{_STEP} iterations", disable=None):
-        found = KMeans(centroids, init=found, n_init=1, max_iter=_STEP, tol=0).fit(sample).cluster_centers_
-        save_file({"patches_mean": _tensor(mean), "whitening": _tensor(whitening), "centroids": _tensor(found)}, kept)
-        artifact.save(iterations=first + _STEP)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
-
-def sample_patches(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Patches at random places of random images, uint8 (count, 108)."""
-    n, height, width = images.shape[:3]
-    which = np.sort(random.integers(0, n, count))
-    tops, lefts = random.integers(0, height - PATCH + 1, count), random.integers(0, width - PATCH + 1, count)
-    found = np.empty((count, PATCH, PATCH, 3), np.uint8)
-    for i, (image, top, left) in enumerate(zip(which, tops, lefts, strict=True)):
-        found[i] = images[image, top : top + PATCH, left : left + PATCH]
-    return found.reshape(count, -1)
-
-
-def _normalised(patches: np.ndarray) -> np.ndarray:
-    parts = (patches[first : first + _CHUNK] for first in range(0, len(patches), _CHUNK))
-    return np.concatenate([normalised(torch.from_numpy(part).float()).numpy() for part in parts])
-
-
-def zca(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and whitening (D, D) of patches (n, D): the inverse root of their covariance + 0.1, float32."""
-    eigenvalues, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-    whitening = (vectors / np.sqrt(eigenvalues + _ZCA)) @ vectors.T
-    return patches.mean(0), whitening.astype(np.float32)
-
-
-def pixels_encoder() -> Encoder:
-    """Images of any size as one vector: row by row, pixel by pixel, red, green, blue."""
-    return Encoder("pixels", Pixels(), Preprocessing())
-
-
-class Pixels(Network):
-    """(N, 3, h, w) -> one layer "pixels", (N, h x w x 3)."""
-
-    default = ("pixels",)
-
-    def forward(
-        self, images: Tensor, layers: Sequence[str] | None = None, reduce: Reduce | None = None
-    ) -> dict[str, Tensor]:
-        rows = images.permute(0, 2, 3, 1).flatten(1)
-        return {"pixels": reduce("pixels", rows) if reduce else rows}
-
-    def batch_norms(self) -> dict[str, BatchNorm]:
-        return {}
-
-    def optimized_for_inference(self, layers: Sequence[str], *, precision: str, sample: Tensor) -> nn.Module:
-        return self  # bf16 would round the pixels
