@@ -1,9 +1,7 @@
-"""Artifacts on disk: atomic files and directories, manifests with hashes, growing arrays, the workspace.
+"""Artifacts on disk: manifests with hashes, atomic files, growing arrays, and a writer that resumes a killed build.
 
 Every command reads artifacts and writes one. An artifact is a directory with a `manifest.json` that says what it is,
-what it was made from and what its files hash to. It is built under `NAME.partial` and renamed when whole.
-
-Growing `.npy` files and resumable building of an artifact: what lets a killed prepare or extract go on.
+what it was made from and what its files hash to. It is built under `NAME.partial` and renamed when it is complete.
 """
 
 import contextlib
@@ -14,64 +12,228 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.version import versions
 
-FORMAT = 1  # raised when a reader of the old layout would misread the new one
+# The format of each kind of artifact, raised when a reader of the old one would misread the new one.
+FORMATS = {
+    "image set": 1,
+    "feature set": 2,  # the field's names for settings and layers
+    "run": 2,  # likewise, and the recipe's
+    "checkpoint": 2,
+    "pretrained weights": 2,
+    "run card": 2,
+    "k-means dictionary": 1,
+    "finding": 2,
+    "1-NN fit": 1,
+}
 MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
 _UNFINISHED = ".tmp"
 Manifest = dict[str, Any]
 
 
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextlib.contextmanager
+def write_artifact(target: Path, *, settings: dict[str, Any], made_from: dict[str, Any]) -> Iterator["ArtifactWriter"]:
+    """Opens `target` for building under a lock; resumes an interrupted build that had equal settings and inputs."""
+    with locked(target):
+        yield ArtifactWriter(target, settings, made_from)
 
 
-def sha256_json(value: Any) -> str:
-    """Hex SHA-256 of a JSON value in canonical form; equal settings give equal hashes."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+class ArtifactWriter:
+    """An artifact under construction in `TARGET.partial`, with the progress that a resumed command starts from.
+
+    Raises:
+        EvalkitError: the target, or its `.partial`, exists and is nothing that evalkit made.
+    """
+
+    def __init__(self, target: Path, settings: dict[str, Any], made_from: dict[str, Any]):
+        self.target, self.path = target, target.with_name(target.name + ".partial")
+        self._key = sha256_json([settings, made_from])
+        self.progress = self._read_progress()
+        _refuse_foreign(target)
+        if not self.progress:
+            self._refuse_foreign_build()
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True)
+            self.save()  # marks the folder as one that may be removed
+
+    def _read_progress(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self.path / PROGRESS).read_text())
+        except (OSError, ValueError):
+            return {}
+        return record["progress"] if record.get("key") == self._key else {}
+
+    def _refuse_foreign_build(self) -> None:
+        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        ours = all(name.startswith(PROGRESS) for name in names) or PROGRESS in names
+        if not ours or (self.path.exists() and not self.path.is_dir()):
+            raise EvalkitError(
+                f"{self.path}: in the way of {self.target.name}, and not an unfinished artifact; move it away"
+            )
+
+    def save(self, **progress: Any) -> None:
+        """Records how far the data on disk (already synced) goes."""
+        self.progress = progress
+        write_json(self.path / PROGRESS, {"key": self._key, "progress": progress})
+
+    def finish(
+        self,
+        manifest: Manifest,
+        *,
+        hashes: Mapping[str, str] = MappingProxyType({}),
+        unhashed: Sequence[str] = (),
+    ) -> Manifest:
+        """Hashes the files, writes the manifest and renames the folder to the target, replacing what was there.
+
+        Args:
+            manifest: from `new_manifest`, with what else the artifact's readers need.
+            hashes: SHA-256 by file name, of files that need not be read again.
+            unhashed: files that the manifest leaves out, since they may change later.
+        """
+        for leftover in self.path.glob("*" + _UNFINISHED):  # of a process killed inside atomic_file
+            leftover.unlink()
+        files = {}
+        for path in sorted(self.path.iterdir()):
+            if path.name not in (MANIFEST, PROGRESS, *unhashed):
+                _sync(path)
+                files[path.name] = {
+                    "sha256": hashes.get(path.name) or sha256_file(path),
+                    "bytes": path.stat().st_size,
+                }
+        manifest = manifest | {"files": files}
+        write_json(self.path / MANIFEST, manifest)
+        _replace_folder(self.path, self.target)
+        (self.target / PROGRESS).unlink(missing_ok=True)
+        return manifest
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replaces `path` by `content` so that a reader, or a power cut, sees the old file or the new one, whole."""
-    temporary = path.with_name(path.name + _UNFINISHED)
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
+def already_built(
+    target: Path,
+    kind: str,
+    *,
+    settings: dict[str, Any],
+    made_from: dict[str, Any],
+    replace: bool,
+    compared: Sequence[str] | None = None,
+) -> Manifest | None:
+    """The manifest of the artifact at `target` if it is the wanted one; None if it has to be built.
 
+    Args:
+        settings, made_from: what the wanted artifact's manifest says.
+        replace: build in place of another, a broken or a stale artifact.
+        compared: the settings that have to be equal; by default all.
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
-
-
-def _sync(path: Path) -> None:
-    """Makes a file's bytes, or the names inside a directory, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    Raises:
+        EvalkitError: there is something that evalkit did not make; or, unless `replace`, another artifact.
+    """
+    _refuse_foreign(target)
+    if not (target / MANIFEST).is_file():
+        return None
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        manifest = read_manifest(target, kind)
+    except ArtifactError:
+        if replace:
+            return None
+        raise
+    differences = _differences(manifest["settings"], settings, compared)
+    differences += [f"made from {each}" for each in _differences(manifest["made_from"], made_from)]
+    if not differences:
+        return manifest
+    if replace:
+        return None
+    named = ", ".join(differences[:3] + ["..."] * (len(differences) > 3))
+    raise EvalkitError(f"{target}: holds {_another(kind)} ({named}); choose another name, or replace it (--replace)")
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], keys: Sequence[str] | None = None) -> list[str]:
+    """One entry per key that differs, as "size 32 -> 64"; long values are cut off, dictionaries compared by key."""
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as they are in the file
+    lines: list[str] = []
+    for key in keys or dict.fromkeys([*stored, *wanted]):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += [f"{key} {each}" for each in _differences(old, new)]
+        elif old != new:
+            lines.append(f"{key} {str(old)[:12]} -> {str(new)[:12]}")
+    return lines
+
+
+def _refuse_foreign(target: Path) -> None:
+    """An artifact may replace an artifact or an empty folder, nothing else."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if (target / MANIFEST).is_file() or (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
+        return
+    raise EvalkitError(f"{target}: exists and is not an artifact of evalkit; move it away or choose another place")
+
+
+def copy_artifact(source: Path, target: Path) -> None:
+    """Copies an artifact's folder, completely or not at all, in place of what is at `target`."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    for path in partial.iterdir():
+        _sync(path)
+    _replace_folder(partial, target)
+
+
+def _replace_folder(partial: Path, target: Path) -> None:
+    """Renames `partial` to `target`; what was there goes."""
+    discarded = target.with_name(target.name + ".old")
+    shutil.rmtree(discarded, ignore_errors=True)
+    if target.exists():
+        os.rename(target, discarded)
+    os.rename(partial, target)
+    shutil.rmtree(discarded, ignore_errors=True)
+    _sync(target.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock on the artifact at `path` so that two commands do not build it at once; leaves no file behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with _opened_lock(lock, path):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # before the lock is released: see _opened_lock
+
+
+def _opened_lock(lock: Path, path: Path) -> IO[str]:
+    """The lock file, open and locked; opened again if the command that held it removed it in the meantime."""
+    while True:
+        file = open(lock, "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                    return file
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise EvalkitError(f"{path}: another evalkit command is writing it; wait until it ends") from None
+        file.close()
+
+
+# -- manifests
 
 
 def new_manifest(kind: str, *, settings: dict[str, Any], made_from: dict[str, Any]) -> Manifest:
-    """A manifest's head: what the artifact is, what it was made from, with which versions. `finish` adds hashes."""
+    """A manifest's head: what the artifact is, what it was made from, with which versions. The writer adds hashes."""
     return {
-        "format": FORMAT,
+        "format": FORMATS.get(kind, 1),
         "kind": kind,
         "settings": settings,
         "made_from": made_from,
@@ -92,42 +254,6 @@ def commit() -> str:
     return ""
 
 
-def finish(
-    building: Path,
-    target: Path,
-    manifest: Manifest,
-    *,
-    leave_out: tuple[str, ...] = (),
-    hashes: Mapping[str, str] = MappingProxyType({}),
-) -> Manifest:
-    """Hashes the files of `building`, writes its manifest and renames it to `target`, replacing what was there.
-
-    Files whose hash the writer knows already are not read again: `hashes`, by name.
-    """
-    for leftover in building.glob("*" + _UNFINISHED):  # of a run killed inside write_atomically
-        leftover.unlink()
-    names = sorted(path.name for path in building.iterdir() if path.name not in (MANIFEST, *leave_out))
-    files = {}
-    for name in names:
-        _sync(building / name)
-        files[name] = {
-            "sha256": hashes.get(name) or sha256_file(building / name),
-            "bytes": (building / name).stat().st_size,
-        }
-    manifest = manifest | {"files": files}
-    write_json(building / MANIFEST, manifest)
-    if target.exists():
-        discarded = target.with_name(target.name + ".old")
-        shutil.rmtree(discarded, ignore_errors=True)
-        os.rename(target, discarded)
-        os.rename(building, target)
-        shutil.rmtree(discarded)
-    else:
-        os.rename(building, target)
-    _sync(target.parent)
-    return manifest
-
-
 def read_manifest(directory: Path, kind: str, *, check_hashes: bool = False) -> Manifest:
     """The manifest of the artifact in `directory`.
 
@@ -144,49 +270,104 @@ def read_manifest(directory: Path, kind: str, *, check_hashes: bool = False) -> 
     except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError) as error:
         raise ArtifactError(f"{path}: not readable as a manifest ({error}); make the artifact again") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
-        raise ArtifactError(f"{directory}: holds {_article(str(found))}, expected {_article(kind)}")
-    if manifest.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{directory}: format {manifest.get('format')}, this evalkit reads {FORMAT}; make the artifact again"
-        )
+        other = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
+        raise ArtifactError(f"{directory}: holds {_article(str(other))}, expected {_article(kind)}")
+    check_format(directory, manifest, kind)
     for name, entry in manifest["files"].items():
         _check_file(Path(directory) / name, entry, check_hashes)
     return manifest
 
 
+def check_format(path: Path, manifest: Manifest, kind: str) -> None:
+    """Refuses a manifest or card of another format than this evalkit's.
+
+    Raises:
+        ArtifactError: the message says to make the artifact again.
+    """
+    wanted = FORMATS.get(kind, 1)
+    if manifest.get("format") != wanted:
+        raise ArtifactError(
+            f"{path}: {_article(kind)} of format {manifest.get('format')}, this evalkit reads format {wanted}; "
+            f"make it again"
+        )
+
+
 def _check_file(path: Path, entry: dict[str, Any], check_hash: bool) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != entry["bytes"]:
-        found = "missing" if size is None else f"{size:,} bytes"
-        raise ArtifactError(f"{path}: {found}, the manifest says {entry['bytes']:,} bytes; make the artifact again")
+        actual = "missing" if size is None else f"{size:,} bytes"
+        raise ArtifactError(f"{path}: {actual}, the manifest says {entry['bytes']:,} bytes; make the artifact again")
     if check_hash and sha256_file(path) != entry["sha256"]:
         raise ArtifactError(f"{path}: its SHA-256 is not the manifest's; make the artifact again")
 
 
+def _another(kind: str) -> str:
+    return f"other {kind}" if kind.endswith("s") else f"another {kind}"
+
+
 def _article(kind: str) -> str:
+    if kind.endswith("s"):  # weights
+        return kind
     return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
+# -- hashes and files
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of a JSON value in canonical form; equal settings give equal hashes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock on the artifact at `path` so that two commands do not build it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise EvalkitError(f"{path}: another evalkit command is writing it; wait for that one to end") from None
-        yield
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write in place of `path`: a reader, or a power cut, sees the old file or the new one, complete.
+
+    After an error there is no trace of the new one.
+    """
+    temporary = path.with_name(path.name + _UNFINISHED)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
 
 
-PROGRESS = "progress.json"
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replaces `path` by `content`, as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _sync(path: Path) -> None:
+    """Makes a file's bytes, or the names inside a directory, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class NpyWriter:
     """Appends rows to a `.npy` file whose number of rows is known only at the end.
+
+    Where the number is known before, `np.lib.format.open_memmap` does.
 
     Args:
         path: the file; created when missing.
@@ -232,55 +413,8 @@ class NpyWriter:
         return self
 
     def __exit__(self, failure: object, *_: object) -> None:
-        """Closes the file; after an error without a row count, so that it does not read as whole."""
+        """Closes the file; after an error without a row count, so that it does not read as complete."""
         if failure is None:
             self.close()
         else:
             self._file.close()
-
-
-class ArtifactWriter:
-    """An artifact under construction in `TARGET.partial`, with the progress that a resumed command starts from."""
-
-    def __init__(self, target: Path, settings: dict[str, Any], made_from: dict[str, Any]):
-        self.target, self.path = target, target.with_name(target.name + ".partial")
-        self._key = sha256_json([settings, made_from])
-        self.progress = self._found_progress()
-        if not self.progress:
-            self._refuse_what_is_not_ours()
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
-            self.save()  # marks the folder as one that may be removed
-
-    def _found_progress(self) -> dict[str, Any]:
-        try:
-            found = json.loads((self.path / PROGRESS).read_text())
-        except (OSError, ValueError):
-            return {}
-        return found["progress"] if found.get("key") == self._key else {}
-
-    def _refuse_what_is_not_ours(self) -> None:
-        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
-        ours = all(name.startswith(PROGRESS) for name in names) or PROGRESS in names
-        if not ours or (self.path.exists() and not self.path.is_dir()):
-            raise EvalkitError(
-                f"{self.path}: in the way of {self.target.name}, and no unfinished artifact; move it away"
-            )
-
-    def save(self, **progress: Any) -> None:
-        """Records how far the data on disk (already synced) goes."""
-        self.progress = progress
-        write_json(self.path / PROGRESS, {"key": self._key, "progress": progress})
-
-    def finish(self, manifest: Manifest, *, hashes: Mapping[str, str] = MappingProxyType({})) -> Manifest:
-        """Turns the building into the artifact; `hashes` as in `artifacts.finish`."""
-        manifest = finish(self.path, self.target, manifest, leave_out=(PROGRESS,), hashes=hashes)
-        (self.target / PROGRESS).unlink(missing_ok=True)
-        return manifest
-
-
-@contextmanager
-def write_artifact(target: Path, *, settings: dict[str, Any], made_from: dict[str, Any]) -> Iterator[ArtifactWriter]:
-    """Opens `target` for building under a lock; resumes when an interrupted one has equal settings and inputs."""
-    with locked(target):
-        yield ArtifactWriter(target, settings, made_from)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evalkit.artifacts import locked, sha256_json, write_atomically, write_json
+from evalkit.artifacts import FORMATS, check_format, locked, sha256_json, write_atomically, write_json
 from evalkit.errors import ArtifactError
 
 _NAN = float("nan")
@@ -184,7 +184,7 @@ def add_result(path: Path, figure: Result) -> None:
         write_results(path, row if kept.empty else pd.concat([kept, row], ignore_index=True))
 
 
-FORMAT = 1  # raised when a reader of the old layout would misread the new one
+KIND = "run card"
 FOLDER = "cards"
 Card = dict[str, Any]
 
@@ -207,7 +207,7 @@ def write_card(results: Path, content: Card, *, predictions: np.ndarray, labels:
     smallest = np.min_scalar_type(int(max(predictions.max(), labels.max())))
     np.savez_compressed(packed, predictions=predictions.astype(smallest), labels=labels.astype(smallest))
     sha256 = _arrays_sha256(predictions, labels)
-    card = {"format": FORMAT, "kind": "run card", **content, "predictions_sha256": sha256}
+    card = {"format": FORMATS[KIND], "kind": KIND, **content, "predictions_sha256": sha256}
     path = card_path(results, _name(card))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".npz"), packed.getvalue())
@@ -240,8 +240,9 @@ def read_card(results: Path, name: str) -> Card:
         raise ArtifactError(f"{path}: no such run card; copy the cards folder along with {results.name}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not readable as a run card ({error}); measure the figure again") from None
-    if not isinstance(card, dict) or card.get("kind") != "run card" or card.get("format") != FORMAT:
-        raise ArtifactError(f"{path}: not a run card of format {FORMAT}; measure the figure again")
+    if not isinstance(card, dict) or card.get("kind") != KIND:
+        raise ArtifactError(f"{path}: not a run card; measure the result again")
+    check_format(path, card, KIND)
     if _name(card) != name:
         raise ArtifactError(f"{path}: changed since it was written (its content hashes to {_name(card)})")
     return card

@@ -71,8 +71,8 @@ def broken_predictions(results, name):
     [
         (lambda results, name: card_path(results, name).unlink(), "no such run card; copy the cards folder along"),
         (write(lambda text: text[:40]), "not readable as a run card"),
-        (write(lambda text: json.dumps(["a", "list"])), "not a run card of format 1"),
-        (write(lambda text: text.replace('"format": 1', '"format": 99')), "not a run card of format 1"),
+        (write(lambda text: json.dumps(["a", "list"])), "not a run card; measure the result again"),
+        (write(lambda text: text.replace('"format": 2', '"format": 1')), "a run card of format 1, this evalkit reads"),
         (write(lambda text: text.replace('"seed": 3', '"seed": 4')), "changed since it was written"),
         (changed_predictions, "its predictions are not those of the run card"),
         (broken_predictions, "not readable as predictions"),

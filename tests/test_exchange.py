@@ -295,7 +295,7 @@ def test_files_of_other_forms_are_one_line(arrays, tmp_path):
 def test_other_features_of_that_name_stay(arrays, imported, tmp_path):
     np.save(tmp_path / "X.npy", arrays[0] + 1)
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
-    with pytest.raises(EvalkitError, match="mine: holds other features; choose another --name, or --replace them"):
+    with pytest.raises(EvalkitError, match="mine: holds another feature set .made from .*; choose another name"):
         import_features(paths, out=tmp_path / "sets/mine", splits=splits, **NAMES)
     assert load_features(tmp_path / "sets/mine").sha256 == imported.sha256
     replaced = import_features(paths, out=tmp_path / "sets/mine", splits=splits, replace=True, **NAMES)

@@ -88,7 +88,7 @@ def test_a_finished_set_is_returned_without_work_and_a_changed_source_noticed(pe
     with pytest.raises(EvalkitError, match="holds another image set .size 8 -> 16.; choose another name, or replace"):
         prepare(pets, tmp_path / "out", size=16)
     write_image(pets / "dog" / "1.png")
-    with pytest.raises(EvalkitError, match="holds another image set .source [0-9a-f]{12} -> "):
+    with pytest.raises(EvalkitError, match="holds another image set .made from sha256 [0-9a-f]{12} -> "):
         prepare(pets, tmp_path / "out", size=8)
     assert prepare(pets, tmp_path / "out", size=8, replace=True).sha256 != first.sha256
 
@@ -97,7 +97,7 @@ def test_failure_a_target_that_is_something_else_is_left_alone(pets, tmp_path):
     thesis = tmp_path / "out" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    with pytest.raises(EvalkitError, match="out: exists and is no image set"):
+    with pytest.raises(EvalkitError, match="out: exists and is not an artifact of evalkit"):
         prepare(pets, tmp_path / "out", size=8, replace=True)
     assert thesis.read_text() == "years of work"
     (tmp_path / "empty").mkdir()

@@ -362,7 +362,7 @@ def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_pa
     del manifest["settings"]["recipe"]["d_ema"]  # as of an evalkit that did not have it
     (path / "manifest.json").write_text(json.dumps(manifest))
     assert import_weights([trained], workspace, name="mine") == path  # the same again: nothing to do
-    with pytest.raises(EvalkitError, match="mine: holds other weights; choose another --name, or --replace"):
+    with pytest.raises(EvalkitError, match="mine: holds other pretrained weights .made from .*; choose another name"):
         import_weights([saved(examples_networks(4, 4)[0], tmp_path / "d.pth")], workspace, name="mine")
     with pytest.raises(EvalkitError, match="an artifact of evalkit, but no run and no checkpoint; expected a folder"):
         import_weights([path], workspace)
@@ -401,7 +401,7 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
     ):
         assert line in card
     assert load_encoder("pretrained:half", home=workspace).sha256 == sha256  # the card is no part of what is hashed
-    with pytest.raises(EvalkitError, match="half: holds other weights"):
+    with pytest.raises(EvalkitError, match="half: holds other pretrained weights .dtype float16 -> float32.;"):
         import_weights([trained], workspace, name="half")
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import feature_set
 
-from evalkit.artifacts import MANIFEST, finish, new_manifest, read_manifest, sha256_file, sha256_json
+from evalkit.artifacts import MANIFEST, new_manifest, read_manifest, sha256_file, sha256_json, write_artifact
 from evalkit.cli import main
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.label_subsets import make_label_subsets, write_label_subsets
@@ -26,12 +26,11 @@ PROTOCOLS = (Protocol(), Protocol(labels_per_class=5, num_selection_subsets=2, n
 
 def artifact(path, kind, arrays, made_from, **about):
     """An artifact on disk with arrays and a manifest."""
-    building = path.with_name(path.name + ".building")
-    building.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(building / name, array)
     settings = {"dataset": "made", "name": "made", "encoder": "gaussian", "batch_norm": "", "weights": ""}
-    finish(building, path, new_manifest(kind, settings=settings, made_from=made_from) | about)
+    with write_artifact(path, settings=settings, made_from=made_from) as writer:
+        for name, array in arrays.items():
+            np.save(writer.path / name, array)
+        writer.finish(new_manifest(kind, settings=settings, made_from=made_from) | about)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from evalkit.artifacts import finish, new_manifest
+from evalkit.artifacts import new_manifest, write_artifact
 from evalkit.gan.checkpoint import RUN_KIND, new_state, save_checkpoint
 from evalkit.gan.recipes import RECIPES
 from evalkit.images import load_images
@@ -64,9 +64,8 @@ def prepare_home(images: Path, home: Path) -> Path:
     real_images = load_images(images)
     run, link = home / "runs/lsun64", home / "images" / real_images.name
     if not run.exists():
-        building = run.with_name("lsun64.partial")
-        building.mkdir(parents=True)
-        finish(building, run, new_manifest(RUN_KIND, settings={}, made_from={}))
+        with write_artifact(run, settings={}, made_from={}) as artifact:
+            artifact.finish(new_manifest(RUN_KIND, settings={}, made_from={}))
         state = new_state(RECIPES["lsun64"], seed=0, device=torch.device("cpu"))
         save_checkpoint(run, state, made_from={"images_sha256": real_images.sha256})
         link.parent.mkdir(exist_ok=True)

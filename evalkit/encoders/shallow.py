@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from evalkit.artifacts import ArtifactWriter, new_manifest, read_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, read_manifest, write_artifact
 from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.imageset import ImageSet
@@ -97,18 +97,10 @@ def train_kmeans(
     settings |= {"patch": PATCH, "zca": _ZCA, "iterations": _ITERATIONS}
     made_from = {"images_sha256": images.sha256}
     with write_artifact(target, settings=settings, made_from=made_from) as artifact:
-        if not _is_there(target, settings, made_from):
+        if not already_built(target, KIND, settings=settings, made_from=made_from, replace=True):
             _learn(artifact, training, centroids, patches, seed)
             artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
     return target
-
-
-def _is_there(target: Path, settings: dict, made_from: dict) -> bool:
-    try:
-        manifest = read_manifest(target, KIND)
-    except ArtifactError:
-        return False
-    return manifest["settings"] == settings and manifest["made_from"] == made_from
 
 
 def _learn(artifact: ArtifactWriter, images: np.ndarray, centroids: int, patches: int, seed: int) -> None:

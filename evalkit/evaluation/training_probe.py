@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.artifacts import read_manifest, sha256_json, write_atomically
+from evalkit.artifacts import copy_artifact, read_manifest, sha256_json, write_atomically
 from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import Progress, search_hyperparameter
@@ -75,7 +75,7 @@ class TrainingProbe:
             return
         best = max((float(row["validation_percent"]) for row in rows), default=-math.inf)
         if percent > best:
-            _keep(checkpoint, best_checkpoint(self.run))
+            copy_artifact(checkpoint, best_checkpoint(self.run))
         counts = (d_updates, rewinds, self.images.name, self.labels_per_class, len(self.images.split("validation")))
         cells = (*counts, f"{C:g}", f"{percent:.2f}")
         self._write([*rows, dict(zip(COLUMNS, map(str, cells), strict=True))])
@@ -127,18 +127,6 @@ def _excerpt(images: ImageSet, labels_per_class: int) -> ImageSet:
         splits={"train": (0, len(fit)), "validation": (len(fit), len(rows))},
         manifest={"made_from": {}, "files": {"images.npy": {"sha256": sha256_json([images.sha256, rows.tolist()])}}},
     )
-
-
-def _keep(checkpoint: Path, target: Path) -> None:
-    """Copies a checkpoint, whole or not at all."""
-    building, discarded = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
-    for left in (building, discarded):
-        shutil.rmtree(left, ignore_errors=True)
-    shutil.copytree(checkpoint, building)
-    if target.exists():
-        target.rename(discarded)
-    building.rename(target)
-    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _draw(rows: Sequence[dict[str, str]], path: Path) -> None:

@@ -5,7 +5,6 @@
 
 import io
 import json
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from evalkit.artifacts import atomic_file
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import FeatureSet, as_feature_set
 from evalkit.features.writer import rows_per_chunk
@@ -49,15 +49,8 @@ def export_features(
     if out.suffix == ".libsvm":
         _check_text(rows, out, split=split, large=large)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            _WRITERS[out.suffix](rows, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(out) as file:
+        _WRITERS[out.suffix](rows, file)
     return out
 
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from evalkit.artifacts import ArtifactWriter, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write_artifact
 from evalkit.batch_statistics import STATISTICS_BATCH
 from evalkit.encoders import load_encoder
 from evalkit.encoders.encoder import Encoder
-from evalkit.errors import EvalkitError
 from evalkit.features.augmentation import Augmentation
 from evalkit.features.batchnorm import BatchNormMode
 from evalkit.features.encoder_setup import ExtractionJob, list_layers, setup_encoder, variant
@@ -76,24 +75,15 @@ def extract(
             device=where,
             ranks=ranks,
         )
-        if not ranks.objects(_already_there(target, job))[0]:
+        # a wrong source of statistics is an error even if the features exist
+        existing = already_built(target, KIND, settings=job.settings, made_from=job.made_from, replace=True)
+        if not ranks.objects(existing is not None)[0]:
             with _shared_building(target, job) as artifact:
                 network, layers = setup_encoder(job, artifact)
                 hashes = _write_rows(job, network, layers, artifact)
                 if ranks.writes:
                     _finish(job, layers, artifact, hashes)
     return load_features(target)
-
-
-def _already_there(target: Path, job: ExtractionJob) -> bool:
-    settings, made_from = job.settings, job.made_from  # a wrong source is an error, whatever is there
-    try:
-        found = load_features(target)
-    except EvalkitError:  # missing, broken or stale: make it
-        return False
-    # a feature set made before taps were a choice has the default ones
-    stamped = LayerSelection().as_dict() | found.manifest["settings"]
-    return stamped == settings and found.manifest["made_from"] == made_from
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from evalkit.artifacts import ArtifactWriter, NpyWriter, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 from evalkit.features.writer import layout
@@ -38,23 +38,14 @@ def scale(features: FeatureSet, target: Path, scaling: str) -> FeatureSet:
     settings = features.manifest["settings"] | {"scaling": SCALINGS[scaling]}
     made_from = features.manifest["made_from"] | {"features_sha256": features.sha256}
     with write_artifact(target, settings=settings, made_from=made_from) as artifact:
-        if not artifact.progress and (done := _already_there(target, settings, made_from)):
-            return done
+        if already_built(target, KIND, settings=settings, made_from=made_from, replace=True):
+            return load_features(target)
         transform, layers = _standardiser(features) if scaling == "standardise" else _whitener(features)
         _write_rows(features, transform, artifact)
         np.save(artifact.path / "labels.npy", features.labels)
         manifest = features.manifest | new_manifest(KIND, settings=settings, made_from=made_from)
         artifact.finish(manifest | layout(features.class_names, features.splits, layers))
     return load_features(target)
-
-
-def _already_there(target: Path, settings: dict, made_from: dict) -> FeatureSet | None:
-    try:
-        found = load_features(target)
-    except EvalkitError:  # missing, broken or stale: make it
-        return None
-    same = found.manifest["settings"] == settings and found.manifest["made_from"] == made_from
-    return found if same else None
 
 
 def _standardiser(features: FeatureSet) -> tuple[Transform, list[Layer]]:

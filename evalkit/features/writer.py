@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.artifacts import ArtifactWriter, NpyWriter, new_manifest, write_artifact
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
+from evalkit.errors import ArtifactError
 from evalkit.features.arrays import check_finite
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 
@@ -43,11 +43,9 @@ def create_rows(path: Path, shape: tuple[int, int], dtype: str) -> None:
     """Creates a `.npy` file of that shape whose rows are still to be written; an existing file stays as it is."""
     if path.exists():
         return
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(dtype))}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + shape[0] * shape[1] * np.dtype(dtype).itemsize)
-    os.replace(file.name, path)
+    unfinished = path.with_suffix(".tmp")
+    np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape).flush()
+    os.replace(unfinished, path)
 
 
 def recorded(folder: Path) -> set[Batch]:
@@ -191,11 +189,8 @@ def write_features(
     settings = {"weights": "", "batch_norm": "", "dtype": content.dtype} | settings
     made_from = {"weights_sha256": "", "images_sha256": ""} | made_from
     with write_artifact(target, settings=settings, made_from=made_from) as artifact:
-        if target.exists() and not replace:
-            existing = load_features(target)
-            if existing.manifest["settings"] == settings and existing.manifest["made_from"] == made_from:
-                return existing
-            raise EvalkitError(f"{target}: holds other features; choose another --name, or --replace them")
+        if already_built(target, KIND, settings=settings, made_from=made_from, replace=replace):
+            return load_features(target)
         _write_chunks(content, settings["dataset"], artifact)
         np.save(artifact.path / "labels.npy", content.labels)
         manifest = new_manifest(KIND, settings=settings, made_from=made_from)

@@ -8,7 +8,6 @@ By how many processes a run was trained, and how: what besides recipe, seed and 
 """
 
 import copy
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit.artifacts import Manifest, finish, new_manifest, read_manifest
+from evalkit.artifacts import ArtifactWriter, Manifest, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.networks import Discriminator, Generator, build_networks
 from evalkit.gan.recipes import Recipe, override, recipe_named
@@ -179,16 +178,14 @@ class TrainingState:
 def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any]) -> Path:
     """Writes the state as `RUN/checkpoints/d-NNNNNNNN` and returns that path."""
     target = run / "checkpoints" / f"d-{state.d_updates:08d}"
-    building = target.with_name(target.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    for name, network in state.networks().items():
-        save_file(_plain(network.state_dict()), building / f"{name}.safetensors")
-    save_file(_plain(_optimizer_tensors(state)), building / "optimizers.safetensors")
     counts = {"minibatches": state.minibatches, "d_updates": state.d_updates, "rewinds": state.rewinds}
     history = [stretch.as_dict() for stretch in state.history]
     settings = {"recipe": state.recipe.as_dict(), **counts, "history": history}
-    finish(building, target, new_manifest(KIND, settings=settings, made_from=made_from))
+    writer = ArtifactWriter(target, settings, made_from)
+    for name, network in state.networks().items():
+        save_file(_plain(network.state_dict()), writer.path / f"{name}.safetensors")
+    save_file(_plain(_optimizer_tensors(state)), writer.path / "optimizers.safetensors")
+    writer.finish(new_manifest(KIND, settings=settings, made_from=made_from))
     return target
 
 

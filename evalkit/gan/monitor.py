@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evalkit.artifacts import write_atomically
+from evalkit.artifacts import atomic_file, write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import TrainingState
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images
@@ -67,9 +67,8 @@ def write_sorted_grid(path: Path, generator: Generator, discriminator: Discrimin
 def write_image(path: Path, image: np.ndarray) -> None:
     """A PNG, whole or absent; uint8 (H, W, 3)."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    Image.fromarray(image).save(temporary, format="png")
-    os.replace(temporary, path)
+    with atomic_file(path) as file:
+        Image.fromarray(image).save(file, format="png")
 
 
 def image_grid(images: np.ndarray, rows: int) -> np.ndarray:

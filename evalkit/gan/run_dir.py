@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from evalkit.artifacts import MANIFEST, Manifest, finish, new_manifest, read_manifest
+from evalkit.artifacts import MANIFEST, ArtifactWriter, Manifest, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.checkpoint import (
     KIND,
@@ -175,10 +175,8 @@ def _check(run: Path, manifest: Manifest, images: ImageSet, recipe: Recipe, opti
 
 
 def _write(run: Path, settings: dict, made_from: dict) -> None:
-    building = run.with_name(run.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    finish(building, run, new_manifest(RUN_KIND, settings=settings, made_from=made_from))
+    writer = ArtifactWriter(run, settings, made_from)
+    writer.finish(new_manifest(RUN_KIND, settings=settings, made_from=made_from))
 
 
 def describe_start(checkpoint: Path) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from evalkit.artifacts import already_built
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.decode import ResizeOptions
 from evalkit.images.imageset import KIND, ImageSet, load_images
-from evalkit.images.prepare import finished, prepare, write_set
+from evalkit.images.prepare import prepare, write_set
 from evalkit.images.sources import plan_source
 from evalkit.images.sources.base import Plan
 from evalkit.images.sources.npz import Block, blocks
@@ -230,9 +231,9 @@ def prepare_named(
         folder = _imagenet(downloads)
         return prepare(folder, target, name=name, size=fit.size, filter=filter, replace=replace, progress=progress)
     settings = {"name": name, "size": fit.size, "filter": filter, "decode": "exact"}
-    found = finished(target, settings, {"source": _kind(chosen), **chosen.identity}, replace=replace)
-    if found is not None:
-        return found
+    made_from = {"source": _kind(chosen), **chosen.identity}
+    if already_built(target, KIND, settings=settings, made_from=made_from, replace=replace):
+        return load_images(target)
     try:
         plan = chosen.plan(downloads, download)
     except (OSError, RuntimeError, EOFError) as error:  # torchvision's: missing, broken, or the network's

@@ -27,7 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evalkit.artifacts import MANIFEST, ArtifactWriter, NpyWriter, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import EvalkitError, ImageError
 from evalkit.images.decode import ResizeOptions
 from evalkit.images.faces import Faces, check_opencv
@@ -135,8 +135,7 @@ def write_set(
         check_opencv()
         settings["faces"] = asdict(faces)
     made_from = {"source": plan.kind, **plan.identity}
-    found = finished(target, settings, made_from, replace=replace)
-    if found is None:
+    if not already_built(target, KIND, settings=settings, made_from=made_from, replace=replace):
         with write_artifact(target, settings=settings, made_from=made_from) as work:
             output = Output(work, fit.size)
             tasks = [Task(shard, fit, strict, faces) for shard in plan.shards[output.tally["shards"] :]]
@@ -150,36 +149,11 @@ def write_set(
                 new_manifest(KIND, settings=settings, made_from=made_from)
                 | {"notes": list(notes), "variant": plan.variant},
             )
-        found = load_images(target)
+    found = load_images(target)
     if strict and found.manifest["counts"]["skipped"]:
         file, reason = found.manifest["first_skipped"][0]
         raise ImageError(f"{file}: {reason}; skipped when {target} was made, --strict stops at it")
     return found
-
-
-def finished(target: Path, settings: dict[str, Any], made_from: dict[str, Any], *, replace: bool) -> ImageSet | None:
-    """The image set at `target` if it is the wanted one; None if there is nothing, or it may be replaced.
-
-    Raises:
-        EvalkitError: the target is another image set, or not evalkit's at all.
-    """
-    if not target.exists() and not target.is_symlink():
-        return None
-    if not (target / MANIFEST).is_file():
-        if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
-            return None
-        raise EvalkitError(f"{target}: exists and is no image set; move it away or choose another place")
-    found = load_images(target)
-    if found.manifest["settings"] == settings and found.manifest["made_from"] == made_from:
-        return found
-    if replace:
-        return None
-    old, new = (values | {"source": sha} for values, sha in (
-        (found.manifest["settings"], str(found.manifest["made_from"].get("sha256"))[:12]),
-        (settings, str(made_from.get("sha256"))[:12]),
-    ))  # fmt: skip
-    changed = ", ".join(f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key])
-    raise EvalkitError(f"{target}: holds another image set ({changed}); choose another name, or replace it (--replace)")
 
 
 SKIPPED = "skipped.csv"

@@ -4,7 +4,6 @@ Images of images: contact sheets with numbers, rows with captions, looped GIFs.
 """
 
 import io
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from evalkit.artifacts import MANIFEST, finish, locked, new_manifest, read_manifest, write_json
+from evalkit.artifacts import MANIFEST, new_manifest, read_manifest, write_artifact, write_json
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.latent.model import FrozenGAN
 
@@ -64,15 +63,12 @@ def save(finding: ExperimentResult, gan: FrozenGAN, target: Path) -> Path:
             raise EvalkitError(
                 f"{target}: there, and not a finding of evalkit latent, so it is not replaced; give another --out"
             ) from None
-    with locked(target):
-        building = target.with_name(target.name + ".partial")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        _write(finding, building)
-        about = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label}
-        manifest = new_manifest(KIND, settings=about | finding.settings, made_from=gan.made_from)
+    settings = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label} | finding.settings
+    with write_artifact(target, settings=settings, made_from=gan.made_from) as artifact:
+        _write(finding, artifact.path)
+        manifest = new_manifest(KIND, settings=settings, made_from=gan.made_from)
         titles = {name: image.title for name, image in finding.images.items()}
-        finish(building, target, manifest | {"verb": finding.command, "images": titles})
+        artifact.finish(manifest | {"verb": finding.command, "images": titles})
     return target
 
 

@@ -9,7 +9,6 @@ NAME/samples-UPDATES.png  NAME/probe.csv    of the training, by D updates in all
 The card: what people should know of weights before they use them.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evalkit.artifacts import Manifest, finish, locked, new_manifest, read_manifest, write_atomically
+from evalkit.artifacts import Manifest, already_built, new_manifest, read_manifest, write_artifact, write_atomically
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.gan.checkpoint import load_weights, stored_recipe
 from evalkit.gan.networks import Discriminator, Generator
@@ -70,25 +69,21 @@ def save_pretrained(weights: Pretrained, target: Path, *, replace: bool = False,
         EvalkitError: other weights of that name are there and `replace` is not asked.
     """
     settings = {"recipe": weights.recipe.as_dict()} | weights.settings | {"dtype": dtype}
-    with locked(target):
-        if target.exists() and not replace:
-            found = read_manifest(target, KIND)
-            same = found["made_from"] == weights.made_from and stored_recipe(found) == weights.recipe
-            usual = {"dtype": "float32", "source_statistics": ""}
-            if same and all(found["settings"].get(key, no) == settings.get(key, no) for key, no in usual.items()):
-                return target
-            raise EvalkitError(f"{target}: holds other weights; choose another --name, or --replace them")
-        building = target.with_name(target.name + ".partial")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
+    inputs: dict[str, Any] = {"settings": settings, "made_from": weights.made_from}
+    compared = ("dtype", "source_statistics")  # and the recipe, which may have been stored before a key was added
+    if not replace and (stored := already_built(target, KIND, **inputs, compared=compared, replace=False)):
+        if stored_recipe(stored) != weights.recipe:
+            raise EvalkitError(f"{target}: holds weights of another recipe; choose another name, or replace them")
+        return target
+    with write_artifact(target, **inputs) as artifact:
         for name, tensors in (("discriminator", weights.discriminator), ("generator", weights.generator)):
             if tensors is not None:
-                save_file(_plain(tensors, DTYPES[dtype]), building / f"{name}.safetensors")
+                save_file(_plain(tensors, DTYPES[dtype]), artifact.path / f"{name}.safetensors")
         for name, content in weights.evidence.items():
-            write_atomically(building / name, content)
-        manifest = new_manifest(KIND, settings=settings, made_from=weights.made_from)
-        write_atomically(building / CARD, card_text(target.name, manifest, building))
-        finish(building, target, manifest, leave_out=(CARD,))
+            write_atomically(artifact.path / name, content)
+        manifest = new_manifest(KIND, **inputs)
+        write_atomically(artifact.path / CARD, card_text(target.name, manifest, artifact.path))
+        artifact.finish(manifest, unhashed=(CARD,))
     return target
 
 

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evalkit.artifacts import write_artifact, write_atomically
+from evalkit.artifacts import already_built, write_artifact, write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.images.dedup import dedup as report
 from evalkit.images.dedup import hashes as codes
 from evalkit.images.dedup.hashes import AutoencoderOptions, autoencoder_codes, train_autoencoder
 from evalkit.images.dedup.matching import groups, like_colours, like_edges
-from evalkit.images.imageset import ROWS, ImageSet, load_images, splits_of_rows, view_manifest
-from evalkit.images.prepare import finished
+from evalkit.images.imageset import KIND, ROWS, ImageSet, load_images, splits_of_rows, view_manifest
 from evalkit.runtime import resolve_device
 
 # Bits in which neighbours may differ, of 128, 128 and 64: enough for what encoding, brightness and a pixel's shift
@@ -78,9 +77,9 @@ def dedup(
     if pair.other:
         settings["against"] = {"name": pair.other.name, "split": against_split, "sha256": pair.other.sha256}
     manifest = view_manifest(directory, pair.images.sha256, pair.images.class_names, target, settings)
-    view = finished(target, manifest["settings"], manifest["made_from"], replace=replace)
-    if view is None:
-        with write_artifact(target, settings=manifest["settings"], made_from=manifest["made_from"]) as work:
+    inputs = {"settings": manifest["settings"], "made_from": manifest["made_from"]}
+    if not already_built(target, KIND, **inputs, replace=replace):
+        with write_artifact(target, **inputs) as work:
             keys, about = _codes(pair, mode, options, seed, device, shifted=bits > 0)
             confirming = Confirming(pair) if confirm and mode != "exact" else None
             found = groups(keys, bits, alike=confirming)
@@ -88,8 +87,7 @@ def dedup(
             about |= confirming.counts if confirming else {}
             splits = splits_of_rows(pair.images.splits, rows)
             work.finish(manifest | {"splits": {k: list(v) for k, v in splits.items()}, "dedup": counts | about})
-        view = load_images(target)
-    return view
+    return load_images(target)
 
 
 def dedup_summary(view: ImageSet) -> list[str]:
