@@ -1,18 +1,17 @@
-"""What the three modes of dedup find: exact duplicates, planted near-duplicates, and how many strangers with them.
+"""What the three modes of dedup find: exact duplicates, planted near-duplicates, and how many false positives.
 
     python benchmarks/dedup.py IMAGE_SET [--against IMAGE_SET] [--planted 500] [--only VARIANT …] [--out FILE.csv]
 
-IMAGE_SET is a prepared set. Of PLANTED random images each a copy is added that was encoded again as JPEG (quality 75
-and 90), shifted by a pixel, made 10 % and 20 % brighter. "recall": the share of copies in their original's group.
-"false positives" are, of random pairs inside groups, those whose edges or colours differ (dedup/likeness.py).
+IMAGE_SET is a prepared set. Copies of PLANTED random images are added: encoded again as JPEG (quality 75 and 90),
+shifted by one pixel, made 10 % and 20 % brighter. "recall" is the share of copies in the group of their original.
+"false positives" are the random pairs inside groups whose edges or colors differ (dedup/matching.py).
 With --against, the images shared with its test split are counted, and the recall of planted leaks: test images of
-that set put among the training images as they are.
+that set that are added to the training images unchanged.
 """
 
 import argparse
 import csv
 import io
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evalkit.images import load_images, prepare
-from evalkit.images.dedup import MODES, AutoencoderOptions, dedup
+from evalkit import ImageSet, dedup, load_images
+from evalkit.images.dedup.dedup import MODES, DedupReport
+from evalkit.images.dedup.hashes import AutoencoderOptions
 from evalkit.version import versions
 
 COLUMNS = ["set", "variant", "distance_bits", "confirmed", "measured", "value", "unit", "n", "low", "high", "seconds"]
@@ -65,73 +65,67 @@ def groups_of(view: Path) -> dict[tuple[str, int], str]:
 
 
 def recall(view: Path, rows: np.ndarray, first: int) -> list[tuple[str, int]]:
-    """(change, copies found) of the copies of `rows` that begin at row `first`."""
+    """(change, number of recalled copies) of the copies of `rows` that begin at row `first`."""
     group = groups_of(view)
-    found = []
+    recalled = []
     for kind, change in enumerate(CHANGES):
         copies = [("planted", first + kind * len(rows) + k) for k in range(len(rows))]
         pairs = zip(copies, rows, strict=True)
         same = [copy in group and group[copy] == group.get(("planted", int(row))) for copy, row in pairs]
-        found.append((change, sum(same)))
-    return found
+        recalled.append((change, sum(same)))
+    return recalled
 
 
 def dropped_originals(view: Path, originals: int) -> int:
-    """How many of the first `originals` rows would go if nothing had been planted."""
+    """How many of the first `originals` rows would be dropped without planted copies."""
     inside = [group for (name, row), group in groups_of(view).items() if name == "planted" and row < originals]
     return len(inside) - len(set(inside))
 
 
-def duplicates(directory: Path, scratch: Path, variant: str, rows: np.ndarray, originals: int, training) -> list:
-    """What the planted set's duplicates measure."""
+def duplicates(planted: ImageSet, variant: str, rows: np.ndarray, originals: int, training: AutoencoderOptions) -> list:
+    """The results on the duplicates in the planted set."""
     start = time.perf_counter()
-    about = dedup(directory, scratch / variant, options=training, **VARIANTS[variant]).manifest["dedup"]
+    view = dedup(planted, autoencoder=training, **VARIANTS[variant])
+    report = DedupReport.from_manifest(view.manifest)
     seconds = f"{time.perf_counter() - start:.0f}"
     table: list[list] = []
-    for change, same in recall(scratch / variant, rows, originals):
+    for change, same in recall(view.directory, rows, originals):
         table.append([f"recall, {change}", f"{100 * same / len(rows):.1f}", "%", len(rows), "", "", seconds])
-    bounds = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
-    table.append(["false positives", about["false_positive_percent"], "%", *bounds])
-    table.append(["groups", about["groups"], "groups", about["images"], "", about["largest"], seconds])
-    for count in ("pairs_proposed", "pairs_confirmed"):
-        if count in about:
-            table.append([count.replace("_", " "), about[count], "pairs", about["images"], "", "", seconds])
-    dropped = dropped_originals(scratch / variant, originals)
+    bounds = [report.pairs_judged, report.low_percent, report.high_percent, seconds]
+    table.append(["false positives", report.false_positive_percent, "%", *bounds])
+    table.append(["groups", report.groups, "groups", report.images, "", report.largest, seconds])
+    for measured, count in (("pairs proposed", report.pairs_proposed), ("pairs confirmed", report.pairs_confirmed)):
+        if count is not None:
+            table.append([measured, count, "pairs", report.images, "", "", seconds])
+    dropped = dropped_originals(view.directory, originals)
     return [*table, ["dropped without planted copies", dropped, "images", originals, "", "", seconds]]
 
 
-def leaks(directory: Path, scratch: Path, variant: str, against: Path, originals: int, planted: int, training) -> list:
-    """Images shared with the other set's test split: the set's own, and the planted ones at its end."""
+def leaks(
+    planted: ImageSet, variant: str, against: ImageSet, originals: int, added: int, training: AutoencoderOptions
+) -> list:
+    """Images shared with the other set's test split: the set's own, and the `added` ones at its end."""
     start = time.perf_counter()
-    place = scratch / f"{variant}, leaks"
-    about = dedup(directory, place, against=against, options=training, **VARIANTS[variant]).manifest["dedup"]
+    view = dedup(planted, against=against, autoencoder=training, **VARIANTS[variant])
+    report = DedupReport.from_manifest(view.manifest)
     seconds = f"{time.perf_counter() - start:.0f}"
-    shared = np.array([row for name, row in groups_of(place) if name == "planted"])
-    own, found = np.sum(shared < originals), np.sum(shared >= about["images"] - planted)
-    judged = [about["pairs_judged"], about["low_percent"], about["high_percent"], seconds]
+    shared = np.array([row for name, row in groups_of(view.directory) if name == "planted"])
+    own, recalled = np.sum(shared < originals), np.sum(shared >= report.images - added)
+    judged = [report.pairs_judged, report.low_percent, report.high_percent, seconds]
+    name, share = f"{against.name} test", f"{100 * recalled / added:.1f}"
     return [
-        [f"shared with {against.name} test", own, "images", originals, "", "", seconds],
-        [
-            f"recall, planted leaks of {against.name} test",
-            f"{100 * found / planted:.1f}",
-            "%",
-            planted,
-            "",
-            "",
-            seconds,
-        ],
-        ["false positives among shared", about["false_positive_percent"], "%", *judged],
+        [f"shared with {name}", own, "images", originals, "", "", seconds],
+        [f"recall, planted leaks of {name}", share, "%", added, "", "", seconds],
+        ["false positives among shared", report.false_positive_percent, "%", *judged],
     ]
 
 
-def plant(images: Path, against: Path | None, scratch: Path, rows: np.ndarray) -> Path:
-    """The set with changed copies of `rows` behind it and, behind those, the first test images of the other set."""
-    real_images = np.asarray(load_images(images).images)
-    copies = [np.stack([change(real_images[row]) for row in rows]) for change in CHANGES.values()]
-    leaked = [np.asarray(load_images(against).split("test")[: len(rows)])] if against else []
-    np.savez(scratch / "planted.npz", images=np.concatenate([real_images, *copies, *leaked]))
-    prepare(scratch / "planted.npz", scratch / "planted", size=real_images.shape[1], workers=1)
-    return scratch / "planted"
+def plant(images: ImageSet, against: ImageSet | None, rows: np.ndarray) -> ImageSet:
+    """The set, then changed copies of `rows`, then the first test images of the other set."""
+    originals = np.asarray(images.images)
+    copies = [np.stack([change(originals[row]) for row in rows]) for change in CHANGES.values()]
+    leaked = [np.asarray(against.split("test")[: len(rows)])] if against else []
+    return ImageSet.from_arrays(np.concatenate([originals, *copies, *leaked]), name="planted")
 
 
 def main() -> None:
@@ -139,23 +133,23 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--planted", type=int, default=500)
-    parser.add_argument("--images", type=int, default=AutoencoderOptions.images, help="shown in training")
+    parser.add_argument("--shown", type=int, default=AutoencoderOptions.images, help="images in training")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dedup-recall.csv"))
     options = parser.parse_args()
-    training = AutoencoderOptions(images=options.real_images)
-    originals = len(load_images(options.images))
-    rows = np.sort(np.random.default_rng(0).permutation(originals)[: options.planted])
+    training = AutoencoderOptions(images=options.shown)
+    images = load_images(options.images)
+    against = load_images(options.against) if options.against else None
+    rows = np.sort(np.random.default_rng(0).permutation(len(images))[: options.planted])
+    planted = plant(images, against, rows)
     table: list[list[object]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        planted = plant(options.images, options.against, Path(scratch), rows)
-        for variant in options.only:
-            about = [options.images.name, variant, VARIANTS[variant]["distance"], VARIANTS[variant]["confirm"]]
-            found = duplicates(planted, Path(scratch), variant, rows, originals, training)
-            if options.against:
-                found += leaks(planted, Path(scratch), variant, options.against, originals, len(rows), training)
-            table += [[*about, *row] for row in found]
-            write(options, table)
+    for variant in options.only:
+        head = [options.images.name, variant, VARIANTS[variant]["distance"], VARIANTS[variant]["confirm"]]
+        results = duplicates(planted, variant, rows, len(images), training)
+        if against:
+            results += leaks(planted, variant, against, len(images), len(rows), training)
+        table += [[*head, *row] for row in results]
+        write(options, table)
     print(options.out.read_text())
 
 
@@ -167,7 +161,7 @@ def write(options: argparse.Namespace, table: list[list[object]]) -> None:
         file.write(
             f"# {torch.get_num_threads()} threads, seconds on a busy machine; low and high: 95 % bounds, or the "
         )
-        file.write(f"largest group; the autoencoder was shown {options.real_images:,} images\n")
+        file.write(f"largest group; the autoencoder was shown {options.shown:,} images\n")
         file.write("# " + ", ".join(f"{name} {version}" for name, version in versions().items()) + "\n")
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
 

@@ -1,21 +1,22 @@
-"""How many photographs give no face, one and several, by the score that is asked for.
+"""How many photographs have no face, one face and several faces, by the least score of a face.
 
     python benchmarks/faces.py SOURCE [--size 64] [--out benchmarks/results/faces-counts.csv] [--sheet FILE.png]
 
-SOURCE is anything prepare reads; the committed figures are of 300 LFW photographs (250x250, one person each, sometimes
-others behind). --sheet writes the first hundred crops of the default score, to look at.
+SOURCE is anything prepare reads; the committed results are of 300 LFW photographs (250x250, one person each, sometimes
+others in the background). --sheet writes an image of the first hundred crops at the default score.
 """
 
 import argparse
 import csv
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from evalkit.images import Faces, prepare
+from evalkit import prepare
+from evalkit.images.imageset import ImageSetInfo
+from evalkit.images.options import FaceOptions
 from evalkit.version import versions
 
 COLUMNS = ["score", "default", "photographs", "none", "one", "several", "faces"]
@@ -30,22 +31,20 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for score in SCORES:
-            faces = Faces(score=score)
-            images = prepare(options.source, Path(scratch, str(score)), size=options.size, faces=faces)
-            found, counts = images.manifest["faces"], images.manifest["counts"]
-            default = "yes" if score == Faces.score else ""
-            by_number = [found.get(name, 0) for name in ("none", "one", "several")]
-            rows.append([score, default, counts["read"], *by_number, counts["written"]])
-            if default and options.sheet:
-                crops = np.asarray(images.images[:100])
-                lines = [np.concatenate(list(crops[first : first + 10]), axis=1) for first in range(0, 100, 10)]
-                Image.fromarray(np.concatenate(lines)).save(options.sheet)
+    for score in SCORES:
+        images = prepare(options.source, size=options.size, crop="faces", face_score=score)
+        info = ImageSetInfo.from_manifest(images.manifest)
+        default = "yes" if score == FaceOptions.score else ""
+        by_number = [info.faces.get(name, 0) for name in ("none", "one", "several")]
+        rows.append([score, default, info.counts["read"], *by_number, info.counts["written"]])
+        if default and options.sheet:
+            crops = np.asarray(images.images[:100])
+            lines = [np.concatenate(list(crops[first : first + 10]), axis=1) for first in range(0, 100, 10)]
+            Image.fromarray(np.concatenate(lines)).save(options.sheet)
     with open(options.out, "w", newline="") as file:
-        known = versions() | {"opencv-python-headless": version("opencv-python-headless")}
-        file.write(f"# python benchmarks/faces.py SOURCE --size {options.size}; smallest {Faces.smallest} pixels\n")
-        file.write("# " + ", ".join(f"{name} {number}" for name, number in known.items()) + "\n")
+        packages = versions() | {"opencv-python-headless": version("opencv-python-headless")}
+        file.write(f"# python benchmarks/faces.py SOURCE --size {options.size}; least side {FaceOptions.smallest}\n")
+        file.write("# " + ", ".join(f"{name} {number}" for name, number in packages.items()) + "\n")
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     print(options.out.read_text())
 

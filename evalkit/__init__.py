@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from evalkit.gan.recipes import override as override
     from evalkit.gan.recipes import recipe_named as recipe_named
     from evalkit.gan.train import train as train
-    from evalkit.images import find_images as find_images
-    from evalkit.images import load_images as load_images
-    from evalkit.images import prepare as prepare
+    from evalkit.images.datasets import as_image_set as as_image_set
+    from evalkit.images.datasets import find_images as find_images
+    from evalkit.images.datasets import list_datasets as list_datasets
+    from evalkit.images.dedup.dedup import dedup as dedup
+    from evalkit.images.imageset import ImageSet as ImageSet
+    from evalkit.images.imageset import load_images as load_images
+    from evalkit.images.options import DedupOptions as DedupOptions
+    from evalkit.images.options import PrepareOptions as PrepareOptions
+    from evalkit.images.prepare import prepare as prepare
     from evalkit.probes.l2svm import L2SVM as L2SVM
     from evalkit.report.render import write_report as write_report
     from evalkit.report.tables import compare_with_published as compare_with_published
@@ -36,24 +42,30 @@ if TYPE_CHECKING:
     from evalkit.workspace import Workspace as Workspace
 
 _HOMES = {
+    "DedupOptions": "images.options",
     "FeatureSet": "features.featureset",
+    "ImageSet": "images.imageset",
     "L2SVM": "probes.l2svm",
+    "PrepareOptions": "images.options",
     "Protocol": "evaluation.protocol",
     "TrainOptions": "gan.recipes",
     "Workspace": "workspace",
-    "concat_features": "features.concat",
-    "describe_features": "features.describe",
+    "as_image_set": "images.datasets",
     "compare_with_published": "report.tables",
+    "concat_features": "features.concat",
+    "dedup": "images.dedup.dedup",
+    "describe_features": "features.describe",
     "evaluate": "evaluation.evaluate",
     "export_features": "features.exporting",
     "extract": "features.extract",
-    "find_images": "images",
+    "find_images": "images.datasets",
     "import_features": "features.importing",
+    "list_datasets": "images.datasets",
     "load_encoder": "encoders",
     "load_features": "features.featureset",
-    "load_images": "images",
+    "load_images": "images.imageset",
     "override": "gan.recipes",
-    "prepare": "images",
+    "prepare": "images.prepare",
     "published_results": "report.tables",
     "recipe_named": "gan.recipes",
     "report_text": "report.tables",

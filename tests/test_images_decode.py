@@ -94,7 +94,8 @@ def test_noaa_crop_is_the_middle_of_the_whole():
 def test_value_greyscale_has_three_equal_channels_and_is_counted():
     grey = RNG.integers(0, 256, (4, 4), dtype=np.uint8)
     decoded = decode_and_resize(encoded(grey), ResizeOptions(size=4))
-    assert decoded.grey and decoded.format == "PNG"
+    assert decoded.grey
+    assert decoded.format == "PNG"
     assert np.array_equal(decoded.images[0], grey[:, :, None].repeat(3, axis=2))
     assert not decode_and_resize(encoded(random_rgb(4, 4)), ResizeOptions(size=4)).grey
 
@@ -113,7 +114,8 @@ def test_value_palette_with_a_transparent_colour():
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((0, 0), 0)
     found = square(encoded(image, transparency=0))
-    assert found[0, 0].tolist() == [255, 255, 255] and found[3, 3].tolist() == [40, 50, 60]
+    assert found[0, 0].tolist() == [255, 255, 255]
+    assert found[3, 3].tolist() == [40, 50, 60]
     assert square(encoded(image))[0, 0].tolist() == [10, 20, 30]
 
 
@@ -121,7 +123,8 @@ def test_value_grey_with_alpha_and_black_and_white():
     layer = np.zeros((4, 4, 2), np.uint8)
     layer[0, 0] = 90, 255
     found = square(encoded(Image.merge("LA", _bands(layer))))
-    assert found[0, 0].tolist() == [90] * 3 and found[1, 1].tolist() == [255] * 3
+    assert found[0, 0].tolist() == [90] * 3
+    assert found[1, 1].tolist() == [255] * 3
     assert square(encoded(Image.new("1", (4, 4), 1))).min() == 255
 
 
@@ -134,7 +137,8 @@ def test_value_cmyk():
     inks[:, :2] = 255, 0, 0, 0
     inks[:, 2:] = 0, 0, 0, 255
     found = square(encoded(Image.merge("CMYK", _bands(inks)), "TIFF"))
-    assert found[0, 0].tolist() == [0, 255, 255] and found[0, 3].tolist() == [0, 0, 0]
+    assert found[0, 0].tolist() == [0, 255, 255]
+    assert found[0, 3].tolist() == [0, 0, 0]
     jpeg = square(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), size=16)
     assert np.abs(jpeg.astype(int) - [255, 0, 0]).max() <= 2  # JPEG's rounding of a flat red
 
@@ -167,7 +171,8 @@ def test_value_arrays_of_one_and_three_channels():
     pixels = random_rgb(4, 4)
     assert np.array_equal(square(pixels), pixels)
     one = decode_and_resize(pixels[:, :, :1], ResizeOptions(size=4))
-    assert one.grey and np.array_equal(one.images[0], pixels[:, :, :1].repeat(3, axis=2))
+    assert one.grey
+    assert np.array_equal(one.images[0], pixels[:, :, :1].repeat(3, axis=2))
 
 
 def _png_claiming(width: int, height: int) -> bytes:
@@ -242,7 +247,9 @@ def test_a_line_of_pixels_does_not_fill_the_memory():
     line = np.zeros((1, 100_000, 3), np.uint8)
     line[0, 50_000:] = 255
     found = square(encoded(line), size=32)  # resized whole it would have 32 x 3,200,000 pixels
-    assert found.min() <= 4 and found.max() >= 251 and np.array_equal(found[0], found[31])  # the step, enlarged
+    assert found.min() <= 4
+    assert found.max() >= 251
+    assert np.array_equal(found[0], found[31])  # the step, enlarged
 
 
 def test_failure_unknown_filter_lists_the_choices():

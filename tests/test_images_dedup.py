@@ -10,14 +10,14 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from evalkit.cli.dedup import dedup_command
+from evalkit.cli import main
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.images import ImageSet, load_images, prepare
-from evalkit.images.dedup import AutoencoderOptions, dedup, dedup_summary
-from evalkit.images.dedup.dedup import _wilson
-from evalkit.images.dedup.hashes import autoencoder_codes, exact, perceptual, train_autoencoder
-from evalkit.images.dedup.matching import groups, like_colours, like_edges, likeness
+from evalkit.images import ImageSet, load_images
+from evalkit.images.dedup.dedup import _wilson_interval, dedup, dedup_summary
+from evalkit.images.dedup.hashes import AutoencoderOptions, autoencoder_codes, exact, perceptual, train_autoencoder
+from evalkit.images.dedup.matching import groups, max_correlation, similar_colors, similar_edges
 from evalkit.images.imageset import Rows
+from evalkit.images.prepare import prepare
 from evalkit.workspace import Workspace
 
 OPTIONS = AutoencoderOptions(images=2_500, batch_size=50)
@@ -61,7 +61,7 @@ def image_set(directory: Path, images: np.ndarray, name: str, *, test: int = 0) 
     if test:
         arrays |= {"x_test": images[-test:], "y_test": np.arange(test) % 3}
     np.savez(directory / f"{name}.npz", **arrays)
-    return prepare(directory / f"{name}.npz", directory / name, workers=1)
+    return prepare(directory / f"{name}.npz", home=directory, workers=1)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def planted(tmp_path) -> Path:
     own = scenes(100, seed=0)
     copies = [own[5], shifted(own[5]), brighter(own[7]), encoded_again(own[9])]
     image_set(tmp_path, np.concatenate([own, copies]), "planted")
-    return tmp_path / "planted"
+    return tmp_path / "images/planted"
 
 
 def rows_by_group(view: Path) -> list[list[int]]:
@@ -82,17 +82,19 @@ def rows_by_group(view: Path) -> list[list[int]]:
 
 @pytest.mark.parametrize("mode,wanted", [("exact", [[5, 100]]), ("perceptual", [[5, 100, 101], [7, 102], [9, 103]])])
 def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_path, mode, wanted):
-    view = dedup(planted, tmp_path / "view", mode=mode)
-    assert rows_by_group(tmp_path / "view") == wanted
+    view = dedup(planted, home=tmp_path, name="view", mode=mode)
+    assert rows_by_group(tmp_path / "images/view") == wanted
     gone = [row for group in wanted for row in group[1:]]
     kept = [row for row in range(104) if row not in gone]
     assert np.array_equal(np.asarray(view.images), np.load(planted / "images.npy")[kept])
-    assert view.labels.tolist() == [row % 3 for row in kept] and view.splits == {"train": (0, len(kept))}
-    assert view.manifest["dedup"]["unlike"] == 0 and view.manifest["dedup"]["dropped"] == len(gone)
+    assert view.labels.tolist() == [row % 3 for row in kept]
+    assert view.splits == {"train": (0, len(kept))}
+    assert view.manifest["dedup"]["unlike"] == 0
+    assert view.manifest["dedup"]["dropped"] == len(gone)
     assert f"{len(kept)} of 104 images kept, {len(gone)} duplicates in {len(wanted)} groups" in dedup_summary(view)[0]
-    sheet = Image.open(tmp_path / "view" / "largest.png")
+    sheet = Image.open(tmp_path / "images/view" / "largest.png")
     assert np.array_equal(np.asarray(sheet)[:32, :32], np.load(planted / "images.npy")[5])
-    assert sorted(path.name for path in (tmp_path / "view").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "images/view").iterdir()) == [
         "groups.csv",
         "largest.png",
         "manifest.json",
@@ -102,16 +104,16 @@ def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_pat
 
 def test_the_papers_hash_groups_equal_images(planted, tmp_path):
     """The paper's own procedure: equal codes, nothing compared."""
-    paper = {"options": OPTIONS, "device": "cpu", "distance": 0, "confirm": False}
-    view = dedup(planted, tmp_path / "view", **paper)
-    assert any({5, 100} <= set(group) for group in rows_by_group(tmp_path / "view"))
-    again = dedup(planted, tmp_path / "again", **paper)
+    paper = {"autoencoder": OPTIONS, "device": "cpu", "distance": 0, "confirm": False}
+    view = dedup(planted, home=tmp_path, name="view", **paper)
+    assert any({5, 100} <= set(group) for group in rows_by_group(tmp_path / "images/view"))
+    again = dedup(planted, home=tmp_path, name="again", **paper)
     assert again.manifest["files"] == view.manifest["files"]  # determinism
 
 
 def test_the_autoencoder_finds_what_was_planted(planted, tmp_path):
-    dedup(planted, tmp_path / "view", options=OPTIONS, device="cpu")
-    assert rows_by_group(tmp_path / "view") == [[5, 100, 101], [7, 102], [9, 103]]
+    dedup(planted, home=tmp_path, name="view", autoencoder=OPTIONS, device="cpu")
+    assert rows_by_group(tmp_path / "images/view") == [[5, 100, 101], [7, 102], [9, 103]]
 
 
 def test_invariance_the_papers_hash_does_not_see_brightness():
@@ -119,7 +121,8 @@ def test_invariance_the_papers_hash_does_not_see_brightness():
     cpu = torch.device("cpu")
     model, _ = train_autoencoder(images, OPTIONS, seed=0, device=cpu)
     codes = autoencoder_codes(model, images, cpu, shifted=True)
-    assert codes.shape == (40, 9, 16) and len(np.unique(codes[:, 0], axis=0)) > 30
+    assert codes.shape == (40, 9, 16)
+    assert len(np.unique(codes[:, 0], axis=0)) > 30
     assert np.array_equal(codes[:, :1], autoencoder_codes(model, images, cpu, shifted=False))
     brighter_by_far = autoencoder_codes(model, images + 60, cpu, shifted=False)
     assert np.unpackbits(codes[:, :1] ^ brighter_by_far).sum() <= 1  # a unit at zero, to float32's rounding
@@ -144,9 +147,10 @@ def test_leaks_between_two_sets(planted, tmp_path):
     strangers = scenes(20, seed=9)
     benchmark = np.concatenate([strangers, own[[30]], strangers[:3], own[[40]], shifted(own[41])[None]])
     image_set(tmp_path, benchmark, "benchmark", test=5)  # row 20, in its training split, does not count
-    view = dedup(planted, tmp_path / "view", mode="perceptual", against=tmp_path / "benchmark")
-    assert view.manifest["dedup"]["dropped"] == 2 and len(view) == 102
-    lines = (tmp_path / "view" / "groups.csv").read_text().splitlines()
+    view = dedup(planted, home=tmp_path, name="view", mode="perceptual", against=tmp_path / "images/benchmark")
+    assert view.manifest["dedup"]["dropped"] == 2
+    assert len(view) == 102
+    lines = (tmp_path / "images/view" / "groups.csv").read_text().splitlines()
     assert lines[1:] == [
         "0,planted,40,1,1",
         "0,benchmark,24,0,0",
@@ -157,50 +161,59 @@ def test_leaks_between_two_sets(planted, tmp_path):
 
 
 def test_a_view_is_found_again_and_refused_when_its_images_changed(planted, tmp_path):
-    first = dedup(planted, tmp_path / "view", mode="exact")
-    assert dedup(planted, tmp_path / "view", mode="exact").sha256 == first.sha256
-    assert first.sha256 not in (load_images(planted).sha256, dedup(planted, tmp_path / "p", mode="perceptual").sha256)
+    first = dedup(planted, home=tmp_path, name="view", mode="exact")
+    assert dedup(planted, home=tmp_path, name="view", mode="exact").sha256 == first.sha256
+    assert first.sha256 not in (
+        load_images(planted).sha256,
+        dedup(planted, home=tmp_path, name="p", mode="perceptual").sha256,
+    )
     with pytest.raises(EvalkitError, match="holds another image set .mode exact -> perceptual"):
-        dedup(planted, tmp_path / "view", mode="perceptual")
-    prepare(tmp_path / "planted.npz", planted, size=16, workers=1, replace=True)
+        dedup(planted, home=tmp_path, name="view", mode="perceptual")
+    prepare(tmp_path / "planted.npz", home=tmp_path, size=16, workers=1, replace=True)
     with pytest.raises(ArtifactError, match="view: a view of other images than those now in .*; run dedup again"):
-        load_images(tmp_path / "view")
+        load_images(tmp_path / "images/view")
 
 
 def test_the_command_takes_names_and_prints_the_views_folder(planted, tmp_path):
     image_set(tmp_path, scenes(4, seed=0), "other", test=2)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "images").symlink_to(tmp_path)
-    workspace = Workspace(tmp_path / "home")
+    workspace = Workspace(tmp_path)
     for options, name in (([], "planted-dedup"), (["--against", "other"], "planted-without-other")):
-        result = CliRunner().invoke(dedup_command, ["planted", "--mode", "exact", *options], obj=workspace)
-        assert result.exit_code == 0 and result.stdout == f"{workspace.path_of('image set', name)}\n"
-        assert "images kept" in result.stderr and load_images(tmp_path / name).name == name
-    assert len(load_images(tmp_path / "planted-dedup")) == 103
+        result = CliRunner().invoke(main, ["--home", str(tmp_path), "dedup", "planted", "--mode", "exact", *options])
+        assert result.exit_code == 0
+        assert result.stdout == f"{workspace.path_of('image set', name)}\n"
+        assert "images kept" in result.stderr
+        assert load_images(tmp_path / "images" / name).name == name
+    assert len(load_images(tmp_path / "images/planted-dedup")) == 103
 
 
 def test_failure_modes_sizes_and_places(planted, tmp_path):
     with pytest.raises(EvalkitError, match="no mode 'sha1'; choose from autoencoder, exact, perceptual"):
-        dedup(planted, tmp_path / "view", mode="sha1")
+        dedup(planted, home=tmp_path, name="view", mode="sha1")
     with pytest.raises(EvalkitError, match="is the image set itself"):
-        dedup(planted, planted, mode="exact")
+        dedup(planted, home=tmp_path, name="planted", mode="exact")
     image_set(tmp_path, scenes(4, seed=0), "other", test=2)
-    prepare(tmp_path / "other.npz", tmp_path / "small", size=16, workers=1)
+    prepare(tmp_path / "other.npz", home=tmp_path, name="small", size=16, workers=1)
     with pytest.raises(EvalkitError, match="images of 32 x 32 and 16 x 16; prepare them in one size"):
-        dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small")
+        dedup(planted, home=tmp_path, name="view", mode="exact", against=tmp_path / "images/small")
     with pytest.raises(EvalkitError, match="no split 'extra'; it has train, test: choose with --against-split"):
-        dedup(planted, tmp_path / "view", mode="exact", against=tmp_path / "small", against_split="extra")
-    assert not (tmp_path / "view").exists()
+        dedup(
+            planted, home=tmp_path, name="view", mode="exact", against=tmp_path / "images/small", against_split="extra"
+        )
+    assert not (tmp_path / "images/view").exists()
 
 
 def test_a_view_stands_where_an_array_may_stand():
     array = np.arange(60).reshape(10, 2, 3)
     chosen = np.array([1, 4, 5, 9])
     rows, plain = Rows(array, chosen), array[chosen]
-    assert rows.shape == plain.shape and len(rows) == 4 and rows.dtype == plain.dtype and rows.ndim == 3
+    assert rows.shape == plain.shape
+    assert len(rows) == 4
+    assert rows.dtype == plain.dtype
+    assert rows.ndim == 3
     for key in (2, -1, slice(1, 3), slice(None, None, 2), np.array([3, 0]), [1, 1], (slice(0, 2), 1), (3, 0, 2)):
         assert np.array_equal(np.asarray(rows[key]), plain[key])
-    assert isinstance(rows[1:3][1:], Rows) and np.array_equal(np.asarray(rows[1:3][1:]), plain[2:3])
+    assert isinstance(rows[1:3][1:], Rows)
+    assert np.array_equal(np.asarray(rows[1:3][1:]), plain[2:3])
     assert np.array_equal(np.array(rows), plain)
 
 
@@ -228,37 +241,45 @@ def test_reference_groups_are_those_of_comparing_all_pairs(windows, distance):
     assert [group.tolist() for group in groups(codes, distance)] == near_by_comparing_all(codes, distance)
 
 
-def likeness_by_loops(a: np.ndarray, b: np.ndarray) -> float:
+def max_correlation_by_loops(a: np.ndarray, b: np.ndarray) -> float:
     """The same by numpy's own correlation, a shift at a time."""
     middle = a[2:-2, 2:-2].ravel()
     shifts = [b[y : y + a.shape[0] - 4, x : x + a.shape[1] - 4].ravel() for y in range(5) for x in range(5)]
     return max(np.corrcoef(middle, moved)[0, 1] for moved in shifts)
 
 
-def test_reference_likeness_is_the_best_correlation_over_shifts():
+def test_reference_max_correlation_is_the_best_correlation_over_shifts():
     one, two = scenes(2, seed=1).astype(np.float32)
-    assert likeness(one, two) == pytest.approx(likeness_by_loops(one, two), abs=1e-5)  # float32, sums of 2,352 terms
-    assert likeness(one, np.roll(one, (2, -1), axis=(0, 1))) == pytest.approx(1.0)
+    wanted = max_correlation_by_loops(one, two)
+    assert max_correlation(one, two) == pytest.approx(wanted, abs=1e-5)  # float32, sums of 2,352 terms
+    assert max_correlation(one, np.roll(one, (2, -1), axis=(0, 1))) == pytest.approx(1.0)
 
 
 def test_value_copies_are_alike_by_colours_and_by_edges_and_strangers_are_not():
     one, two = scenes(2, seed=1)
-    for like in (like_colours, like_edges):
-        assert like(one, shifted(one)) and like(one, brighter(one)) and like(one, encoded_again(one))
+    for like in (similar_colors, similar_edges):
+        assert like(one, shifted(one))
+        assert like(one, brighter(one))
+        assert like(one, encoded_again(one))
         assert not like(one, two)
     black = np.zeros_like(one)
     red = black + np.array([200, 0, 0], np.uint8)
-    for like in (like_colours, like_edges):  # where there are no edges, colours decide
-        assert like(black, black + 9) and not like(black, black + 200) and not like(black, one) and not like(red, black)
-        assert like(red, red - np.array([9, 0, 0], np.uint8)) and not like(red, np.roll(red, 1, axis=2))
+    for like in (similar_colors, similar_edges):  # where there are no edges, colours decide
+        assert like(black, black + 9)
+        assert not like(black, black + 200)
+        assert not like(black, one)
+        assert not like(red, black)
+        assert like(red, red - np.array([9, 0, 0], np.uint8))
+        assert not like(red, np.roll(red, 1, axis=2))
 
 
 def test_what_the_images_do_not_confirm_is_no_duplicate(planted, tmp_path):
     """At 24 of 64 bits strangers come with the copies; the images themselves tell them apart."""
-    loose = dedup(planted, tmp_path / "loose", mode="perceptual", distance=24, confirm=False)
-    view = dedup(planted, tmp_path / "view", mode="perceptual", distance=24)
-    assert loose.manifest["dedup"]["largest"] > 50 and loose.manifest["dedup"]["unlike"] > 50
-    assert rows_by_group(tmp_path / "view") == [[5, 100, 101], [7, 102], [9, 103]]
+    loose = dedup(planted, home=tmp_path, name="loose", mode="perceptual", distance=24, confirm=False)
+    view = dedup(planted, home=tmp_path, name="view", mode="perceptual", distance=24)
+    assert loose.manifest["dedup"]["largest"] > 50
+    assert loose.manifest["dedup"]["unlike"] > 50
+    assert rows_by_group(tmp_path / "images/view") == [[5, 100, 101], [7, 102], [9, 103]]
     counts = view.manifest["dedup"]
     assert counts["pairs_confirmed"] == 4 < 50 < counts["pairs_proposed"]
     assert f"proposed {counts['pairs_proposed']:,} pairs, the images themselves confirmed 4" in dedup_summary(view)[1]
@@ -267,9 +288,9 @@ def test_what_the_images_do_not_confirm_is_no_duplicate(planted, tmp_path):
 def test_unlike_images_of_one_code_are_told_apart():
     """Six rows of one code: 0, 2 and 4 are one image, 1 and 5 another."""
     codes, kind = np.zeros((6, 1, 8), np.uint8), [0, 1, 0, 2, 0, 1]
-    found = groups(codes, alike=lambda a, b: kind[a] == kind[b])
+    found = groups(codes, same=lambda a, b: kind[a] == kind[b])
     assert [group.tolist() for group in found] == [[0, 2, 4], [1, 5]]
-    assert [group.tolist() for group in groups(codes, 2, alike=lambda a, b: kind[a] == kind[b])] == [[0, 2, 4], [1, 5]]
+    assert [group.tolist() for group in groups(codes, 2, same=lambda a, b: kind[a] == kind[b])] == [[0, 2, 4], [1, 5]]
 
 
 def test_value_codes():
@@ -282,5 +303,5 @@ def test_value_codes():
 
 
 def test_value_wilson_interval():
-    assert _wilson(0, 200) == pytest.approx((0, 1.885), abs=1e-3)  # z^2 / (n + z^2)
-    assert _wilson(5, 10) == pytest.approx((23.66, 76.34), abs=1e-2)  # Wilson 1927's formula by hand
+    assert _wilson_interval(0, 200) == pytest.approx((0, 1.885), abs=1e-3)  # z^2 / (n + z^2)
+    assert _wilson_interval(5, 10) == pytest.approx((23.66, 76.34), abs=1e-2)  # Wilson 1927's formula by hand

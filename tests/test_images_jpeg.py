@@ -50,7 +50,9 @@ def test_reference_the_bytes_are_pillows(height, width, subsampling, mode, progr
 def test_value_the_factor_leaves_twice_the_size():
     for side, factor in ((127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (1500, 8)):
         found = reduced_jpeg(encoded(photograph(side, side + 40)), 64)
-        assert found is not None and found.factor == factor and found.image.size[1] == -(-side // factor)
+        assert found is not None
+        assert found.factor == factor
+        assert found.image.size[1] == -(-side // factor)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -75,7 +77,8 @@ def test_a_file_of_two_images_is_pillows_to_read(monkeypatch):
     photograph(300, 200).save(stream, "MPO", save_all=True, append_images=[photograph(200, 300)])
     assert reduced_jpeg(stream.getvalue(), 64) is None
     fast, pillows = both(stream.getvalue(), monkeypatch)
-    assert fast.format == "JPEG" and np.array_equal(fast.images[0], pillows.images[0])
+    assert fast.format == "JPEG"
+    assert np.array_equal(fast.images[0], pillows.images[0])
 
 
 def test_other_metadata_does_not_matter():

@@ -15,15 +15,26 @@ from sklearn.datasets import load_digits
 from evalkit.cli import main
 from evalkit.cli.prepare import prepare_command
 from evalkit.errors import EvalkitError
-from evalkit.images import dataset_names, find_images, known_files, load_images, prepare_named, source_names
+from evalkit.images import ImageSet, dataset_names, find_images, load_images
+from evalkit.images.options import PrepareOptions
+from evalkit.images.prepare import prepare, prepare_named
+from evalkit.images.sources import SOURCES
+from evalkit.images.sources.named import NamedFiles, dataset_named, known_files
 from evalkit.workspace import Workspace
 
 RNG = np.random.default_rng(0)
 
 
+def prepared(name: str, folder: Path) -> ImageSet:
+    """A named data set from its files below `folder`, in a workspace beside them."""
+    files = NamedFiles(name, folder, may_download=False)
+    return prepare_named(files, Workspace(folder / "api"), name, PrepareOptions())
+
+
 def test_pinned_and_value_digits(tmp_path):
-    images = prepare_named("digits", tmp_path / "digits", downloads=tmp_path)
-    assert images.splits == {"train": (0, 1297), "test": (1297, 1797)} and images.images.shape == (1797, 32, 32, 3)
+    images = prepare("digits")
+    assert images.splits == {"train": (0, 1297), "test": (1297, 1797)}
+    assert images.images.shape == (1797, 32, 32, 3)
     counts = np.array([np.bincount(images.labels[first:end]) for first, end in images.splits.values()])
     shares = counts[1] / counts.sum(axis=0)
     assert np.abs(shares - 500 / 1797).max() < 0.01  # stratified: at most one image a class from the exact share
@@ -33,11 +44,12 @@ def test_pinned_and_value_digits(tmp_path):
     means = [small[images.labels == k].mean(axis=0) for k in range(10)]
     wanted = [digits.images[digits.target == k].mean(axis=0) * 255 / 16 for k in range(10)]
     assert all(np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97 for a, b in zip(means, wanted, strict=True))
-    assert images.images.max() == 255 and np.array_equal(images.images[..., 0], images.images[..., 2])
+    assert images.images.max() == 255
+    assert np.array_equal(images.images[..., 0], images.images[..., 2])
 
 
 def test_digits_at_8_are_the_values_themselves(tmp_path):
-    images = prepare_named("digits", tmp_path / "digits", downloads=tmp_path, size=8)
+    images = prepare("digits", size=8)
     digits = load_digits()
     found = sorted(image[..., 0].tobytes() for image in images.images)
     assert found == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in digits.images)
@@ -50,26 +62,26 @@ def test_find_prepares_on_first_use_and_finds_by_name_and_path(tmp_path):
     before = written.stat().st_mtime_ns
     assert find_images(workspace, "digits").sha256 == first.sha256
     assert find_images(workspace, str(written.parent)).sha256 == first.sha256
-    assert prepare_named("digits", written.parent, downloads=tmp_path).sha256 == first.sha256
+    assert prepare("digits", home=workspace).sha256 == first.sha256
     assert written.stat().st_mtime_ns == before
 
 
 def test_the_command_puts_a_named_set_where_it_says(tmp_path):
     result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--name", "mine", "--size", "8"])
-    assert result.exit_code == 0 and result.stdout == f"{tmp_path}/images/mine\n"
+    assert result.exit_code == 0
+    assert result.stdout == f"{tmp_path}/images/mine\n"
     assert len(load_images(tmp_path / "images" / "mine")) == 1797
 
 
 def test_failure_the_command_refuses_what_a_named_set_has_no_use_for(tmp_path):
     result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--crop", "faces"])
-    assert (
-        result.exit_code == 2 and "digits is the named data set digits; --crop, --decode and --source" in result.stderr
-    )
+    assert result.exit_code == 1
+    assert "digits is a named data set; --crop, --decode and --source-kind" in result.stderr
 
 
 def test_the_command_offers_every_source():
     choices = next(option.type for option in prepare_command.params if option.name == "source_kind")
-    assert list(choices.choices) == source_names()
+    assert list(choices.choices) == list(SOURCES)
 
 
 def test_failure_a_broken_set_is_told_and_not_silently_made_again(tmp_path):
@@ -86,19 +98,19 @@ def test_failure_unknown_name_lists_the_choices(tmp_path):
     ):
         find_images(Workspace(tmp_path), "cifar11")
     with pytest.raises(EvalkitError, match="no data set 'cifar11'; choose from digits"):
-        prepare_named("cifar11", tmp_path / "x", downloads=tmp_path)
+        dataset_named("cifar11")
 
 
 @pytest.mark.parametrize("name", [name for name in dataset_names() if name not in ("digits", "imagenet")])
 def test_failure_missing_files_are_told_with_their_place(tmp_path, name):
     with pytest.raises(EvalkitError, match=f"the files of {name} are not complete there .*; put there .*(gz|mat|idx)"):
-        prepare_named(name, tmp_path / "out", downloads=tmp_path / "downloads", download=False)
-    assert not (tmp_path / "out").exists()
+        prepare(name, home=tmp_path, download=False)
+    assert not (tmp_path / "images" / name).exists()
 
 
 def test_failure_imagenet_is_never_downloaded(tmp_path):
     with pytest.raises(EvalkitError, match="imagenet/train, or prepare them where they are: evalkit prepare FOLDER"):
-        prepare_named("imagenet", tmp_path / "out", downloads=tmp_path)
+        prepare("imagenet", home=tmp_path)
 
 
 def _idx(path: Path, array: np.ndarray) -> None:
@@ -114,9 +126,10 @@ def test_mnist_from_idx_files(tmp_path):
     for word, rows in (("train", slice(0, 5)), ("t10k", slice(5, 7))):
         _idx(raw / f"{word}-images-idx3-ubyte", pixels[rows])
         _idx(raw / f"{word}-labels-idx1-ubyte", np.arange(7)[rows])
-    images = prepare_named("mnist", tmp_path / "out", downloads=tmp_path, download=False)
+    images = prepared("mnist", tmp_path)
     assert np.array_equal(images.images, pixels[..., None].repeat(3, axis=3))  # 28x28, as the data set is
-    assert images.labels.tolist() == list(range(7)) and images.splits == {"train": (0, 5), "test": (5, 7)}
+    assert images.labels.tolist() == list(range(7))
+    assert images.splits == {"train": (0, 5), "test": (5, 7)}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +145,10 @@ def test_value_of_known_files(tmp_path, file, places):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
     found = {known_files(tmp_path / place) for place in places}
-    assert len(found) == 1 and found.pop()[1] == tmp_path
-    assert known_files(tmp_path.parent) is None and known_files(tmp_path / "other") is None
+    assert len(found) == 1
+    assert found.pop()[1] == tmp_path
+    assert known_files(tmp_path.parent) is None
+    assert known_files(tmp_path / "other") is None
     if file != "train_32x32.mat":  # the folder above may hold anything
         assert known_files(tmp_path) is None
 
@@ -149,8 +164,9 @@ def test_svhn_from_mat_files(tmp_path, monkeypatch):
         scipy.io.savemat(path, {"X": pixels[rows].transpose(1, 2, 3, 0), "y": labels})
         sums[split] = [*sums[split][:2], hashlib.md5(path.read_bytes()).hexdigest()]
     monkeypatch.setattr(SVHN, "split_list", sums)
-    images = prepare_named("svhn", tmp_path / "out", downloads=tmp_path, download=False)
-    assert np.array_equal(images.images, pixels) and images.labels.tolist() == [1, 2, 0, 4, 5, 6, 0]
+    images = prepared("svhn", tmp_path)
+    assert np.array_equal(images.images, pixels)
+    assert images.labels.tolist() == [1, 2, 0, 4, 5, 6, 0]
 
 
 def test_cifar10_from_its_batches(tmp_path, monkeypatch):
@@ -170,9 +186,11 @@ def test_cifar10_from_its_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{k}", sums[f"data_batch_{k}"]] for k in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
-    images = prepare_named("cifar10", tmp_path / "out", downloads=tmp_path, download=False)
-    assert np.array_equal(images.images, pixels) and images.labels.tolist() == [1, 2, 3, 4, 5, 9]
-    assert images.name == "cifar10" and images.class_names[9] == "truck"
+    images = prepared("cifar10", tmp_path)
+    assert np.array_equal(images.images, pixels)
+    assert images.labels.tolist() == [1, 2, 3, 4, 5, 9]
+    assert images.name == "cifar10"
+    assert images.class_names[9] == "truck"
     # the files where they are are the same data set, and found wherever one points
     for place in (folder, folder / "data_batch_1"):
         result = CliRunner().invoke(main, ["--home", str(tmp_path / "home"), "prepare", str(place)])
@@ -182,7 +200,8 @@ def test_cifar10_from_its_batches(tmp_path, monkeypatch):
     assert f"{folder}: these are the files of cifar10, expected those of svhn" in result.stderr
     (folder / "test_batch").unlink()
     result = CliRunner().invoke(main, ["--home", str(tmp_path / "other"), "prepare", str(folder)])
-    assert result.exit_code == 1 and f"{tmp_path}: the files of cifar10 are not complete there" in result.stderr
+    assert result.exit_code == 1
+    assert f"{tmp_path}: the files of cifar10 are not complete there" in result.stderr
 
 
 def test_cifar100_from_its_files(tmp_path, monkeypatch):
@@ -203,9 +222,11 @@ def test_cifar100_from_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": sums["meta"]})
-    images = prepare_named("cifar100", tmp_path / "out", downloads=tmp_path, download=False)
-    assert np.array_equal(images.images, pixels) and images.splits == {"train": (0, 3), "test": (3, 5)}
-    assert images.labels.tolist() == [99, 0, 50, 7, 98] and images.class_names[98] == "fine 98"
+    images = prepared("cifar100", tmp_path)
+    assert np.array_equal(images.images, pixels)
+    assert images.splits == {"train": (0, 3), "test": (3, 5)}
+    assert images.labels.tolist() == [99, 0, 50, 7, 98]
+    assert images.class_names[98] == "fine 98"
 
 
 def test_stl10_from_its_binary_files(tmp_path, monkeypatch):
@@ -227,9 +248,12 @@ def test_stl10_from_its_binary_files(tmp_path, monkeypatch):
         names = [name for name, _ in getattr(STL10, listed)]
         sums = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name in names]
         monkeypatch.setattr(STL10, listed, sums)
-    images = prepare_named("stl10", tmp_path / "out", downloads=tmp_path, download=False)
-    assert np.array_equal(images.images, pixels[:3]) and images.labels.tolist() == [0, 9, 2]
-    assert images.class_names[2] == "car" and images.splits == {"train": (0, 2), "test": (2, 3)}
-    images = prepare_named("stl10-unlabeled", tmp_path / "more", downloads=tmp_path, download=False)
-    assert np.array_equal(images.images, pixels) and images.labels.tolist() == [0, 9, 2, -1, -1, -1]
+    images = prepared("stl10", tmp_path)
+    assert np.array_equal(images.images, pixels[:3])
+    assert images.labels.tolist() == [0, 9, 2]
+    assert images.class_names[2] == "car"
+    assert images.splits == {"train": (0, 2), "test": (2, 3)}
+    images = prepared("stl10-unlabeled", tmp_path)
+    assert np.array_equal(images.images, pixels)
+    assert images.labels.tolist() == [0, 9, 2, -1, -1, -1]
     assert images.splits == {"train": (0, 2), "test": (2, 3), "unlabeled": (3, 6)}

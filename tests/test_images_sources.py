@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from evalkit.errors import EvalkitError
-from evalkit.images import ImageSet, prepare
-from evalkit.images.prepare import default_name
+from evalkit.images import ImageSet
+from evalkit.images.prepare import default_name, prepare
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -27,7 +27,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def prepared(source: Path | str, tmp_path: Path, **options: object) -> ImageSet:
-    return prepare(source, tmp_path / "out", size=8, workers=1, **options)  # type: ignore[arg-type]
+    return prepare(source, home=tmp_path / "out", size=8, workers=1, **options)  # type: ignore[arg-type]
 
 
 def write_images(root: Path, names: list[str]) -> None:
@@ -41,7 +41,8 @@ def test_folder_flat_has_no_labels(tmp_path):
     write_images(tmp_path / "in", ["b.png", "a.png"])
     images = prepared(tmp_path / "in", tmp_path)
     assert np.array_equal(images.images, PIXELS[[1, 0]])
-    assert images.labels.tolist() == [-1, -1] and list(images.class_names) == []
+    assert images.labels.tolist() == [-1, -1]
+    assert list(images.class_names) == []
 
 
 def test_folder_splits_and_nested_classes(tmp_path):
@@ -52,13 +53,15 @@ def test_folder_splits_and_nested_classes(tmp_path):
     images = prepared(tmp_path / "in", tmp_path)
     assert images.splits == {"train": (0, 2), "validation": (2, 3), "test": (3, 4)}
     assert np.array_equal(images.images, PIXELS[[2, 3, 1, 0]])
-    assert images.labels.tolist() == [0, 1, 0, 1] and images.class_names == ["cat", "dog"]
+    assert images.labels.tolist() == [0, 1, 0, 1]
+    assert images.class_names == ["cat", "dog"]
 
 
 def test_folder_a_class_that_only_begins_like_a_split_is_a_class(tmp_path):
     write_images(tmp_path / "in", ["training-shoes/1.png", "test-tubes/1.png"])
     images = prepared(tmp_path / "in", tmp_path)
-    assert images.class_names == ["test-tubes", "training-shoes"] and images.splits == {"train": (0, 2)}
+    assert images.class_names == ["test-tubes", "training-shoes"]
+    assert images.splits == {"train": (0, 2)}
 
 
 def test_folder_that_links_to_itself_ends(tmp_path):
@@ -96,15 +99,18 @@ def test_parquet_folder_with_splits_and_class_names(tmp_path):
     write_parquet(source / "train-00001-of-00002.parquet", 5, 3, names=["x", "y", "z"])
     write_parquet(source / "train-00000-of-00002.parquet", 0, 5, names=["x", "y", "z"])
     images = prepared(tmp_path / "set", tmp_path)
-    assert np.array_equal(images.images, PIXELS) and images.labels.tolist() == [k % 3 for k in range(12)]
-    assert images.class_names == ["x", "y", "z"] and images.splits == {"train": (0, 8), "test": (8, 12)}
+    assert np.array_equal(images.images, PIXELS)
+    assert images.labels.tolist() == [k % 3 for k in range(12)]
+    assert images.class_names == ["x", "y", "z"]
+    assert images.splits == {"train": (0, 8), "test": (8, 12)}
 
 
 @pytest.mark.parametrize("source", ["data/*.parquet", "data/train.parquet"])
 def test_parquet_glob_and_single_file(tmp_path, source):
     write_parquet(tmp_path / "data" / "train.parquet", 0, 5)
     images = prepared(str(tmp_path / source), tmp_path)
-    assert images.name == "data" and np.array_equal(images.images, PIXELS[:5])
+    assert images.name == "data"
+    assert np.array_equal(images.images, PIXELS[:5])
     assert images.class_names == ["0", "1", "2"]
 
 
@@ -112,7 +118,8 @@ def test_parquet_bytes_column_and_labels_in_words(tmp_path):
     table = pyarrow.table({"img": [png(PIXELS[0]), None, png(PIXELS[2])], "class": ["dog", "cat", None]})
     pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
     images = prepared(tmp_path / "pets.parquet", tmp_path)
-    assert images.class_names == ["cat", "dog"] and images.labels.tolist() == [1, -1]
+    assert images.class_names == ["cat", "dog"]
+    assert images.labels.tolist() == [1, -1]
     assert images.manifest["first_skipped"] == [["pets.parquet row group 0 row 1", "the row holds no bytes"]]
 
 
@@ -158,7 +165,7 @@ def test_more_rows_than_a_shard_in_npz_and_in_one_row_group(tmp_path):
     np.savez(tmp_path / "a.npz", images=pixels)
     pyarrow.parquet.write_table(pyarrow.table({"image": [png(image) for image in pixels]}), tmp_path / "a.parquet")
     for source in ("a.npz", "a.parquet"):
-        images = prepare(tmp_path / source, tmp_path / f"out-{source}", size=2, workers=1)
+        images = prepare(tmp_path / source, home=tmp_path / f"out-{source}", size=2, workers=1)
         assert np.array_equal(images.images, pixels)
 
 
@@ -168,8 +175,10 @@ def test_npz_with_splits(tmp_path, save):
     arrays = {"x_test": PIXELS[9:], "y_test": labels[9:], "x_train": PIXELS[:9], "y_train": labels[:9, None]}
     save(tmp_path / "a.npz", **arrays, class_names=np.array(list("wxyz")))
     images = prepared(tmp_path / "a.npz", tmp_path)
-    assert np.array_equal(images.images, PIXELS) and np.array_equal(images.labels, labels)
-    assert images.splits == {"train": (0, 9), "test": (9, 12)} and images.class_names == list("wxyz")
+    assert np.array_equal(images.images, PIXELS)
+    assert np.array_equal(images.labels, labels)
+    assert images.splits == {"train": (0, 9), "test": (9, 12)}
+    assert images.class_names == list("wxyz")
 
 
 @pytest.mark.parametrize("key", ["images", "train_images"])
@@ -177,7 +186,8 @@ def test_npz_grey_images_without_labels(tmp_path, key):
     np.savez(tmp_path / "a.npz", **{key: PIXELS[..., 0]})
     images = prepared(tmp_path / "a.npz", tmp_path)
     assert np.array_equal(images.images, PIXELS[..., :1].repeat(3, axis=3))
-    assert images.manifest["counts"]["grey"] == 12 and set(images.labels) == {-1}
+    assert images.manifest["counts"]["grey"] == 12
+    assert set(images.labels) == {-1}
 
 
 @pytest.mark.parametrize(

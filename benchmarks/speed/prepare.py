@@ -2,9 +2,9 @@
 
     python benchmarks/speed/prepare.py FOLDER [--repeats 5] [--copies 40] [--out benchmarks/results/prepare-speed.csv]
 
-FOLDER holds full-size JPEG images. "one core" counts processor seconds of one process, so that another program on
-the machine disturbs it little; "all cores" counts seconds from start to the finished files, workers' start included.
-The floor is what entropy decoding alone costs: the smallest scaled decode (1/8) of the fastest library at hand.
+FOLDER holds full-size JPEG images. "one core" counts the processor seconds of one process, so that other programs on
+the machine hardly disturb it; "all cores" counts the seconds to the finished files, with the start of the workers.
+The floor is the cost of entropy decoding alone: the smallest scaled decode (1/8) of the fastest library installed.
 The order of the methods changes from repeat to repeat.
 """
 
@@ -27,9 +27,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from evalkit.images import ResizeOptions, prepare
+from evalkit import prepare
 from evalkit.images.decode import decode_and_resize
-from evalkit.images.prepare import cores
+from evalkit.images.options import ResizeOptions
+from evalkit.images.workers import num_cores
 from evalkit.version import versions
 
 COLUMNS = ["measured", "method", "workers", "value", "unit", "low", "high", "n", "ratio_to_torchvision", "images"]
@@ -81,10 +82,10 @@ def all_cores(folder: Path, copies: int, scratch: Path) -> dict[str, tuple[int, 
         np.save(scratch / "torchvision.npy", np.stack([row[0] for rows in loader for row in rows]))
 
     def by_evalkit(workers: int, decode: str) -> None:
-        prepare(listing, scratch / f"{time.monotonic_ns()}", size=SIZE, decode=decode, workers=workers)
+        prepare(listing, home=scratch / f"{time.monotonic_ns()}", size=SIZE, decode=decode, workers=workers)
 
     jobs: dict[str, tuple[int, Callable[[], object]]] = {}
-    for workers in sorted({1, cores()}):
+    for workers in sorted({1, num_cores()}):
         jobs[f"torchvision {workers}"] = workers, lambda w=workers: by_torchvision(w)
         jobs[f"evalkit exact {workers}"] = workers, lambda w=workers: by_evalkit(w, "exact")
         jobs[f"evalkit scaled {workers}"] = workers, lambda w=workers: by_evalkit(w, "scaled")
@@ -92,22 +93,22 @@ def all_cores(folder: Path, copies: int, scratch: Path) -> dict[str, tuple[int, 
 
 
 def rates(methods: dict[str, Callable[[], object]], images: int, repeats: int, clock: Callable[[], float]) -> dict:
-    """Images a second of each method, `repeats` times, after one round to warm up."""
-    found: dict[str, list[float]] = {name: [] for name in methods}
+    """Images per second of each method, `repeats` times, after one round to warm up."""
+    measured: dict[str, list[float]] = {name: [] for name in methods}
     names = list(methods)
     for repeat in range(repeats + 1):
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
             start = clock()
             methods[name]()
             if repeat:
-                found[name].append(images / (clock() - start))
-    return found
+                measured[name].append(images / (clock() - start))
+    return measured
 
 
-def rate_rows(measured: str, found: dict, workers: dict[str, int], images: int) -> list[list[object]]:
+def rate_rows(measured: str, rates: dict, workers: dict[str, int], images: int) -> list[list[object]]:
     rows = []
-    for name, values in found.items():
-        base = found[f"torchvision {workers[name]}" if measured == "all cores" else "torchvision"]
+    for name, values in rates.items():
+        base = rates[f"torchvision {workers[name]}" if measured == "all cores" else "torchvision"]
         ratio = statistics.median(value / other for value, other in zip(values, base, strict=True))
         value, low, high = statistics.median(values), min(values), max(values)
         row = [measured, name.rstrip("0123456789 ") if measured == "all cores" else name, workers[name]]
@@ -118,7 +119,7 @@ def rate_rows(measured: str, found: dict, workers: dict[str, int], images: int) 
 
 
 def difference_rows(folder: Path) -> list[list[object]]:
-    """Mean absolute difference of scaled from exact decoding, by wanted size; low and high over images."""
+    """Mean absolute difference of scaled from exact decoding by size; low and high are over images."""
     rows = []
     contents = [path.read_bytes() for path in sorted(folder.iterdir())]
     for size in (28, 32, 64):
@@ -135,7 +136,7 @@ def difference_rows(folder: Path) -> list[list[object]]:
 
 
 def predicted_rows(rate: float) -> list[list[object]]:
-    """ImageNet-1k's minutes from one core's rate, if the cores are free, scale linearly and the disk keeps up."""
+    """Minutes of ImageNet-1k from the rate of one core, if the cores are free, scale linearly and the disk keeps up."""
     rows = []
     for count in (2, 16, 64):
         about = ["predicted", "evalkit scaled, 1,281,167 images", count]
@@ -152,7 +153,7 @@ def main() -> None:
     options = parser.parse_args()
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "in", "all")  # ImageFolder wants a class
+        folder = Path(scratch, "in", "all")  # ImageFolder needs a class folder
         folder.parent.mkdir()
         folder.symlink_to(options.folder.resolve())
         images = len(list(folder.iterdir()))
@@ -173,7 +174,7 @@ def main() -> None:
         known = ", ".join(f"{name} {version}" for name, version in versions().items())
         load = ", ".join(f"{value:.1f}" for value in (before, os.getloadavg()[0]))
         file.write(f"# load average before and after: {load} (other programs ran if it is above the cores' number)\n")
-        file.write(f"# {cores()} cores, {platform.machine()}, {_processor()}; {known}\n")
+        file.write(f"# {num_cores()} cores, {platform.machine()}, {_processor()}; {known}\n")
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     print(options.out.read_text())
 

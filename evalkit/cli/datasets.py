@@ -17,31 +17,10 @@ def datasets_command(workspace: Workspace) -> None:
     Example:
       evalkit datasets
     """
-    for line in dataset_lines(workspace):
+    from evalkit import list_datasets
+
+    for line in list_datasets(workspace):
         click.echo(line)
-
-
-def dataset_lines(workspace: Workspace) -> list[str]:
-    """A line a named data set, and a line an image set of the workspace."""
-    from evalkit.errors import ArtifactError
-    from evalkit.images import load_images
-    from evalkit.images.datasets import DATASETS
-
-    lines = ["named data sets:"]
-    for name, dataset in DATASETS.items():
-        prepared = (workspace.path_of("image set", name) / "manifest.json").exists()
-        about = dataset.about.replace("DOWNLOADS", str(workspace.downloads))
-        lines.append(f"  {name:<15} {'prepared' if prepared else '-':<9} {about}")
-    lines.append(f"image sets in {workspace.home / 'images'}:")
-    for path in workspace.artifacts("image set"):
-        try:
-            images = load_images(path)
-        except ArtifactError as error:
-            lines.append(f"  {path.name}: broken ({error})")
-            continue
-        splits = ", ".join(f"{split} {end - first:,}" for split, (first, end) in images.splits.items())
-        lines.append(f"  {path.name}: {images.images.shape[1]} x {images.images.shape[2]} pixels, {splits}")
-    return lines
 
 
 @click.command("doctor")
@@ -57,6 +36,7 @@ def doctor_command(workspace: Workspace) -> None:
 
     import torch
 
+    from evalkit import list_datasets
     from evalkit.runtime import describe_device, resolve_device, resolve_precision
     from evalkit.version import versions
 
@@ -73,5 +53,5 @@ def doctor_command(workspace: Workspace) -> None:
     free = shutil.disk_usage(existing).free / 2**30
     click.echo(f"memory: {memory:.1f} GiB, disk: {free:.1f} GiB free at {existing}")
     click.echo(f"workspace: {workspace.home}, downloads: {workspace.downloads}")
-    for line in dataset_lines(workspace):
+    for line in list_datasets(workspace):
         click.echo(line)

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from evalkit.errors import EvalkitError, ImageError
-from evalkit.images.faces import Faces, face_boxes
+from evalkit.images.faces import face_boxes
+from evalkit.images.options import FaceOptions, ResizeOptions
 
 # No EPS (it would start Ghostscript) and nothing that is not met as a data set's image.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
@@ -57,7 +58,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB: what is transparent shows white, 16 bits are scaled to 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -79,39 +80,10 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; rounded
 
 
-FILTERS = ("antialias", "bilinear-noaa")
-DECODES = ("scaled", "exact")
 _LONGEST = 20  # times the shorter side
 
 
-@dataclass(frozen=True)
-class ResizeOptions:
-    """Shorter side to `size`, then the centre (Radford et al. 2016, sec. 4.3).
-
-    Attributes:
-        size: side of the square in pixels.
-        filter: "antialias" is Pillow's BILINEAR, whose support grows with the reduction; "bilinear-noaa" samples four
-            neighbours whatever the reduction, as OpenCV's INTER_LINEAR does and with it the authors' release.
-        decode: "scaled" lets a large JPEG be decoded at 1/2, 1/4 or 1/8 of its size, at least twice `size`: twice as
-            fast, and 0.5 of 255 from "exact" in the mean (benchmarks/results/prepare-speed.csv). Only with antialias.
-    """
-
-    size: int = 32
-    filter: str = "antialias"
-    decode: str = "exact"
-
-    def __post_init__(self) -> None:
-        if self.filter not in FILTERS:
-            raise EvalkitError(f"no filter {self.filter!r}; choose from {', '.join(FILTERS)}")
-        if self.decode not in DECODES:
-            raise EvalkitError(f"no decoding {self.decode!r}; choose from {', '.join(DECODES)}")
-        if self.decode == "scaled" and self.filter != "antialias":
-            raise EvalkitError(f"scaled decoding averages pixels, which {self.filter} must not; choose --decode exact")
-        if not 1 <= self.size <= 4096:
-            raise EvalkitError(f"size {self.size}: expected 1 to 4096 pixels")
-
-
-def decode_and_resize(content: bytes | np.ndarray, fit: ResizeOptions, faces: Faces | None = None) -> Decoded:
+def decode_and_resize(content: bytes | np.ndarray, fit: ResizeOptions, faces: FaceOptions | None = None) -> Decoded:
     """An image file's bytes, or a uint8 array (H, W), (H, W, 1) or (H, W, 3), as a square of RGB, or one a face.
 
     Raises:
@@ -136,7 +108,7 @@ def decode_and_resize(content: bytes | np.ndarray, fit: ResizeOptions, faces: Fa
             raise ImageError(f"broken image ({error or type(error).__name__})") from None
 
 
-def _decoded(image: Image.Image, fit: ResizeOptions, faces: Faces | None) -> Decoded:
+def _decoded(image: Image.Image, fit: ResizeOptions, faces: FaceOptions | None) -> Decoded:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ImageError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
@@ -145,11 +117,11 @@ def _decoded(image: Image.Image, fit: ResizeOptions, faces: Faces | None) -> Dec
     turn = _UPRIGHT.get(_orientation(image))
     if fit.decode == "scaled" and image.format == "JPEG" and turn is None and faces is None:
         return Decoded([_from_reduced(_drafted(image, 2 * fit.size), fit)], name, grey)
-    rgb = _rgb(image)
+    rgb = to_rgb(image)
     return Decoded(_squares(rgb if turn is None else rgb.transpose(turn), fit, faces), name, grey)
 
 
-def _squares(rgb: Image.Image, fit: ResizeOptions, faces: Faces | None) -> list[np.ndarray]:
+def _squares(rgb: Image.Image, fit: ResizeOptions, faces: FaceOptions | None) -> list[np.ndarray]:
     if faces is None:
         return [squared(rgb, fit)]
     return [squared(rgb.crop(box), fit) for box in face_boxes(rgb, faces)]
@@ -254,7 +226,7 @@ def _drafted(image: Image.Image, least: int) -> Reduced:
     width, height = image.size
     drafted = image.draft(None, (least, least))  # None: keep the mode
     factor = round(width / drafted[1][2]) if drafted else 1
-    return Reduced(_rgb(image), width, height, factor, grey=False)
+    return Reduced(to_rgb(image), width, height, factor, grey=False)
 
 
 def reduced_jpeg(content: bytes, least: int) -> Reduced | None:

@@ -5,7 +5,6 @@ not told, so those below are ours. The cascade's data come with OpenCV's package
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -14,29 +13,11 @@ import numpy as np
 from PIL import Image
 
 from evalkit.errors import EvalkitError
+from evalkit.images.options import FaceOptions
 
 _CASCADE = "haarcascade_frontalface_default.xml"
 _STEP = 1.1  # between the sizes that are tried; OpenCV's default
 _NEIGHBOURS = 3  # overlapping hits that make a detection; OpenCV's default
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Which faces to take, and how much around them.
-
-    Attributes:
-        score: least weight of the cascade's last stage.
-        margin: added on each side, as a share of the box.
-        smallest: side of the smallest box in pixels; smaller faces would be enlarged much.
-    """
-
-    score: float = 3.0
-    margin: float = 0.0
-    smallest: int = 32
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin <= 2 or self.smallest < 20:  # the cascade's own window is 24 pixels
-            raise EvalkitError(f"faces: margin {self.margin}, smallest {self.smallest}; expected 0 to 2, 20 or more")
 
 
 def check_opencv() -> None:
@@ -57,7 +38,7 @@ def _detector() -> Any:
     return detector
 
 
-def face_boxes(image: Image.Image, faces: Faces) -> list[tuple[int, int, int, int]]:
+def face_boxes(image: Image.Image, faces: FaceOptions) -> list[tuple[int, int, int, int]]:
     """(left, top, right, bottom) of the faces in an RGB image, margins included, from left to right.
 
     A box that would reach over the edge is moved inside; one larger than the image is cut to it.
@@ -71,10 +52,10 @@ def face_boxes(image: Image.Image, faces: Faces) -> list[tuple[int, int, int, in
         outputRejectLevels=True,
     )
     boxes = [box for box, weight in zip(found, weights, strict=True) if weight >= faces.score]
-    return sorted(_widened([int(n) for n in box], image.size, faces.margin) for box in boxes)
+    return sorted(_square_with_margin([int(n) for n in box], image.size, faces.margin) for box in boxes)
 
 
-def _widened(box: Sequence[int], size: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
+def _square_with_margin(box: Sequence[int], size: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
     """A detection (left, top, width, height) as a square with its margin, inside an image of `size`."""
     left, top, wide, high = box
     side = min(round(max(wide, high) * (1 + 2 * margin)), *size)

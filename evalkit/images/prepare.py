@@ -1,27 +1,17 @@
 """prepare: any source of images becomes an image set, resumably, with the same bytes for any number of workers.
 
-Sources (sources/) come before; training and extraction read the ImageSet.
-
-The image set that prepare is writing: rows and labels as they come, progress to resume from, counts at the end.
-
-A pool of decoding processes whose answers come back in order, a bounded number of them ahead.
-
-Processes of our own instead of multiprocessing's: no fork of a process that runs torch's threads, no re-import of the
-user's main module, and no orphans when the command is killed (a worker ends with its standard input).
+The sources (sources/) come before; training and extraction read the ImageSet. The way of an image: a source lists it
+in a Plan, a worker decodes and resizes it, ImageSetWriter appends it to images.npy.
 """
 
 import csv
+import errno
 import io
+import logging
 import os
-import pickle
-import queue
-import subprocess
-import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,74 +19,112 @@ from tqdm import tqdm
 
 from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import EvalkitError, ImageError
-from evalkit.images.decode import ResizeOptions
-from evalkit.images.faces import Faces, check_opencv
-from evalkit.images.imageset import KIND, ImageSet, load_images
+from evalkit.images.faces import check_opencv
+from evalkit.images.imageset import IMAGES, KIND, LABELS, ImageSet, ImageSetInfo, load_images
+from evalkit.images.options import PrepareOptions, ResizeOptions
 from evalkit.images.sources import plan_source
 from evalkit.images.sources.base import Plan, printable, split_of
-from evalkit.images.worker import Chunk, Task
+from evalkit.images.sources.named import NamedFiles, dataset_named, imagenet_folder, named_files
+from evalkit.images.workers import Chunk, Task, decoded_chunks, num_cores
 from evalkit.workspace import Workspace
 
-# Officially lossless: images in JPEG under such a name are another data set, with other figures.
+SKIPPED = "skipped.csv"
+SAVE_SECONDS = 2.0  # between records of progress, each an fsync: the work that a killed run loses
+LISTED_AT_MOST = 20  # skipped images in the manifest and the summary; all are in SKIPPED
+# Officially lossless: JPEG images by such a name are another data set, with other results.
 _LOSSLESS = ("cifar10", "cifar100", "svhn", "mnist", "stl10")
+logger = logging.getLogger(__name__)
 
 
 def prepare(
     source: Path | str,
-    target: Path | Workspace,
     *,
+    home: Workspace | Path | str | None = None,
     name: str | None = None,
-    size: int = ResizeOptions.size,
-    filter: str = ResizeOptions.filter,
-    decode: str | None = None,
-    faces: Faces | None = None,
-    workers: int | None = None,
-    strict: bool = False,
-    source_kind: str | None = None,
-    replace: bool = False,
-    progress: bool = False,
+    options: PrepareOptions | None = None,
+    **settings: Any,
 ) -> ImageSet:
-    """Makes an image set of the images in `source`, or returns the finished one if it is there already.
+    """Makes an image set of the images in `source`, or returns the finished one if it exists.
 
     Args:
-        source: a folder, file or glob of any of the forms in `SOURCES` (see `evalkit.images.sources`).
-        target: the image set's folder, or the workspace in which it gets the place of its name.
-        name: the data set's name; the folder's or file's if not given.
-        size: side of the square images in pixels.
-        filter: how to shrink: "antialias" or "bilinear-noaa" (see Fit).
-        decode: "scaled" decodes large JPEGs at a fraction of their size, "exact" never does (see Fit); if not given,
-            scaled where the filter allows it.
-        faces: crop each face that these settings find to an image of its own; photographs without one give none.
-        workers: decoding processes; one a core if not given. The result does not depend on it.
-        strict: stop at the first image that cannot be decoded instead of skipping it.
-        source_kind: the source's form (see `source_names`); recognised if not given.
-        replace: overwrite an image set made from something else or with other settings.
-        progress: show a bar on standard error, if that is a terminal.
+        source: a folder, file or glob in any of the formats of `evalkit.images.sources`; the name of a data set
+            (`evalkit datasets` lists them); or the files of a named data set, wherever they are.
+        home: the workspace to write to; by default the files go with the returned object.
+        name: the name of the image set; by default that of the folder, the file or the data set.
+        options, settings: how to read and resize; `settings` are fields of PrepareOptions by keyword.
 
     Raises:
-        EvalkitError: nothing to prepare, or the target is something else.
+        EvalkitError: nothing to prepare, missing files, or the workspace holds something else by this name.
         ImageError: a bad image, in a strict run; or every image is bad.
     """
-    fit = ResizeOptions(size=size, filter=filter, decode=decode or ("scaled" if filter == "antialias" else "exact"))
-    plan = plan_source(source, source_kind)
+    options = replace(options or PrepareOptions(), **settings)
+    workspace = Workspace.of(home)
+    named = named_files(source, workspace.downloads)
+    if named:
+        images = prepare_named(named, workspace, name or named.name, options)
+    else:
+        images = _prepare_files(source, workspace, name, options)
+    for line in summary(images):
+        logger.info(line)
+    assert images.directory is not None  # it was opened from disk
+    workspace.mark_latest(images.directory)
+    return images.keeping(workspace)
+
+
+def prepare_named(files: NamedFiles, workspace: Workspace, name: str, options: PrepareOptions) -> ImageSet:
+    """Makes the image set `name` of a named data set, or returns the finished one.
+
+    Raises:
+        EvalkitError: an unknown name, options that do not apply, or missing files, with what belongs where.
+    """
+    dataset = dataset_named(files.name)
+    if options.crop == "faces" or options.decode or options.source_kind:
+        raise EvalkitError(
+            f"{files.name} is a named data set; --crop, --decode and --source-kind are for your own files"
+        )
+    target = workspace.path_of(KIND, name)
+    if files.name == "imagenet":
+        plan = plan_source(imagenet_folder(files.folder))
+        return write_plan(plan, target, name=files.name, resize=options.resize(), options=options)
+    resize = ResizeOptions(size=options.size or dataset.size, filter=options.filter)
+    made_from = {"source": dataset.loader, **dataset.identity}
+    settings = {"name": files.name, **asdict(resize)}
+    if already_built(target, KIND, settings=settings, made_from=made_from, replace=options.replace):
+        return load_images(target)
+    plan = _plan_named(files, download=options.download and files.may_download)
+    # One process: the images are in memory already and of the right size, or tiny.
+    return write_plan(plan, target, name=files.name, resize=resize, options=replace(options, workers=1))
+
+
+def _plan_named(files: NamedFiles, *, download: bool) -> Plan:
+    dataset = dataset_named(files.name)
+    try:
+        return dataset.plan(files.folder, download)
+    except (OSError, RuntimeError, EOFError) as error:  # torchvision's: missing, broken, or the network's
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        problem = "could not be downloaded" if download else "are not complete there"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EvalkitError(
+            f"{files.folder}: the files of {files.name} {problem} ({reason}); put there {dataset.files}"
+        ) from None
+
+
+def _prepare_files(source: Path | str, workspace: Workspace, name: str | None, options: PrepareOptions) -> ImageSet:
+    resize = options.resize()
+    plan = plan_source(source, options.source_kind)
     name, notes = _named(plan, name or plan.variant or default_name(source))
-    place = target.path_of(KIND, name) if isinstance(target, Workspace) else Path(target)
-    return write_set(
-        plan,
-        place,
+    return write_plan(
+        replace(plan, notes=(*plan.notes, *notes)),
+        workspace.path_of(KIND, name),
         name=name,
-        fit=fit,
-        faces=faces,
-        notes=(*plan.notes, *notes),
-        workers=workers,
-        strict=strict,
-        replace=replace,
-        progress=progress,
+        resize=resize,
+        options=options,
     )
 
 
 def default_name(source: Path | str) -> str:
-    """The data set's name that a path suggests: the folder's, or the file's unless that is only a split's."""
+    """The name that a path suggests: the folder's, or the file's unless that names only a split."""
     path = Path(source).absolute()
     stem = path.name if path.is_dir() else path.name.split(".")[0]
     split_file = (
@@ -106,6 +134,7 @@ def default_name(source: Path | str) -> str:
 
 
 def _named(plan: Plan, name: str) -> tuple[str, tuple[str, ...]]:
+    """The name and notes about it: lossy images of a lossless data set get the suffix -jpeg."""
     plain = name.lower().replace("-", "").replace("_", "")
     if plain not in _LOSSLESS or not plan.shards:
         return name, ()
@@ -113,56 +142,40 @@ def _named(plan: Plan, name: str) -> tuple[str, tuple[str, ...]]:
     if first is None or not isinstance(first.content, bytes) or not first.content.startswith(b"\xff\xd8"):
         return name, ()
     lossy = f"{plain}-jpeg"
-    return lossy, (f"the images are JPEG, {name} is officially lossless: called {lossy}, its figures are its own",)
+    return lossy, (f"the images are JPEG, {name} is officially lossless: named {lossy}, its results are not {name}'s",)
 
 
-def write_set(
-    plan: Plan,
-    target: Path,
-    *,
-    name: str,
-    fit: ResizeOptions,
-    faces: Faces | None = None,
-    notes: Sequence[str] = (),
-    workers: int | None = None,
-    strict: bool = False,
-    replace: bool = False,
-    progress: bool = False,
-) -> ImageSet:
-    """Carries out a plan; what `prepare` and the named data sets share. Arguments as in `prepare`."""
-    settings = {"name": name, **asdict(fit)}
-    if faces:
+def write_plan(plan: Plan, target: Path, *, name: str, resize: ResizeOptions, options: PrepareOptions) -> ImageSet:
+    """Decodes the images of a plan into the image set in `target`, or returns the finished one.
+
+    Raises:
+        EvalkitError, ImageError: as `prepare`.
+    """
+    settings = {"name": name, **asdict(resize)}
+    if options.faces:
         check_opencv()
-        settings["faces"] = asdict(faces)
+        settings["faces"] = asdict(options.faces)
     made_from = {"source": plan.kind, **plan.identity}
-    if not already_built(target, KIND, settings=settings, made_from=made_from, replace=replace):
+    if not already_built(target, KIND, settings=settings, made_from=made_from, replace=options.replace):
         with write_artifact(target, settings=settings, made_from=made_from) as work:
-            output = Output(work, fit.size)
-            tasks = [Task(shard, fit, strict, faces) for shard in plan.shards[output.tally["shards"] :]]
-            bar = tqdm(total=plan.count, initial=output.tally["read"], unit="image", disable=None if progress else True)
-            with output, bar:
-                for chunk in chunks(tasks, workers=workers or cores()):
-                    output.add(chunk)
+            writer = ImageSetWriter(work, resize.size)
+            done, read = writer.tally["shards"], writer.tally["read"]
+            tasks = [Task(shard, resize, options.strict, options.faces) for shard in plan.shards[done:]]
+            with writer, tqdm(total=plan.count, initial=read, unit="image", disable=None) as bar:
+                for chunk in decoded_chunks(tasks, workers=options.workers or num_cores()):
+                    writer.append(chunk)
                     bar.update(chunk.read)
-            output.finish(
-                plan,
-                new_manifest(KIND, settings=settings, made_from=made_from)
-                | {"notes": list(notes), "variant": plan.variant},
-            )
-    found = load_images(target)
-    if strict and found.manifest["counts"]["skipped"]:
-        file, reason = found.manifest["first_skipped"][0]
+            writer.finish(plan, new_manifest(KIND, settings=settings, made_from=made_from))
+    images = load_images(target)
+    info = ImageSetInfo.from_manifest(images.manifest)
+    if options.strict and info.counts["skipped"]:
+        file, reason = info.first_skipped[0]
         raise ImageError(f"{file}: {reason}; skipped when {target} was made, --strict stops at it")
-    return found
+    return images
 
 
-SKIPPED = "skipped.csv"
-SAVE_SECONDS = 2.0  # between records of progress, each an fsync: a kill costs this much work
-NAMED_AT_MOST = 20  # skipped images in the manifest and the summary; all are in SKIPPED
-
-
-class Output:
-    """The growing image set: rows, labels, the skipped images, and the tally that a resumed run goes on from."""
+class ImageSetWriter:
+    """The image set while it grows: rows, labels, skipped images, and the tally that a resumed run starts from."""
 
     def __init__(self, work: ArtifactWriter, size: int):
         self._work = work
@@ -178,22 +191,22 @@ class Output:
         }
         self.tally: dict[str, Any] = work.progress or start
         rows = sum(self.tally["splits"].values())
-        self._images = NpyWriter(work.path / "images.npy", (size, size, 3), "uint8", rows=rows)
-        self._labels = NpyWriter(work.path / "labels.npy", (), "int64", rows=rows)
+        self._images = NpyWriter(work.path / IMAGES, (size, size, 3), "uint8", rows=rows)
+        self._labels = NpyWriter(work.path / LABELS, (), "int64", rows=rows)
         self._skipped = open(work.path / SKIPPED, "ab")
         self._skipped.truncate(self.tally["skipped_bytes"])
         self._skip([] if work.progress else [("name", "reason")])
         self._saved = time.monotonic()
 
-    def __enter__(self) -> "Output":
+    def __enter__(self) -> "ImageSetWriter":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Closes the files; after an error the rows not yet recorded are cut off by the next run."""
+        """Closes the files; after an error the next run cuts off the rows that are not recorded yet."""
         for file in (self._images, self._labels, self._skipped):
             file.close()
 
-    def add(self, chunk: Chunk) -> None:
+    def append(self, chunk: Chunk) -> None:
         """Appends a shard's images; records progress every few seconds."""
         self._images.append(chunk.images)
         self._labels.append(chunk.labels)
@@ -220,123 +233,49 @@ class Output:
         self._skipped.flush()
 
     def finish(self, plan: Plan, manifest: dict[str, Any]) -> None:
+        """Turns the folder into the finished image set.
+
+        Raises:
+            ImageError: not one image could be read.
+        """
         tally = self.tally
         with open(self._work.path / SKIPPED, newline="", encoding="utf-8") as file:
-            first = [row for row, _ in zip(csv.reader(file), range(NAMED_AT_MOST + 1), strict=False)][1:]
+            first = [row for row, _ in zip(csv.reader(file), range(LISTED_AT_MOST + 1), strict=False)][1:]
         splits, row = {}, 0
         for split, count in tally["splits"].items():
             if count:
-                splits[split], row = [row, row + count], row + count
+                splits[split], row = (row, row + count), row + count
         if not row:
-            why = f"; the first: {first[0][0]}: {first[0][1]}" if first else ""
-            raise ImageError(f"{self._work.target}: not one image of {tally['read']:,} could be read{why}")
-        counts = {"read": tally["read"], "written": row, "grey": tally["grey"], "skipped": tally["skipped"]}
-        about = {"class_names": list(plan.class_names), "splits": splits, "counts": counts, "faces": tally["faces"]}
-        self._work.finish(manifest | about | {"formats": tally["formats"], "first_skipped": first})
+            reason = f"; the first: {first[0][0]}: {first[0][1]}" if first else ""
+            raise ImageError(f"{self._work.target}: not one image of {tally['read']:,} could be read{reason}")
+        info = ImageSetInfo(
+            class_names=list(plan.class_names),
+            splits=splits,
+            counts={"read": tally["read"], "written": row, "grey": tally["grey"], "skipped": tally["skipped"]},
+            faces=tally["faces"],
+            formats=tally["formats"],
+            notes=plan.notes,
+            variant=plan.variant,
+            first_skipped=first,
+        )
+        self._work.finish(manifest | info.as_dict())
 
 
 def summary(images: ImageSet) -> list[str]:
     """What prepare did, as lines for the terminal: counts, splits, notes, the first 20 skipped images."""
-    about = images.manifest
-    counts = {key: f"{value:,}" for key, value in about["counts"].items()}
+    info = ImageSetInfo.from_manifest(images.manifest)
+    counts = {key: f"{value:,}" for key, value in info.counts.items()}
     splits = ", ".join(f"{name} {end - first:,}" for name, (first, end) in images.splits.items())
-    formats = ", ".join(f"{name} {count:,}" for name, count in about["formats"].items())
+    formats = ", ".join(f"{name} {count:,}" for name, count in info.formats.items())
     height, width = images.images.shape[1:3]
     classes = f"{len(images.class_names):,} classes"
+    faces = ", ".join(f"{name} {info.faces.get(name, 0):,}" for name in ("none", "one", "several"))
     lines = [
         f"{images.name}: {counts['written']} images of {width} x {height} ({splits}), {classes}",
-        f"read {counts['read']} ({formats}), greyscale converted {counts['grey']}, skipped {counts['skipped']}",
-        *_about_faces(about.get("faces") or {}),
-        *about["notes"],
-        *(f"skipped {name}: {reason}" for name, reason in about["first_skipped"]),
+        f"read {counts['read']} ({formats}), converted {counts['grey']} from grayscale, skipped {counts['skipped']}",
+        *([f"faces per image: {faces}"] if info.faces else []),
+        *info.notes,
+        *(f"skipped {name}: {reason}" for name, reason in info.first_skipped),
     ]
-    more = about["counts"]["skipped"] - len(about["first_skipped"])
+    more = info.counts["skipped"] - len(info.first_skipped)
     return lines + ([f"and {more:,} more, all in {SKIPPED}"] if more > 0 else [])
-
-
-def _about_faces(counts: dict[str, int]) -> list[str]:
-    found = ", ".join(f"{name} {counts.get(name, 0):,}" for name in ("none", "one", "several"))
-    return [f"faces in an image: {found}"] if counts else []
-
-
-_AHEAD = 4  # tasks a worker: a slow shard at the head holds up nobody; 6 MB a worker at 32x32
-
-
-def cores() -> int:
-    """The number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def chunks(tasks: Sequence[Task], *, workers: int) -> Iterator[Chunk]:
-    """The tasks' results, in the tasks' order whatever the number of workers; one worker is this process itself.
-
-    Raises:
-        EvalkitError: what a task raised, or a worker died.
-    """
-    workers = min(workers, len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            yield task()
-        return
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    running = [_Worker() for _ in range(workers)]
-    for worker in running:
-        idle.put(worker)
-    threads = ThreadPoolExecutor(workers)
-    try:
-        waiting: deque[Future[Chunk]] = deque()
-        for task in tasks:
-            waiting.append(threads.submit(_answered, idle, task))
-            if len(waiting) >= _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for worker in running:
-            worker.end()
-        threads.shutdown()
-
-
-def _answered(idle: "queue.SimpleQueue[_Worker]", task: Task) -> Chunk:
-    worker = idle.get()
-    try:
-        return worker.answer(task)
-    finally:
-        idle.put(worker)
-
-
-class _Worker:
-    """One decoding process."""
-
-    def __init__(self) -> None:
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
-        environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from evalkit.images.worker import main; main()"]
-        pipe = subprocess.PIPE
-        self._process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
-
-    def answer(self, task: Task) -> Chunk:
-        try:
-            pickle.dump(task, self._process.stdin, protocol=5)
-            self._process.stdin.flush()
-            chunk, error = pickle.load(self._process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            code = self._process.wait()
-            raise EvalkitError(
-                f"a decoding process ended with status {code} (-9: out of memory?); run again, it resumes; "
-                "fewer --workers need less memory"
-            ) from None
-        if error is not None:
-            raise error
-        return chunk
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            try:
-                stream.close()
-            except OSError:  # unsent bytes to a process that is gone
-                pass

@@ -1,121 +1,181 @@
 """dedup: finds duplicates in an image set, or what it shares with another, and writes the rest as a view.
 
-Comes between prepare and training. Codes (codes.py, autoencoder.py) -> groups (grouping.py) -> report and view.
-
-The images that dedup compares, of one set or of two, by row; and the comparison of two of them.
-
-What dedup found, for people: groups.csv, an image of the largest groups, an estimate of the false positives.
+Comes between prepare and training. hashes.py makes the codes, matching.py groups them; the groups become groups.csv,
+largest.png, an estimate of the false positives and the view.
 """
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.stats import binomtest
 
-from evalkit.artifacts import already_built, write_artifact, write_atomically
+from evalkit.artifacts import Manifest, already_built, write_artifact, write_atomically
 from evalkit.errors import EvalkitError
-from evalkit.images.dedup import dedup as report
-from evalkit.images.dedup import hashes as codes
-from evalkit.images.dedup.hashes import AutoencoderOptions, autoencoder_codes, train_autoencoder
-from evalkit.images.dedup.matching import groups, like_colours, like_edges
+from evalkit.images.datasets import as_image_set
+from evalkit.images.dedup.hashes import (
+    AutoencoderOptions,
+    autoencoder_codes,
+    encode_in_chunks,
+    exact,
+    perceptual,
+    train_autoencoder,
+)
+from evalkit.images.dedup.matching import groups, similar_colors, similar_edges
 from evalkit.images.imageset import KIND, ROWS, ImageSet, load_images, splits_of_rows, view_manifest
+from evalkit.images.options import DedupOptions
 from evalkit.runtime import resolve_device
+from evalkit.workspace import Workspace
 
-# Bits in which neighbours may differ, of 128, 128 and 64: enough for what encoding, brightness and a pixel's shift
-# change (benchmarks/results/dedup-recall.csv).
+# Bits in which neighbors may differ, of 128, 128 and 64: enough for the changes by encoding, brightness and a shift by
+# one pixel (benchmarks/results/dedup-recall.csv).
 # differs from the paper: its hash is compared for equality (distance 0, confirm off), which finds half as much.
 MODES = {"autoencoder": 8, "exact": 0, "perceptual": 4}
-_DEFAULT = AutoencoderOptions()
+GROUPS, LARGEST = "groups.csv", "largest.png"
+COLUMNS = ("group", "set", "row", "label", "class")
+_JUDGED = 200  # pairs; none unlike among 200 bounds the rate at 1.9 % (Wilson, 95 %)
+_SHOWN = 12  # groups, and images of each
+ReadImage = Callable[[int], np.ndarray]
+logger = logging.getLogger(__name__)
 
 
 def dedup(
-    directory: Path,
-    target: Path,
+    images: Any,
     *,
-    mode: str = "autoencoder",
-    distance: int | None = None,
-    confirm: bool = True,
-    against: Path | None = None,
-    against_split: str = "test",
-    options: AutoencoderOptions = _DEFAULT,
-    seed: int = 0,
+    against: Any = None,
+    home: Workspace | Path | str | None = None,
+    name: str | None = None,
+    options: DedupOptions | None = None,
+    autoencoder: AutoencoderOptions | None = None,
     device: str = "auto",
-    replace: bool = False,
+    **settings: Any,
 ) -> ImageSet:
-    """Writes a view of the image set in `directory` without its duplicates, or without what `against` holds, too.
+    """Makes a view of an image set without its duplicates, or without what another image set also holds.
 
-    Of a group of duplicates the first image stays; of images that `against` holds none stays. The view's folder has
-    groups.csv, largest.png and, in the manifest under "dedup", the counts and the estimated false positives.
+    The first image of a group of duplicates stays; of images that `against` also holds, none stays. The folder of the
+    view has groups.csv, largest.png and, in the manifest under "dedup", the counts and the estimated false positives.
 
     Args:
-        directory: the image set.
-        target: the view's folder; its name is the view's.
-        mode: "autoencoder" (the paper's), "exact" (equal pixels) or "perceptual" (cosine hash, shifts by a pixel).
-        distance: bits in which two codes may differ; the mode's own if not given.
-        confirm: compare the images' edges, too, before two of like codes count as one.
-        against: another image set, of images of the same size.
-        against_split: the split of it that counts.
-        options: how to train the autoencoder.
-        seed: of its initialisation, order and noise, and of the pairs that are judged.
-        device: of the autoencoder; "auto", "cpu", "cuda" or "cuda:N".
-        replace: overwrite an image set of another origin in `target`.
+        images: anything that `as_image_set` takes.
+        against: another image set, of images of the same size; the split `against_split` of it counts.
+        home: the workspace to write to; by default the files go with the returned object.
+        name: the name of the view; by default IMAGES-dedup, or IMAGES-without-AGAINST.
+        options, settings: what counts as a duplicate; `settings` are fields of DedupOptions by keyword.
+        autoencoder: how to train the autoencoder.
+        device: where to train the autoencoder; "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        EvalkitError: no such mode, images of two sizes, or `target` is something else.
+        EvalkitError: no such mode, images of two sizes, or the workspace holds something else by this name.
     """
-    pair = Pair(load_images(directory), load_images(against) if against else None, against_split)
-    _check(pair, mode, directory, target)
-    bits = MODES[mode] if distance is None else distance
-    settings: dict[str, Any] = {"mode": mode, "distance": bits, "confirm": confirm, "seed": seed}
-    if mode == "autoencoder":
-        settings["autoencoder"] = asdict(options)
+    options = replace(options or DedupOptions(), **settings)
+    workspace = Workspace.of(home)
+    source = as_image_set(images, home=home)
+    pair = Pair(source, None if against is None else as_image_set(against, home=home), options.against_split)
+    suffix = f"without-{pair.other.name}" if pair.other else "dedup"
+    target = workspace.path_of(KIND, name or f"{source.name}-{suffix}")
+    _check(pair, options.mode, target)
+    view = _write_view(target, pair, options, autoencoder or AutoencoderOptions(), device)
+    for line in dedup_summary(view):
+        logger.info(line)
+    return view.keeping(workspace, source)
+
+
+def _write_view(
+    target: Path, pair: "Pair", options: DedupOptions, autoencoder: AutoencoderOptions, device: str
+) -> ImageSet:
+    """Makes the view in `target`, or returns the finished one."""
+    bits = MODES[options.mode] if options.distance is None else options.distance
+    settings: dict[str, Any] = {
+        "mode": options.mode,
+        "distance": bits,
+        "confirm": options.confirm,
+        "seed": options.seed,
+    }
+    if options.mode == "autoencoder":
+        settings["autoencoder"] = asdict(autoencoder)
     if pair.other:
-        settings["against"] = {"name": pair.other.name, "split": against_split, "sha256": pair.other.sha256}
-    manifest = view_manifest(directory, pair.images.sha256, pair.images.class_names, target, settings)
+        settings["against"] = {"name": pair.other.name, "split": pair.split, "sha256": pair.other.sha256}
+    manifest = view_manifest(pair.images, target, settings)
     inputs = {"settings": manifest["settings"], "made_from": manifest["made_from"]}
-    if not already_built(target, KIND, **inputs, replace=replace):
-        with write_artifact(target, **inputs) as work:
-            keys, about = _codes(pair, mode, options, seed, device, shifted=bits > 0)
-            confirming = Confirming(pair) if confirm and mode != "exact" else None
-            found = groups(keys, bits, alike=confirming)
-            rows, counts = _write(work.path, pair, found, seed)
-            about |= confirming.counts if confirming else {}
-            splits = splits_of_rows(pair.images.splits, rows)
-            work.finish(manifest | {"splits": {k: list(v) for k, v in splits.items()}, "dedup": counts | about})
+    if already_built(target, KIND, **inputs, replace=options.replace):
+        return load_images(target)
+    with write_artifact(target, **inputs) as work:
+        codes, error = _codes(pair, options, autoencoder, device, shifted=bits > 0)
+        confirm = Confirmation(pair) if options.confirm and options.mode != "exact" else None
+        matches = groups(codes, bits, same=confirm)
+        rows, report = _write(work.path, pair, matches, options.seed)
+        report |= {"reconstruction_error": error} if error is not None else {}
+        report |= confirm.counts if confirm else {}
+        splits = splits_of_rows(pair.images.splits, rows)
+        body = {"class_names": list(pair.images.class_names), "splits": {k: list(v) for k, v in splits.items()}}
+        work.finish(manifest | body | {"dedup": asdict(DedupReport(**report))})
     return load_images(target)
+
+
+@dataclass(frozen=True)
+class DedupReport:
+    """The counts of a view, in its manifest under "dedup".
+
+    Attributes:
+        images, dropped, kept: numbers of images of the set; groups, largest: number of groups, size of the largest.
+        pairs_judged, unlike: pairs in the sample, and those whose edges or colors differ: the false positives.
+        false_positive_percent, low_percent, high_percent: their share and its 95 % bounds.
+        pairs_proposed, pairs_confirmed: pairs with similar codes, and those whose images agree; None if not compared.
+        reconstruction_error: squared error of the autoencoder; None in other modes.
+    """
+
+    images: int
+    groups: int
+    largest: int
+    dropped: int
+    kept: int
+    pairs_judged: int
+    unlike: int
+    false_positive_percent: float
+    low_percent: float
+    high_percent: float
+    pairs_proposed: int | None = None
+    pairs_confirmed: int | None = None
+    reconstruction_error: float | None = None
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest) -> "DedupReport":
+        """The report of a view."""
+        return cls(**manifest["dedup"])
 
 
 def dedup_summary(view: ImageSet) -> list[str]:
     """What dedup found, as lines for the terminal."""
-    about, settings = view.manifest["dedup"], view.manifest["settings"]
+    report, settings = DedupReport.from_manifest(view.manifest), view.manifest["settings"]
     other = settings.get("against")
-    shared = f"also in {other['name']} ({other['split']})" if other else "duplicates"
+    dropped = f"also in {other['name']} ({other['split']})" if other else "duplicates"
     lines = [
-        f"{view.name}: {about['kept']:,} of {about['images']:,} images kept, {about['dropped']:,} {shared} in "
-        f"{about['groups']:,} groups, the largest of {about['largest']:,} ({settings['mode']}, "
+        f"{view.name}: {report.kept:,} of {report.images:,} images kept, {report.dropped:,} {dropped} in "
+        f"{report.groups:,} groups, the largest of {report.largest:,} ({settings['mode']}, "
         f"{settings['distance']} bits)"
     ]
-    if "pairs_proposed" in about:
+    if report.pairs_proposed is not None:
         lines.append(
-            f"the codes proposed {about['pairs_proposed']:,} pairs, the images themselves confirmed "
-            f"{about['pairs_confirmed']:,}"
+            f"the codes proposed {report.pairs_proposed:,} pairs, the images themselves confirmed "
+            f"{report.pairs_confirmed:,}"
         )
-    if about["pairs_judged"]:
+    if report.pairs_judged:
         lines.append(
-            f"false positives: {about['unlike']} of {about['pairs_judged']} pairs judged unlike, "
-            f"{about['false_positive_percent']} % (95 %: {about['low_percent']} to {about['high_percent']} %)"
+            f"false positives: {report.unlike} of {report.pairs_judged} pairs judged unlike, "
+            f"{report.false_positive_percent} % (95 %: {report.low_percent} to {report.high_percent} %)"
         )
-    return lines + [f"groups in {report.GROUPS}, the largest ones in {report.LARGEST}"]
+    return lines + [f"groups in {GROUPS}, the largest ones in {LARGEST}"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The images of a set, followed by those of a split of another one, if any, as one run of rows."""
+    """The images of a set, followed by those of a split of another one, if any, as one sequence of rows."""
 
     images: ImageSet
     other: ImageSet | None
@@ -123,7 +183,7 @@ class Pair:
 
     @property
     def others(self) -> Any:
-        """The other set's images, or None."""
+        """The images of the other set, or None."""
         return self.other.split(self.split) if self.other else None
 
     def image(self, row: int) -> np.ndarray:
@@ -141,77 +201,71 @@ class Pair:
         return source.name, row, label, source.class_names[label] if label >= 0 else ""
 
 
-def _check(pair: Pair, mode: str, directory: Path, target: Path) -> None:
+def _check(pair: Pair, mode: str, target: Path) -> None:
     if mode not in MODES:
         raise EvalkitError(f"no mode {mode!r}; choose from {', '.join(MODES)}")
-    if target.resolve() == Path(directory).resolve():
+    if pair.images.directory is None:
+        raise EvalkitError(f"{pair.images.name}: these images have no folder; a view needs one: ImageSet.from_arrays")
+    if target.resolve() == pair.images.directory.resolve():
         raise EvalkitError(f"{target}: is the image set itself; give the view another name")
     if pair.other and pair.split not in pair.other.splits:
-        there = ", ".join(pair.other.splits)
-        raise EvalkitError(f"{pair.other.name}: no split {pair.split!r}; it has {there}: choose with --against-split")
+        names = ", ".join(pair.other.splits)
+        raise EvalkitError(f"{pair.other.name}: no split {pair.split!r}; it has {names}: choose with --against-split")
     if pair.other and pair.others.shape[1:] != pair.images.images.shape[1:]:
         sizes = " and ".join(f"{a.shape[1]} x {a.shape[2]}" for a in (pair.images.images, pair.others))
         raise EvalkitError(f"{pair.images.name} and {pair.other.name}: images of {sizes}; prepare them in one size")
 
 
 def _codes(
-    pair: Pair, mode: str, options: AutoencoderOptions, seed: int, device: str, *, shifted: bool
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The codes of all images of the pair, and what there is to tell about them."""
+    pair: Pair, options: DedupOptions, autoencoder: AutoencoderOptions, device: str, *, shifted: bool
+) -> tuple[np.ndarray, float | None]:
+    """The codes of all images of the pair, and the reconstruction error of the autoencoder if there is one."""
     parts = [pair.images.images] + ([pair.others] if pair.other else [])
-    if mode != "autoencoder":
-        code = {"exact": codes.exact, "perceptual": codes.perceptual}[mode]
-        return np.concatenate([codes.coded(part, code) for part in parts]), {}
-    on = resolve_device(device)
-    model, error = train_autoencoder(pair.images.images, options, seed=seed, device=on)
-    keys = np.concatenate([autoencoder_codes(model, part, on, shifted=shifted) for part in parts])
-    return keys, {"reconstruction_error": round(error, 5)}
+    if options.mode != "autoencoder":
+        encode = {"exact": exact, "perceptual": perceptual}[options.mode]
+        return np.concatenate([encode_in_chunks(part, encode) for part in parts]), None
+    torch_device = resolve_device(device)
+    model, error = train_autoencoder(pair.images.images, autoencoder, seed=options.seed, device=torch_device)
+    codes = np.concatenate([autoencoder_codes(model, part, torch_device, shifted=shifted) for part in parts])
+    return codes, round(error, 5)
 
 
-def _write(folder: Path, pair: Pair, found: list[np.ndarray], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _write(folder: Path, pair: Pair, matches: list[np.ndarray], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Writes rows.npy, groups.csv and largest.png; returns the rows that stay and the counts."""
     own = len(pair.images)
     if pair.other:
-        found = [group for group in found if group[0] < own <= group[-1]]  # ascending: images of both sets
-        dropped = [group[group < own] for group in found]
+        matches = [group for group in matches if group[0] < own <= group[-1]]  # ascending: images of both sets
+        dropped = [group[group < own] for group in matches]
     else:
-        dropped = [group[1:] for group in found]
+        dropped = [group[1:] for group in matches]
     gone = np.concatenate([np.empty(0, np.int64), *dropped])
     rows = np.setdiff1d(np.arange(own), gone)
     np.save(folder / ROWS, rows)
-    report.write_groups(folder / report.GROUPS, found, pair.describe)
-    report.write_largest(folder / report.LARGEST, found, pair.image)
-    largest = max(map(len, found), default=0)
-    counts = {"images": own, "groups": len(found), "largest": largest, "dropped": len(gone), "kept": len(rows)}
-    return rows, counts | report.false_positives(found, pair.image, seed=seed)
+    write_groups(folder / GROUPS, matches, pair.describe)
+    write_largest(folder / LARGEST, matches, pair.image)
+    largest = max(map(len, matches), default=0)
+    counts = {"images": own, "groups": len(matches), "largest": largest, "dropped": len(gone), "kept": len(rows)}
+    return rows, counts | false_positives(matches, pair.image, seed=seed)
 
 
-class Confirming:
-    """Compares the images that like codes propose, and counts."""
+class Confirmation:
+    """Compares the edges of images with similar codes, and counts."""
 
     def __init__(self, pair: Pair):
         self._pair = pair
         self.counts = {"pairs_proposed": 0, "pairs_confirmed": 0}
 
     def __call__(self, a: int, b: int) -> bool:
-        alike = like_edges(self._pair.image(a), self._pair.image(b))
+        same = similar_edges(self._pair.image(a), self._pair.image(b))
         self.counts["pairs_proposed"] += 1
-        self.counts["pairs_confirmed"] += alike
-        return alike
-
-
-GROUPS, LARGEST = "groups.csv", "largest.png"
-COLUMNS = ("group", "set", "row", "label", "class")
-_JUDGED = 200  # pairs; none unlike among 200 bounds the rate at 1.9 % (Wilson, 95 %)
-_SHOWN = 12  # groups, and images of each
-_Z = 1.96  # of a 95 % interval
-ReadImage = Callable[[int], np.ndarray]
+        self.counts["pairs_confirmed"] += same
+        return same
 
 
 def write_groups(
     path: Path, groups: Sequence[np.ndarray], describe: Callable[[int], tuple[str, int, int, str]]
 ) -> None:
-    """A line an image: its group, set, row there, label and class."""
+    """Writes one line per image: its group, set, row in the set, label and class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -220,39 +274,37 @@ def write_groups(
 
 
 def write_largest(path: Path, groups: Sequence[np.ndarray], image: ReadImage) -> None:
-    """A line of images a group, the largest group first."""
+    """Writes a PNG with one line of images per group, the largest group first."""
     chosen = sorted(groups, key=len, reverse=True)[:_SHOWN]
     if not chosen:
         return
-    high, wide, _ = image(int(chosen[0][0])).shape
-    sheet = np.full((len(chosen) * (high + 2), _SHOWN * (wide + 2), 3), 255, np.uint8)
-    for down, group in enumerate(chosen):
-        for across, row in enumerate(group[:_SHOWN]):
-            y, x = down * (high + 2), across * (wide + 2)
-            sheet[y : y + high, x : x + wide] = image(int(row))
+    height, width, _ = image(int(chosen[0][0])).shape
+    sheet = np.full((len(chosen) * (height + 2), _SHOWN * (width + 2), 3), 255, np.uint8)
+    for line, group in enumerate(chosen):
+        for column, row in enumerate(group[:_SHOWN]):
+            y, x = line * (height + 2), column * (width + 2)
+            sheet[y : y + height, x : x + width] = image(int(row))
     stream = io.BytesIO()
     Image.fromarray(sheet).save(stream, "PNG")
     write_atomically(path, stream.getvalue())
 
 
 def false_positives(groups: Sequence[np.ndarray], image: ReadImage, *, seed: int) -> dict[str, Any]:
-    """How many of up to 200 random pairs within groups differ in edges or colours; 95 % bounds of their share."""
+    """How many of up to 200 random pairs within groups differ in edges or colors; 95 % bounds of their share."""
     generator = np.random.default_rng(seed)
     pairs = [generator.permutation(group)[:2] for group in groups for _ in range(len(group) - 1)]
     chosen = [pairs[k] for k in generator.permutation(len(pairs))[:_JUDGED]]
-    sampled = [(image(int(a)), image(int(b))) for a, b in chosen]
-    unlike = sum(not (like_edges(a, b) and like_colours(a, b)) for a, b in sampled)
-    low, high = _wilson(unlike, len(chosen))
+    judged = [(image(int(a)), image(int(b))) for a, b in chosen]
+    unlike = sum(not (similar_edges(a, b) and similar_colors(a, b)) for a, b in judged)
+    low, high = _wilson_interval(unlike, len(chosen))
     share = 100 * unlike / len(chosen) if chosen else 0.0
     bounds = {"low_percent": round(low, 2), "high_percent": round(high, 2)}
     return {"pairs_judged": len(chosen), "unlike": unlike, "false_positive_percent": round(share, 2), **bounds}
 
 
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share, in percent."""
+def _wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, in percent."""
     if not n:
         return 0.0, 100.0
-    share, weight = hits / n, 1 + _Z**2 / n
-    middle = (share + _Z**2 / (2 * n)) / weight
-    half = _Z / weight * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
+    interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return 100 * interval.low, 100 * interval.high

@@ -106,8 +106,8 @@ def identity_of(files: Sequence[Path], root: Path, *, whole: bool = True) -> dic
     return {"files": len(files), "bytes": total, "sha256": digest.hexdigest(), "sha256_over": over}
 
 
-def checked_labels(labels: np.ndarray, names: Sequence[str], source: Path) -> list[str]:
-    """The class names, made up as "0", "1", … where there are none.
+def checked_labels(labels: np.ndarray, names: Sequence[str], source: Path | str) -> list[str]:
+    """The class names; "0", "1", … if there are none.
 
     Raises:
         EvalkitError: a label is below -1 or has no name.
@@ -117,6 +117,6 @@ def checked_labels(labels: np.ndarray, names: Sequence[str], source: Path) -> li
     if low < -1 or high >= most:
         bad = low if low < -1 else high
         raise EvalkitError(
-            f"{source}: label {bad} is out of range, expected 0 to {most - 1} (or -1 for none); mend the labels"
+            f"{source}: label {bad} is out of range, expected 0 to {most - 1} (or -1 for none); fix the labels"
         )
     return list(names) or [str(k) for k in range(high + 1)]
