@@ -73,7 +73,7 @@ def test_tar_of_folders_and_long_names(tmp_path):
     assert images.labels.tolist() == [0, 1, 2]
 
 
-def test_the_two_imagenets_of_32_pixels_are_told_apart(tmp_path):
+def test_the_two_data_sets_called_imagenet32_get_different_names(tmp_path):
     (tmp_path / "train_32x32.tar").write_bytes(tar({"train_32x32/1.png": png(PIXELS[0])}))
     oord = prepared(tmp_path / "train_32x32.tar", tmp_path)
     assert oord.name == oord.manifest["variant"] == "imagenet32-oord2016"
@@ -124,17 +124,17 @@ def test_hostile_tar_members_are_named_and_nothing_is_written_outside(tmp_path):
 def test_failure_tar_cut_short(tmp_path, keep):
     content = tar({f"{k}.png": png(PIXELS[k]) for k in range(12)})
     (tmp_path / "a.tar").write_bytes(content[:keep])
-    with pytest.raises(EvalkitError, match=r"a.tar: (not a whole|the tar is cut short)"):
+    with pytest.raises(EvalkitError, match=r"a.tar: (not a complete|the tar is cut short)"):
         prepared(tmp_path / "a.tar", tmp_path)
 
 
 def test_failure_inner_tar_cut_short_and_compressed_tar(tmp_path):
     inner = tar({f"{k}.png": png(PIXELS[k]) for k in range(12)})
     (tmp_path / "a.tar").write_bytes(tar({"n01.tar": inner[:3000]}))
-    with pytest.raises(EvalkitError, match=r"a.tar\[n01.tar\]: (not a whole|the tar is cut short)"):
+    with pytest.raises(EvalkitError, match=r"a.tar\[n01.tar\]: (not a complete|the tar is cut short)"):
         prepared(tmp_path / "a.tar", tmp_path)
     (tmp_path / "b.tar.gz").write_bytes(gzip.compress(inner))
-    with pytest.raises(EvalkitError, match="not a whole, uncompressed tar .*gunzip"):
+    with pytest.raises(EvalkitError, match="not a complete, uncompressed tar .*gunzip"):
         prepared(tmp_path / "b.tar.gz", tmp_path)
     (tmp_path / "c.tar").write_bytes(tar({"readme.txt": b"x"}))
     with pytest.raises(EvalkitError, match="c.tar: no images in this tar"):
@@ -238,7 +238,7 @@ class _Exploit:
 def test_failure_a_pickle_that_runs_code_runs_nothing(tmp_path):
     batch = {"data": PLANES, "labels": LABELS, "mean": _Exploit(tmp_path / "owned")}
     (tmp_path / "train_data_batch_1").write_bytes(pickle.dumps(batch))
-    with pytest.raises(EvalkitError, match="it names posix.mkdir, which has no place among arrays"):
+    with pytest.raises(EvalkitError, match="it names posix.mkdir, which is not part of an array"):
         prepared(tmp_path / "train_data_batch_1", tmp_path)
     assert not (tmp_path / "owned").exists()
 

@@ -30,7 +30,7 @@ def square(content: bytes | np.ndarray, size: int = 4, filter: str = "antialias"
 
 
 @pytest.mark.parametrize("filter", ["antialias", "bilinear-noaa"])
-def test_a_image_of_the_right_size_is_not_touched(filter):
+def test_an_image_of_the_right_size_is_unchanged(filter):
     pixels = random_rgb(4, 4)
     assert np.array_equal(square(encoded(pixels), filter=filter), pixels)
 
@@ -80,7 +80,7 @@ def test_value_noaa_samples_two_by_two_means_at_half_size():
     assert found.tolist() == [[25, 45], [105, 125]]  # (0 + 10 + 40 + 50) / 4 and so on
 
 
-def test_noaa_crop_is_the_middle_of_the_whole():
+def test_noaa_crop_is_the_center_of_the_resized_image():
     wide = random_rgb(40, 75)  # 32 x 60: the crop starts at column 14
     whole = np.clip((np.arange(60) + 0.5) * 75 / 60 - 0.5, 0, 74)
     column = whole[14].astype(int), whole[14] % 1
@@ -91,7 +91,7 @@ def test_noaa_crop_is_the_middle_of_the_whole():
     assert np.array_equal(found, np.floor(top * (1 - row) + below * row + 0.5))
 
 
-def test_value_greyscale_has_three_equal_channels_and_is_counted():
+def test_value_grayscale_has_three_equal_channels_and_is_counted():
     grey = RNG.integers(0, 256, (4, 4), dtype=np.uint8)
     decoded = decode_and_resize(encoded(grey), ResizeOptions(size=4))
     assert decoded.grey
@@ -100,7 +100,7 @@ def test_value_greyscale_has_three_equal_channels_and_is_counted():
     assert not decode_and_resize(encoded(random_rgb(4, 4)), ResizeOptions(size=4)).grey
 
 
-def test_value_transparency_shows_white():
+def test_value_transparent_pixels_become_white():
     layer = np.zeros((4, 4, 4), np.uint8)
     layer[:, :, 0], layer[:, :2, 3], layer[0, 0, 3] = 200, 255, 51
     found = square(encoded(layer))
@@ -109,7 +109,7 @@ def test_value_transparency_shows_white():
     assert found[0, 0].tolist() == [244, 204, 204]  # a fifth of (200, 0, 0), four fifths of white
 
 
-def test_value_palette_with_a_transparent_colour():
+def test_value_palette_with_a_transparent_color():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((0, 0), 0)
@@ -119,7 +119,7 @@ def test_value_palette_with_a_transparent_colour():
     assert square(encoded(image))[0, 0].tolist() == [10, 20, 30]
 
 
-def test_value_grey_with_alpha_and_black_and_white():
+def test_value_grayscale_with_alpha_and_black_and_white():
     layer = np.zeros((4, 4, 2), np.uint8)
     layer[0, 0] = 90, 255
     found = square(encoded(Image.merge("LA", _bands(layer))))
@@ -196,7 +196,7 @@ def _png_claiming(width: int, height: int) -> bytes:
         (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
     ],
 )
-def test_failure_what_is_no_image_is_refused_with_the_reason(content, reason):
+def test_failure_bytes_that_are_not_an_image_are_refused_with_the_reason(content, reason):
     with pytest.raises(ImageError, match=reason):
         square(content)
 
@@ -218,7 +218,7 @@ def test_scaled_decoding_is_near_exact_decoding(height, width, size):
     assert 0 < np.abs(scaled - exact).mean() < 0.5
 
 
-def test_scaled_decoding_touches_no_small_image_no_png_and_no_turned_one():
+def test_scaled_decoding_leaves_small_png_and_rotated_images_to_exact_decoding():
     exif = Image.Exif()
     exif[0x0112] = 6
     for content in (
@@ -234,7 +234,7 @@ def test_scaled_decoding_touches_no_small_image_no_png_and_no_turned_one():
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_scaled_decoding_of_grey_and_cmyk(mode):
+def test_scaled_decoding_of_grayscale_and_cmyk(mode):
     content = encoded(Image.fromarray(scenery(375, 500)).convert(mode), "JPEG", quality=95)
     exact, scaled = (
         decode_and_resize(content, ResizeOptions(size=32, decode=decode)) for decode in ("exact", "scaled")
@@ -243,7 +243,7 @@ def test_scaled_decoding_of_grey_and_cmyk(mode):
     assert np.abs(exact.images[0].astype(int) - scaled.images[0]).mean() < 0.5
 
 
-def test_a_line_of_pixels_does_not_fill_the_memory():
+def test_a_very_long_image_does_not_fill_the_memory():
     line = np.zeros((1, 100_000, 3), np.uint8)
     line[0, 50_000:] = 255
     found = square(encoded(line), size=32)  # resized whole it would have 32 x 3,200,000 pixels

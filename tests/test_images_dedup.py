@@ -1,4 +1,4 @@
-"""Duplicates: planted ones are found, strangers are not; views behave as arrays; leaks are told and dropped."""
+"""Duplicates: planted ones are detected, unrelated images are not; views index like arrays; leaks are dropped."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ OPTIONS = AutoencoderOptions(images=2_500, batch_size=50)
 
 
 def scenes(count: int, seed: int) -> np.ndarray:
-    """Images, uint8 (count, 32, 32, 3), no two alike: random frequencies that fall off as photographs' do."""
+    """Images, uint8 (count, 32, 32, 3), no two similar: random waves, weaker at high frequencies."""
     random = np.random.default_rng(seed)
     waves = np.cos(np.pi * np.arange(16)[:, None] * (np.arange(32) + 0.5) / 32)
     light, colour = random.normal(0, 1, (count, 16, 16, 1)), random.normal(0, 0.2, (count, 16, 16, 3))
@@ -102,7 +102,7 @@ def test_value_planted_duplicates_are_found_and_the_first_stays(planted, tmp_pat
     ]  # an index, no copy
 
 
-def test_the_papers_hash_groups_equal_images(planted, tmp_path):
+def test_the_hash_of_the_paper_groups_equal_images(planted, tmp_path):
     """The paper's own procedure: equal codes, nothing compared."""
     paper = {"autoencoder": OPTIONS, "device": "cpu", "distance": 0, "confirm": False}
     view = dedup(planted, home=tmp_path, name="view", **paper)
@@ -111,12 +111,12 @@ def test_the_papers_hash_groups_equal_images(planted, tmp_path):
     assert again.manifest["files"] == view.manifest["files"]  # determinism
 
 
-def test_the_autoencoder_finds_what_was_planted(planted, tmp_path):
+def test_the_autoencoder_finds_the_planted_duplicates(planted, tmp_path):
     dedup(planted, home=tmp_path, name="view", autoencoder=OPTIONS, device="cpu")
     assert rows_by_group(tmp_path / "images/view") == [[5, 100, 101], [7, 102], [9, 103]]
 
 
-def test_invariance_the_papers_hash_does_not_see_brightness():
+def test_invariance_the_hash_of_the_paper_ignores_brightness():
     images = scenes(40, seed=4) // 2 + 20
     cpu = torch.device("cpu")
     model, _ = train_autoencoder(images, OPTIONS, seed=0, device=cpu)
@@ -128,7 +128,7 @@ def test_invariance_the_papers_hash_does_not_see_brightness():
     assert np.unpackbits(codes[:, :1] ^ brighter_by_far).sum() <= 1  # a unit at zero, to float32's rounding
 
 
-def test_the_autoencoder_learns_and_leaves_torchs_generator_alone():
+def test_the_autoencoder_learns_and_keeps_the_state_of_torchs_generator():
     images = scenes(60, seed=3)[:, ::4, ::4]
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -142,7 +142,7 @@ def test_the_autoencoder_learns_and_leaves_torchs_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_leaks_between_two_sets(planted, tmp_path):
+def test_images_shared_with_the_test_split_of_another_set_are_dropped(planted, tmp_path):
     own = np.load(planted / "images.npy")
     strangers = scenes(20, seed=9)
     benchmark = np.concatenate([strangers, own[[30]], strangers[:3], own[[40]], shifted(own[41])[None]])
@@ -160,7 +160,7 @@ def test_leaks_between_two_sets(planted, tmp_path):
     assert "2 also in benchmark (test)" in dedup_summary(view)[0]
 
 
-def test_a_view_is_found_again_and_refused_when_its_images_changed(planted, tmp_path):
+def test_a_finished_view_is_returned_and_refused_when_its_images_changed(planted, tmp_path):
     first = dedup(planted, home=tmp_path, name="view", mode="exact")
     assert dedup(planted, home=tmp_path, name="view", mode="exact").sha256 == first.sha256
     assert first.sha256 not in (
@@ -174,7 +174,7 @@ def test_a_view_is_found_again_and_refused_when_its_images_changed(planted, tmp_
         load_images(tmp_path / "images/view")
 
 
-def test_the_command_takes_names_and_prints_the_views_folder(planted, tmp_path):
+def test_the_command_takes_names_and_prints_the_folder_of_the_view(planted, tmp_path):
     image_set(tmp_path, scenes(4, seed=0), "other", test=2)
     workspace = Workspace(tmp_path)
     for options, name in (([], "planted-dedup"), (["--against", "other"], "planted-without-other")):
@@ -186,7 +186,7 @@ def test_the_command_takes_names_and_prints_the_views_folder(planted, tmp_path):
     assert len(load_images(tmp_path / "images/planted-dedup")) == 103
 
 
-def test_failure_modes_sizes_and_places(planted, tmp_path):
+def test_failure_modes_sizes_and_targets(planted, tmp_path):
     with pytest.raises(EvalkitError, match="no mode 'sha1'; choose from autoencoder, exact, perceptual"):
         dedup(planted, home=tmp_path, name="view", mode="sha1")
     with pytest.raises(EvalkitError, match="is the image set itself"):
@@ -202,7 +202,7 @@ def test_failure_modes_sizes_and_places(planted, tmp_path):
     assert not (tmp_path / "images/view").exists()
 
 
-def test_a_view_stands_where_an_array_may_stand():
+def test_reference_rows_index_like_a_numpy_array():
     array = np.arange(60).reshape(10, 2, 3)
     chosen = np.array([1, 4, 5, 9])
     rows, plain = Rows(array, chosen), array[chosen]
@@ -233,7 +233,7 @@ def near_by_comparing_all(codes: np.ndarray, distance: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("windows", [1, 3])
 @pytest.mark.parametrize("distance", [0, 1, 3])
-def test_reference_groups_are_those_of_comparing_all_pairs(windows, distance):
+def test_reference_groups_equal_those_of_comparing_all_pairs(windows, distance):
     random = np.random.default_rng(distance)
     bits = np.zeros((300, windows if distance else 1, 64), np.uint8)
     bits[:, :, ::6] = random.integers(0, 2, (*bits.shape[:2], 11))  # 11 of 64 bits: many near ones
@@ -255,7 +255,7 @@ def test_reference_max_correlation_is_the_best_correlation_over_shifts():
     assert max_correlation(one, np.roll(one, (2, -1), axis=(0, 1))) == pytest.approx(1.0)
 
 
-def test_value_copies_are_alike_by_colours_and_by_edges_and_strangers_are_not():
+def test_value_copies_have_similar_colors_and_edges_and_unrelated_images_do_not():
     one, two = scenes(2, seed=1)
     for like in (similar_colors, similar_edges):
         assert like(one, shifted(one))
@@ -273,8 +273,8 @@ def test_value_copies_are_alike_by_colours_and_by_edges_and_strangers_are_not():
         assert not like(red, np.roll(red, 1, axis=2))
 
 
-def test_what_the_images_do_not_confirm_is_no_duplicate(planted, tmp_path):
-    """At 24 of 64 bits strangers come with the copies; the images themselves tell them apart."""
+def test_pairs_whose_images_differ_are_not_duplicates(planted, tmp_path):
+    """At 24 of 64 bits unrelated images join the copies; comparing the images separates them."""
     loose = dedup(planted, home=tmp_path, name="loose", mode="perceptual", distance=24, confirm=False)
     view = dedup(planted, home=tmp_path, name="view", mode="perceptual", distance=24)
     assert loose.manifest["dedup"]["largest"] > 50
@@ -285,7 +285,7 @@ def test_what_the_images_do_not_confirm_is_no_duplicate(planted, tmp_path):
     assert f"proposed {counts['pairs_proposed']:,} pairs, the images themselves confirmed 4" in dedup_summary(view)[1]
 
 
-def test_unlike_images_of_one_code_are_told_apart():
+def test_dissimilar_images_with_equal_codes_form_different_groups():
     """Six rows of one code: 0, 2 and 4 are one image, 1 and 5 another."""
     codes, kind = np.zeros((6, 1, 8), np.uint8), [0, 1, 0, 2, 0, 1]
     found = groups(codes, same=lambda a, b: kind[a] == kind[b])

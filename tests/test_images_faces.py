@@ -1,4 +1,4 @@
-"""Face crops: boxes of a face drawn here, margins by hand, counts of images with none, one and several."""
+"""Face crops: boxes of drawn faces, margins computed by hand, counts of images with no, one and several faces."""
 
 import io
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ def with_faces(*centres: int) -> Image.Image:
 
 
 @needs_opencv
-def test_value_boxes_lie_around_the_faces():
+def test_value_boxes_surround_the_faces():
     boxes = face_boxes(with_faces(100, 290), FaceOptions(score=0.0))
     assert len(boxes) == 2
     for (left, top, right, bottom), centre in zip(boxes, (100, 290), strict=True):
@@ -71,7 +71,7 @@ def test_prepare_crops_one_image_per_face_and_counts(tmp_path):
         prepare(tmp_path / "in", home=tmp_path / "out", size=64, crop="faces", face_score=2.0)
 
 
-def test_failure_without_opencv_is_told_before_any_work(tmp_path, monkeypatch):
+def test_failure_missing_opencv_is_reported_before_any_work(tmp_path, monkeypatch):
     import sys
 
     from evalkit.images.faces import _detector

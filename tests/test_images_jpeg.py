@@ -38,7 +38,7 @@ def both(content: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[Decoded, Deco
 @pytest.mark.parametrize("height,width", [(64, 64), (127, 129), (257, 191), (512, 700), (33, 500), (20, 900)])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("mode,progressive", [("RGB", False), ("RGB", True), ("L", False)])
-def test_reference_the_bytes_are_pillows(height, width, subsampling, mode, progressive, monkeypatch):
+def test_reference_simplejpeg_gives_the_bytes_of_pillow(height, width, subsampling, mode, progressive, monkeypatch):
     image = photograph(height, width).convert(mode)
     content = encoded(image, quality=80, subsampling=subsampling, progressive=progressive)
     assert reduced_jpeg(content, 64) is not None
@@ -65,14 +65,14 @@ XMP = b"""<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>"""
 
 
 @pytest.mark.parametrize("options", [{"exif": exif(6)}, {"exif": exif(1)}, {"xmp": XMP}])
-def test_what_may_turn_a_image_is_pillows_to_read(options, monkeypatch):
+def test_an_image_that_metadata_may_rotate_is_left_to_pillow(options, monkeypatch):
     content = encoded(photograph(300, 200), **options)
     assert reduced_jpeg(content, 64) is None
     fast, pillows = both(content, monkeypatch)
     assert np.array_equal(fast.images[0], pillows.images[0])
 
 
-def test_a_file_of_two_images_is_pillows_to_read(monkeypatch):
+def test_a_file_of_two_images_is_left_to_pillow(monkeypatch):
     stream = io.BytesIO()
     photograph(300, 200).save(stream, "MPO", save_all=True, append_images=[photograph(200, 300)])
     assert reduced_jpeg(stream.getvalue(), 64) is None
@@ -87,7 +87,7 @@ def test_other_metadata_does_not_matter():
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3, 20, 200, 700, -2000, -2])
-def test_a_file_cut_short_is_as_pillow_sees_it(keep, monkeypatch):
+def test_a_file_cut_short_is_handled_as_by_pillow(keep, monkeypatch):
     content = encoded(photograph(300, 200))[:keep]
 
     def outcome() -> object:
@@ -102,7 +102,7 @@ def test_a_file_cut_short_is_as_pillow_sees_it(keep, monkeypatch):
     assert outcome() == first
 
 
-def test_four_inks_pngs_and_too_many_pixels_are_pillows(monkeypatch):
+def test_cmyk_png_and_too_many_pixels_are_left_to_pillow(monkeypatch):
     stream = io.BytesIO()
     photograph(300, 200).save(stream, "PNG")
     for content in (encoded(photograph(300, 200).convert("CMYK")), stream.getvalue(), b"\xff\xd8" * 50):

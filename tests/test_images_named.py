@@ -1,4 +1,4 @@
-"""Named data sets: digits in full, torchvision's from small files in their true format, missing ones told plainly."""
+"""Named data sets: all digits, torchvision's from small files in their true format, missing files reported."""
 
 import gzip
 import hashlib
@@ -48,14 +48,14 @@ def test_pinned_and_value_digits(tmp_path):
     assert np.array_equal(images.images[..., 0], images.images[..., 2])
 
 
-def test_digits_at_8_are_the_values_themselves(tmp_path):
+def test_digits_at_size_8_are_the_original_values(tmp_path):
     images = prepare("digits", size=8)
     digits = load_digits()
     found = sorted(image[..., 0].tobytes() for image in images.images)
     assert found == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in digits.images)
 
 
-def test_find_prepares_on_first_use_and_finds_by_name_and_path(tmp_path):
+def test_find_images_prepares_on_first_use_and_opens_by_name_and_path(tmp_path):
     workspace = Workspace(tmp_path / "home")
     first = find_images(workspace, "digits")
     written = tmp_path / "home" / "images" / "digits" / "images.npy"
@@ -66,14 +66,14 @@ def test_find_prepares_on_first_use_and_finds_by_name_and_path(tmp_path):
     assert written.stat().st_mtime_ns == before
 
 
-def test_the_command_puts_a_named_set_where_it_says(tmp_path):
+def test_the_command_prints_where_it_puts_a_named_set(tmp_path):
     result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--name", "mine", "--size", "8"])
     assert result.exit_code == 0
     assert result.stdout == f"{tmp_path}/images/mine\n"
     assert len(load_images(tmp_path / "images" / "mine")) == 1797
 
 
-def test_failure_the_command_refuses_what_a_named_set_has_no_use_for(tmp_path):
+def test_failure_options_that_do_not_apply_to_a_named_set(tmp_path):
     result = CliRunner().invoke(main, ["--home", str(tmp_path), "prepare", "digits", "--crop", "faces"])
     assert result.exit_code == 1
     assert "digits is a named data set; --crop, --decode and --source-kind" in result.stderr
@@ -84,7 +84,7 @@ def test_the_command_offers_every_source():
     assert list(choices.choices) == list(SOURCES)
 
 
-def test_failure_a_broken_set_is_told_and_not_silently_made_again(tmp_path):
+def test_failure_a_broken_set_is_reported_and_not_silently_replaced(tmp_path):
     workspace = Workspace(tmp_path)
     find_images(workspace, "digits")
     (tmp_path / "images" / "digits" / "labels.npy").write_bytes(b"")
@@ -102,7 +102,7 @@ def test_failure_unknown_name_lists_the_choices(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in dataset_names() if name not in ("digits", "imagenet")])
-def test_failure_missing_files_are_told_with_their_place(tmp_path, name):
+def test_failure_missing_files_are_reported_with_their_folder(tmp_path, name):
     with pytest.raises(EvalkitError, match=f"the files of {name} are not complete there .*; put there .*(gz|mat|idx)"):
         prepare(name, home=tmp_path, download=False)
     assert not (tmp_path / "images" / name).exists()

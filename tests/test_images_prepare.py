@@ -1,4 +1,4 @@
-"""prepare as a whole: counts, names, determinism, resumption after kill -9, and what it refuses."""
+"""prepare from end to end: counts, names, determinism, resuming after kill -9, and errors."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def pets(tmp_path) -> Path:
-    """Two classes, one grey image, a text file and a cut JPEG with an image's name, and a file that is none."""
+    """Two classes, one grayscale image, a text file and a truncated JPEG with image names, and a text file."""
     source = tmp_path / "pets"
     for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
         write_image(source / name, grey=name == "cat/2.png")
@@ -123,13 +123,13 @@ def test_failure_nothing_there(tmp_path, source, message):
         prepare(tmp_path / source, home=tmp_path / "out")
 
 
-def test_the_workspace_gives_the_set_its_place(pets, tmp_path):
+def test_the_set_is_written_to_the_workspace_by_its_name(pets, tmp_path):
     prepare(pets, home=Workspace(tmp_path / "home"), size=8)
     assert load_images(tmp_path / "home" / "images" / "pets").name == "pets"
 
 
 @pytest.mark.parametrize("quality,name", [(None, "cifar10"), (75, "cifar10-jpeg")])
-def test_lossy_images_under_a_lossless_name_are_called_so(tmp_path, quality, name):
+def test_lossy_images_of_a_lossless_data_set_get_the_suffix_jpeg(tmp_path, quality, name):
     source = tmp_path / "cifar10"
     write_image(source / "a" / "1.png", side=32)
     if quality:

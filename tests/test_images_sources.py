@@ -1,4 +1,4 @@
-"""Every form of source, by a small file in the true format made here; and the broken ones."""
+"""Every format of source, from small files in the true format, and from broken files."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def test_folder_splits_and_nested_classes(tmp_path):
     assert images.class_names == ["cat", "dog"]
 
 
-def test_folder_a_class_that_only_begins_like_a_split_is_a_class(tmp_path):
+def test_folder_whose_name_only_starts_like_a_split_is_a_class(tmp_path):
     write_images(tmp_path / "in", ["training-shoes/1.png", "test-tubes/1.png"])
     images = prepared(tmp_path / "in", tmp_path)
     assert images.class_names == ["test-tubes", "training-shoes"]
@@ -147,7 +147,7 @@ def test_failure_parquet_without_images_lists_its_columns(tmp_path):
 def test_failure_parquet_files_of_two_layouts(tmp_path):
     write_parquet(tmp_path / "in" / "a.parquet", 0, 3)
     write_parquet(tmp_path / "in" / "b.parquet", 0, 3, names=["x", "y", "z"])
-    with pytest.raises(EvalkitError, match="b.parquet: its columns are not those of"):
+    with pytest.raises(EvalkitError, match="b.parquet: its columns differ from those of"):
         prepared(tmp_path / "in", tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_npz_with_splits(tmp_path, save):
 
 
 @pytest.mark.parametrize("key", ["images", "train_images"])
-def test_npz_grey_images_without_labels(tmp_path, key):
+def test_npz_grayscale_images_without_labels(tmp_path, key):
     np.savez(tmp_path / "a.npz", **{key: PIXELS[..., 0]})
     images = prepared(tmp_path / "a.npz", tmp_path)
     assert np.array_equal(images.images, PIXELS[..., :1].repeat(3, axis=3))
@@ -193,7 +193,7 @@ def test_npz_grey_images_without_labels(tmp_path, key):
 @pytest.mark.parametrize(
     "arrays,message",
     [
-        ({"weights": PIXELS}, "no array named as images .*its arrays: weights"),
+        ({"weights": PIXELS}, "no array has a name for images .*its arrays: weights"),
         ({"images": PIXELS / 255}, r"a.npz\[images\]: float64 .*expected uint8"),
         ({"images": np.array([object()])}, r"a.npz\[images\]: object .*expected uint8"),
         ({"images": PIXELS, "labels": np.arange(5)}, "labels holds 5 int64, expected 12 whole numbers"),
@@ -206,7 +206,7 @@ def test_failure_npz(tmp_path, arrays, message):
         prepared(tmp_path / "a.npz", tmp_path)
 
 
-def test_failure_npz_whose_labels_claim_more_than_the_memory_holds(tmp_path):
+def test_failure_npz_whose_labels_claim_more_than_the_memory(tmp_path):
     """A bomb: a header of eight exabytes of labels, in a few bytes."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"shape": (1 << 60,), "fortran_order": False, "descr": "<i8"})
@@ -217,13 +217,13 @@ def test_failure_npz_whose_labels_claim_more_than_the_memory_holds(tmp_path):
         prepared(tmp_path / "a.npz", tmp_path)
 
 
-def test_failure_npz_that_is_none(tmp_path):
+def test_failure_file_that_is_not_an_npz(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(EvalkitError, match="a.npz: cannot be read as .npz"):
         prepared(tmp_path / "a.npz", tmp_path)
 
 
-def test_failure_unknown_form_lists_the_choices(tmp_path):
+def test_failure_unknown_format_lists_the_choices(tmp_path):
     (tmp_path / "a.doc").write_text("x")
     with pytest.raises(
         EvalkitError, match="files ending in .doc; expected a folder of images, or one of parquet, webdataset"
@@ -231,7 +231,7 @@ def test_failure_unknown_form_lists_the_choices(tmp_path):
         prepared(tmp_path / "a.doc", tmp_path)
     with pytest.raises(EvalkitError, match="no source 'zip'; choose from parquet, webdataset"):
         prepared(tmp_path / "a.doc", tmp_path, source_kind="zip")
-    with pytest.raises(EvalkitError, match="a.doc: no folder; give the folder of the images"):
+    with pytest.raises(EvalkitError, match="a.doc: not a folder; give the folder of the images"):
         prepared(tmp_path / "a.doc", tmp_path, source_kind="folder")
 
 

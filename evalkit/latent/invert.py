@@ -13,7 +13,7 @@ from evalkit.errors import EvalkitError, ImageError
 from evalkit.gan.networks import to_images, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.images import ResizeOptions
-from evalkit.images.decode import squared
+from evalkit.images.decode import resize_and_crop
 from evalkit.latent.experiment import ExperimentResult, RenderedImage, Row, captioned, png
 from evalkit.latent.model import FrozenGAN
 
@@ -32,7 +32,7 @@ def read_image(path: Path, recipe: Recipe) -> np.ndarray:
     try:
         with Image.open(path) as image:
             colours = image if recipe.channels == 3 else image.convert("L")
-            return squared(colours.convert("RGB"), ResizeOptions(recipe.size))
+            return resize_and_crop(colours.convert("RGB"), ResizeOptions(recipe.size))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; expected an image") from None
     except (UnidentifiedImageError, OSError) as error:

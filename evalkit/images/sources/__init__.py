@@ -1,4 +1,4 @@
-"""Sources: every form in which people hold images, read into a Plan. One file a form; prepare comes after."""
+"""Sources: every format in which people hold images, read into a Plan. One file per format; prepare comes after."""
 
 import fnmatch
 import glob
@@ -19,10 +19,10 @@ from evalkit.images.sources.tar import is_webdataset, tar_plan, webdataset_plan
 
 @dataclass(frozen=True)
 class Source:
-    """A form of source.
+    """A format of source.
 
     Attributes:
-        fits: whether the form is at home in (folder or common parent, files found by suffix or glob).
+        fits: whether (folder or common parent, files by suffix or glob) have this format.
         plan: reads the same pair into a Plan.
         about: what it is, for the help text.
     """
@@ -32,48 +32,43 @@ class Source:
     about: str
 
 
-def _all_end_in(*suffixes: str) -> Callable[[Path, Sequence[Path]], bool]:
+def _all_with_suffix(*suffixes: str) -> Callable[[Path, Sequence[Path]], bool]:
     return lambda root, files: bool(files) and all(path.suffix.lower() in suffixes for path in files)
 
 
-# Tried in this order: a folder of Parquet files is a folder, too.
+# Tried in this order: a folder of Parquet files is a folder, too. The names are those of options.SourceKind.
 SOURCES = {
-    "parquet": Source(_all_end_in(".parquet"), parquet_plan, "Hugging Face's Parquet files, one or many"),
+    "parquet": Source(_all_with_suffix(".parquet"), parquet_plan, "Hugging Face's Parquet files, one or many"),
     "webdataset": Source(is_webdataset, webdataset_plan, "WebDataset shards: tars of 17.jpg, 17.cls"),
     "tar": Source(
-        _all_end_in(".tar", ".tgz", ".gz"), tar_plan, "tars of folders, or ImageNet's tar of tars; never unpacked"
+        _all_with_suffix(".tar", ".tgz", ".gz"), tar_plan, "tars of folders, or ImageNet's tar of tars; never unpacked"
     ),
     "downsampled-imagenet": Source(is_downsampled, downsampled_plan, "the batches of ImageNet 32x32, npz or pickled"),
-    "npz": Source(_all_end_in(".npz"), npz_plan, "NumPy arrays: images, labels"),
+    "npz": Source(_all_with_suffix(".npz"), npz_plan, "NumPy arrays: images, labels"),
     "lsun": Source(is_lmdb, lsun_plan, "LSUN's LMDB folders (extra [lsun])"),
-    "list": Source(_all_end_in(".txt", ".tsv"), listing_plan, "a text file of paths, with or without labels"),
+    "list": Source(_all_with_suffix(".txt", ".tsv"), listing_plan, "a text file of paths, with or without labels"),
     "folder": Source(
-        lambda root, files: root.is_dir() and not files, folder_plan, "a folder a class, or a flat folder"
+        lambda root, files: root.is_dir() and not files, folder_plan, "one folder per class, or a flat folder"
     ),
 }
-# What makes a folder more than a folder of images, in this order. Text files beside images do not.
+# The files that make a folder more than a folder of images, in this order. Text files beside images do not.
 _IN_FOLDERS = ("*.parquet", "*.tar", "train_data_batch_*", "val_data*", "*.npz", "data.mdb")
 
 
-def source_names() -> list[str]:
-    """The forms of source, for `--source`."""
-    return list(SOURCES)
-
-
 def plan_source(source: Path | str, kind: str | None = None) -> Plan:
-    """Reads what `source` (a file, a folder, a glob) holds; its form is recognised unless given.
+    """Reads what `source` (a file, a folder, a glob) holds; the format is detected unless given.
 
     Raises:
-        EvalkitError: nothing there, or of no known form.
+        EvalkitError: nothing there, or no known format.
     """
     root, files = _located(source)
     if kind is not None and kind not in SOURCES:
         raise EvalkitError(f"no source {kind!r}; choose from {', '.join(SOURCES)}")
     if kind == "folder" and not Path(source).is_dir():
-        raise EvalkitError(f"{source}: no folder; give the folder of the images, or another --source")
-    for name, form in SOURCES.items():
-        if name == kind or (kind is None and form.fits(root, files)):
-            return form.plan(root, files)
+        raise EvalkitError(f"{source}: not a folder; give the folder of the images, or another --source-kind")
+    for name, candidate in SOURCES.items():
+        if name == kind or (kind is None and candidate.fits(root, files)):
+            return candidate.plan(root, files)
     endings = ", ".join(sorted({path.suffix or path.name for path in files}))
     raise EvalkitError(
         f"{source}: files ending in {endings}; expected a folder of images, or one of {', '.join(SOURCES)}"
@@ -81,19 +76,19 @@ def plan_source(source: Path | str, kind: str | None = None) -> Plan:
 
 
 def _containers(folder: Path) -> list[Path]:
-    """The files below a folder that hold many images each, all of one form."""
-    found: dict[str, list[Path]] = {pattern: [] for pattern in _IN_FOLDERS}
+    """The files below a folder that hold many images each, all of one format."""
+    matches: dict[str, list[Path]] = {pattern: [] for pattern in _IN_FOLDERS}
     for parent, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(names):
             pattern = next((p for p in _IN_FOLDERS if fnmatch.fnmatch(name, p) and not name.startswith(".")), None)
             if pattern:
-                found["train_data_batch_*" if pattern == "val_data*" else pattern].append(Path(parent, name))
-    return next((paths for paths in found.values() if paths), [])
+                matches["train_data_batch_*" if pattern == "val_data*" else pattern].append(Path(parent, name))
+    return next((paths for paths in matches.values() if paths), [])
 
 
 def _located(source: Path | str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files that are no images themselves (Parquet, npz, …)."""
+    """The folder that names are relative to, and the files that hold many images (Parquet, npz, …)."""
     path = Path(source)
     if path.is_dir():
         return path, _containers(path)

@@ -1,4 +1,4 @@
-"""What a source hands to prepare: shards of images in a fixed order, class names, and the source's identity."""
+"""What a source gives to prepare: shards of images in a fixed order, class names, and the identity of the source."""
 
 import hashlib
 import re
@@ -12,22 +12,22 @@ import numpy as np
 from evalkit.errors import EvalkitError
 
 SPLITS = ("train", "validation", "test")  # rows are in this order; other splits follow by name
-SHARD = 500  # images: a second's work or less, 1.5 MB of result at 32x32
+SHARD = 500  # images: at most a second of work, 1.5 MB of result at 32x32
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "eval"), "validation"
 )
-MOST_BYTES = 1 << 28  # 256 MB: no image file is larger; a name that claims more is not read
-_HASHED_WHOLE = 1 << 30  # bytes: about a second; a larger source is known by names, sizes and times
+MOST_BYTES = 1 << 28  # 256 MB: no image file is larger; a file that claims more is not read
+_HASHED_WHOLE = 1 << 30  # bytes: about a second; a larger source is identified by names, sizes and times
 _MOST_CLASSES = 1_000_000
 
 
 class SourceImage(NamedTuple):
-    """One image as it lies in the source: its name, a file's bytes or uint8 (H, W, C), its label or -1."""
+    """One image as it is in the source: its name, the bytes of a file or uint8 (H, W, C), its label or -1."""
 
     name: str
     content: bytes | np.ndarray
     label: int
-    problem: str = ""  # why there is no content, where the source already knows
+    problem: str = ""  # why there is no content, if the source already knows
 
 
 class Shard(Protocol):
@@ -42,13 +42,13 @@ class Shard(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything there is to prepare.
+    """All images of a source.
 
     Attributes:
-        kind: the source's form, e.g. "parquet".
+        kind: the format of the source, e.g. "parquet".
         shards: in the order of the rows, split by split.
         class_names: the K names; labels are 0 to K - 1, or -1.
-        identity: what the source is, as JSON; another source, or a changed one, has another identity.
+        identity: identifies the source, as JSON; another or a changed source has another identity.
         notes: what the user should know about the source, sentences.
         variant: which of several data sets of one name this is, e.g. "imagenet32-chrabaszcz2017"; often empty.
     """
@@ -62,15 +62,15 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """The number of images in the source, whether whole or not."""
+        """The number of images in the source, readable or not."""
         return sum(shard.count for shard in self.shards)
 
 
 def split_of(words: Iterable[str]) -> str | None:
     """The split that one of the file or folder names begins with ("test-00000-of-00001.parquet"), else None."""
     for word in words:
-        found = re.match(r"[A-Za-z]+", word)
-        if found and (split := _SPLIT_WORDS.get(found.group().lower())):
+        match = re.match(r"[A-Za-z]+", word)
+        if match and (split := _SPLIT_WORDS.get(match.group().lower())):
             return split
     return None
 
@@ -81,7 +81,7 @@ def split_order(split: str) -> tuple[int, str]:
 
 
 def printable(name: str | bytes) -> str:
-    """A name as UTF-8 that any terminal and JSON takes: bytes that are none become backslash escapes."""
+    """A name as UTF-8 for any terminal and JSON: bytes that are not UTF-8 become backslash escapes."""
     raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
     return raw.decode("utf-8", "backslashreplace")
 
@@ -89,7 +89,7 @@ def printable(name: str | bytes) -> str:
 def identity_of(files: Sequence[Path], root: Path, *, whole: bool = True) -> dict[str, Any]:
     """What `files` hold: their number, bytes, and a hash over names and contents.
 
-    Over names, sizes and times alone if they are large or `whole` is false.
+    If they are large or `whole` is false, the hash is over names, sizes and times only.
     """
     stats = [path.stat() for path in files]
     total = sum(stat.st_size for stat in stats)

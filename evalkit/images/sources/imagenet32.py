@@ -1,12 +1,10 @@
 """Downsampled ImageNet (Chrabaszcz et al. 2017): train_data_batch_1 … 10 and val_data, as .npz or as pickles.
 
-Not the other "ImageNet 32x32", the unlabelled PNGs of van den Oord et al. 2016 (see tar.py and folder.py): these
-images were shrunk by a box filter and carry labels from 1 to 1000.
+Not the other "ImageNet 32x32", the unlabeled PNGs of van den Oord et al. 2016 (see tar.py and folder.py): these images
+were resized by a box filter and have labels from 1 to 1000.
 
-Arrays out of a pickle without running it: every class and function it names is refused or replaced by a stand-in.
-
-A pickle is a program. Python's unpickler runs it, but what it may call is what `find_class` returns: here only records
-of arguments, from which the arrays are then built with checks. Used for the pickled batches of downsampled ImageNet.
+Pickles are read without running code: a pickle is a program, and Python's unpickler calls what `find_class` returns.
+Here that is only a record of arguments, from which the arrays are built with checks; any other name is refused.
 """
 
 import io
@@ -32,13 +30,13 @@ VARIANT = "chrabaszcz2017"
 
 
 def is_downsampled(root: Path, files: Sequence[Path]) -> bool:
-    """Whether all files have the names of downsampled ImageNet's batches."""
+    """Whether all files have names of batches of downsampled ImageNet."""
     return bool(files) and all(_BATCH.fullmatch(path.name) for path in files)
 
 
 @dataclass(frozen=True)
 class PickledRows:
-    """Rows of a pickled batch, straight from the file at `offset`; -1 where the pickle holds them encoded."""
+    """Rows of a pickled batch, read from the file at `offset`; -1 if the pickle holds them encoded."""
 
     split: str
     path: str
@@ -71,7 +69,7 @@ def downsampled_plan(root: Path, files: Sequence[Path]) -> Plan:
     """The batches in the order of their numbers, validation last; labels 1 to K become 0 to K - 1.
 
     Raises:
-        EvalkitError: a file is no such batch.
+        EvalkitError: a file is not such a batch.
     """
     shards: list[Shard] = []
     widths, highest = set(), 0
@@ -84,7 +82,7 @@ def downsampled_plan(root: Path, files: Sequence[Path]) -> Plan:
         split = "validation" if path.name.startswith("val") else "train"
         shards += [rows(split, first, labels[first : first + SHARD] - 1) for first in range(0, len(labels), SHARD)]
     if len(widths) != 1:
-        raise EvalkitError(f"{root}: batches of different sizes ({sorted(widths)} bytes an image); prepare them apart")
+        raise EvalkitError(f"{root}: batches of different sizes ({sorted(widths)} bytes per image); prepare each")
     names = checked_labels(np.array([highest - 1]), (), root)
     variant = f"imagenet{int(np.sqrt(widths.pop() // 3))}-{VARIANT}"
     return Plan("downsampled-imagenet", shards, names, identity_of(sorted(files, key=_number), root), variant=variant)
@@ -102,18 +100,18 @@ def _npz(path: Path) -> tuple[int, np.ndarray, Any]:
             np.lib.format.read_magic(stream)
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise EvalkitError(f"{path}: not a batch of downsampled ImageNet ({error}); fetch it again") from None
+        raise EvalkitError(f"{path}: not a batch of downsampled ImageNet ({error}); download it again") from None
     _check(shape, dtype, labels, path)
     if fortran:
-        raise EvalkitError(f"{path}: data in Fortran order, expected row after row; save it anew")
+        raise EvalkitError(f"{path}: data in Fortran order, expected C order; save it again")
     return shape[1], labels, lambda split, first, part: NpzRows(split, str(path), "data", first, part)
 
 
 def _pickle(path: Path) -> tuple[int, np.ndarray, Any]:
-    found = read_pickled_arrays(path)
-    if "data" not in found or "labels" not in found:
-        raise EvalkitError(f"{path}: holds {', '.join(found) or 'nothing'}, expected data and labels")
-    data, labels = found["data"], _labels(found["labels"], path)
+    arrays = read_pickled_arrays(path)
+    if "data" not in arrays or "labels" not in arrays:
+        raise EvalkitError(f"{path}: holds {', '.join(arrays) or 'nothing'}, expected data and labels")
+    data, labels = arrays["data"], _labels(arrays["labels"], path)
     _check(data.shape, data.dtype, labels, path)
     offset = _offset(path, data)
     width = data.shape[1]
@@ -133,7 +131,7 @@ def _check(shape: tuple[int, ...], dtype: np.dtype, labels: np.ndarray, path: Pa
 
 
 def _offset(path: Path, data: np.ndarray) -> int:
-    """Where the array's bytes lie in the file as they are, or -1."""
+    """Where the file holds the bytes of the array unchanged, or -1."""
     content = np.ascontiguousarray(data).reshape(-1).data
     if not len(content):
         return -1
@@ -170,7 +168,7 @@ class _Array:
         _, self.shape, self.dtype, self.fortran, self.content = state
 
     def array(self) -> np.ndarray:
-        """The array, if the pickle's claims about it hold together; else ValueError."""
+        """The array, if what the pickle says about it is consistent; else ValueError."""
         if (
             not isinstance(self.dtype, _DType)
             or self.dtype.name not in _ITEMS
@@ -197,9 +195,9 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    found = _Array()
-    found.content, found.dtype, found.shape, found.fortran = content, dtype, shape, order == "F"
-    return found
+    array = _Array()
+    array.content, array.dtype, array.shape, array.fortran = content, dtype, shape, order == "F"
+    return array
 
 
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -214,9 +212,9 @@ for _package in ("numpy.core", "numpy._core"):
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name, or a refusal: nothing is imported."""
+        """The stand-in for a name; other names are refused, and nothing is imported."""
         if (module, name) not in _STAND_INS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place among arrays")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of an array")
         return _STAND_INS[module, name]
 
 
@@ -224,20 +222,20 @@ def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays, and lists of whole numbers as arrays, in a pickled dict; other entries are left out.
 
     Raises:
-        EvalkitError: no pickle, cut short, or one that names anything but numpy's arrays.
+        EvalkitError: not a pickle, cut short, or one that names anything but NumPy arrays.
     """
     try:
-        found = _Reader(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, expected a dict")
-        named = {key.decode("ascii") if isinstance(key, bytes) else key: value for key, value in found.items()}
+        content = _Reader(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, expected a dict")
+        named = {key.decode("ascii") if isinstance(key, bytes) else key: value for key, value in content.items()}
         arrays = {key: value.array() for key, value in named.items() if isinstance(value, _Array)}
         for key, value in named.items():
             if isinstance(value, list) and all(type(item) is int for item in value):
                 arrays[key] = np.array(value, np.int64)
     except OSError:
         raise
-    except Exception as error:  # a hostile pickle can fail in any way; it cannot do more than fail
+    except Exception as error:  # a hostile pickle can fail in any way, but it can only fail
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EvalkitError(f"{path}: not read as a pickled batch ({reason}); expected a dict of arrays") from None
     return arrays

@@ -13,13 +13,13 @@ _FILE = "data.mdb"
 
 
 def is_lmdb(root: Path, files: Sequence[Path]) -> bool:
-    """Whether the files found are those of LMDB folders."""
+    """Whether the files are those of LMDB folders."""
     return bool(files) and all(path.name == _FILE for path in files)
 
 
 @dataclass(frozen=True)
 class LmdbRecords:
-    """`count` records of an LMDB folder from a key on; all of one class, or of none (-1)."""
+    """`count` records of an LMDB folder, starting at a key; all have one class, or none (-1)."""
 
     split: str
     path: str
@@ -36,10 +36,10 @@ class LmdbRecords:
 
 
 def lsun_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """The records of LMDB folders in the order of their keys; class and split from a folder's name.
+    """The records of LMDB folders in the order of their keys; the name of a folder says class and split.
 
     Raises:
-        EvalkitError: lmdb is not installed; a database is none, is cut short, or is empty.
+        EvalkitError: lmdb is not installed; a file is not an LMDB, is cut short, or is empty.
     """
     about = [(*_class_and_split(path.parent.resolve().name), path.parent) for path in files]
     classes = sorted({name for name, _, _ in about if name})
@@ -53,7 +53,7 @@ def lsun_plan(root: Path, files: Sequence[Path]) -> Plan:
 
 
 def _class_and_split(folder: str) -> tuple[str, str]:
-    """("bedroom", "train") from "bedroom_train_lmdb"; the class is empty where the name tells none."""
+    """("bedroom", "train") from "bedroom_train_lmdb"; the class is empty if the name has none."""
     words = folder.removesuffix("_lmdb").split("_")
     split = split_of(reversed(words))
     named = re.fullmatch(r"(.+)_(train|val|test)_lmdb", folder)
@@ -69,11 +69,13 @@ def _opened(folder: Path) -> Any:
     try:
         environment = lmdb.open(str(folder), readonly=True, lock=False, create=False, readahead=False, max_readers=1)
     except lmdb.Error as error:
-        raise EvalkitError(f"{path}: cannot be read as LMDB ({error}); fetch it again") from None
+        raise EvalkitError(f"{path}: cannot be read as LMDB ({error}); download it again") from None
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if path.stat().st_size < needed:  # reading past the end of the mapping would kill the process
+    if path.stat().st_size < needed:  # reading beyond the end of the mapping would kill the process
         environment.close()
-        raise EvalkitError(f"{path}: {path.stat().st_size:,} bytes, the LMDB has {needed:,}: cut short; fetch it again")
+        raise EvalkitError(
+            f"{path}: {path.stat().st_size:,} bytes, the LMDB has {needed:,}: cut short; download it again"
+        )
     return environment
 
 

@@ -1,4 +1,4 @@
-"""Images that are arrays already: NumPy's .npz, or what a data set's own loader returns."""
+"""Images that are arrays already: NumPy's .npz, or what the loader of a data set returns."""
 
 import zipfile
 import zlib
@@ -26,7 +26,7 @@ _LABELS = ("labels", "label", "y", "Y", "arr_1")
 
 @dataclass(frozen=True)
 class Block:
-    """Images in memory, uint8 (n, H, W) or (n, H, W, C), with labels (n,). `first` numbers them in their split."""
+    """Images in memory, uint8 (n, H, W) or (n, H, W, C), with labels (n,); `first` is their first row in the split."""
 
     split: str
     images: np.ndarray
@@ -50,7 +50,7 @@ def blocks(split: str, images: np.ndarray, labels: np.ndarray) -> list[Block]:
 
 @dataclass(frozen=True)
 class NpzRows:
-    """Some rows of an array inside an .npz, read as a stream: no more than the shard is ever in memory."""
+    """Some rows of an array in an .npz, read as a stream: no more than the shard is in memory."""
 
     split: str
     path: str
@@ -70,13 +70,13 @@ class NpzRows:
             for row, label in enumerate(self.labels, self.first):
                 content = stream.read(row_bytes)
                 if len(content) < row_bytes:
-                    raise EvalkitError(f"{self.path}: {self.member} ends at row {row} of {shape[0]}; fetch it again")
+                    raise EvalkitError(f"{self.path}: {self.member} ends at row {row} of {shape[0]}; download it again")
                 image = np.frombuffer(content, np.uint8).reshape(shape[1:])
                 yield SourceImage(f"{self.member} {row}", as_hwc(image), int(label))
 
 
 def as_hwc(image: np.ndarray) -> np.ndarray:
-    """One image as (H, W, C): flat 3 x side x side (as CIFAR's and downsampled ImageNet's rows) or (C, H, W) too."""
+    """One image as (H, W, C): flat 3 x side x side (rows of CIFAR and downsampled ImageNet) or (C, H, W) too."""
     if image.ndim == 1:
         side = int(np.sqrt(image.size // 3))
         return image.reshape(3, side, side).transpose(1, 2, 0)
@@ -89,7 +89,7 @@ def npy_header(stream, source: str) -> tuple[int, ...]:
     """Reads a .npy header; returns the shape of an array of uint8 images.
 
     Raises:
-        EvalkitError: no .npy, another dtype, Fortran order, or not the shape of images.
+        EvalkitError: not a .npy, another dtype, Fortran order, or not the shape of images.
     """
     try:
         version = np.lib.format.read_magic(stream)
@@ -110,7 +110,7 @@ def npz_plan(root: Path, files: Sequence[Path]) -> Plan:
     """The images of an .npz: images and labels; or train_images, train_labels, x_test, y_test and so on.
 
     Raises:
-        EvalkitError: no such arrays, or not those of images.
+        EvalkitError: no such arrays, or arrays that are not images.
     """
     if len(files) != 1:
         raise EvalkitError(f"{root}: {len(files)} .npz files, expected one; name the file")
@@ -121,13 +121,13 @@ def npz_plan(root: Path, files: Sequence[Path]) -> Plan:
             pairs = _pairs(members)
             if not pairs:
                 listed = ", ".join(map(printable, members)) or "none"
-                raise EvalkitError(f"{path}: no array named as images (images, x_train, …); its arrays: {listed}")
+                raise EvalkitError(f"{path}: no array has a name for images (images, x_train, …); its arrays: {listed}")
             shapes = {images: _shape(archive, images, path) for _, images, _ in pairs}
         with np.load(path, allow_pickle=False) as loaded:
             labels = {images: _labels(loaded, label, shapes[images][0], path) for _, images, label in pairs}
             names = [str(name) for name in loaded["class_names"]] if "class_names" in members else []
     except (zipfile.BadZipFile, ValueError, EOFError, zlib.error, MemoryError) as error:
-        raise EvalkitError(f"{path}: cannot be read as .npz ({error}); fetch it again") from None
+        raise EvalkitError(f"{path}: cannot be read as .npz ({error}); download it again") from None
     names = checked_labels(np.concatenate(list(labels.values())), names, path)
     shards = [
         NpzRows(split, str(path), images, first, labels[images][first : first + SHARD])
@@ -144,7 +144,7 @@ def _shape(archive: zipfile.ZipFile, member: str, path: Path) -> tuple[int, ...]
 
 def _pairs(members: list[str]) -> list[tuple[str, str, str | None]]:
     """(split, array of images, array of labels or None), in the order of the rows."""
-    found = []
+    pairs = []
     for images in members:
         words = images.split("_")
         split = split_of(words)
@@ -152,8 +152,8 @@ def _pairs(members: list[str]) -> list[tuple[str, str, str | None]]:
         if rest in _IMAGES:
             same = [m for m in members if split_of(m.split("_")) == split]
             label = next((m for m in same if any(word in _LABELS for word in (*m.split("_"), m)) and m != images), None)
-            found.append((split or "train", images, label))
-    return sorted(found, key=lambda row: (split_order(row[0]), row[1]))
+            pairs.append((split or "train", images, label))
+    return sorted(pairs, key=lambda row: (split_order(row[0]), row[1]))
 
 
 def _labels(loaded: np.lib.npyio.NpzFile, name: str | None, rows: int, path: Path) -> np.ndarray:

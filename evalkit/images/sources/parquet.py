@@ -29,7 +29,7 @@ _LABELS = ("label", "labels", "fine_label", "class", "target")
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of one row group of a Parquet file. `classes` numbers the labels where the column holds words."""
+    """Some rows of one row group of a Parquet file. `classes` gives the numbers of labels that are words."""
 
     split: str
     path: str
@@ -52,13 +52,13 @@ class Rows:
             yield SourceImage(printable(name), content or b"", int(label), "" if content else "the row holds no bytes")
 
 
-@lru_cache(maxsize=1)  # neighbouring shards are parts of one row group
+@lru_cache(maxsize=1)  # consecutive shards are parts of one row group
 def _row_group(path: str, group: int, columns: tuple[str, ...]) -> Any:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             return file.read_row_group(group, columns=list(columns), use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
-        raise EvalkitError(f"{path}: row group {group} cannot be read ({error}); fetch the file again") from None
+        raise EvalkitError(f"{path}: row group {group} cannot be read ({error}); download the file again") from None
 
 
 def _numbers(column: Any, classes: tuple[str, ...]) -> np.ndarray:
@@ -70,36 +70,38 @@ def _numbers(column: Any, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def parquet_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """The rows of `files`, all of one layout; splits from the names of files, else of their folders.
+    """The rows of `files`, which share one layout; splits come from the names of the files, else of their folders.
 
     Raises:
-        EvalkitError: a file is no Parquet, has no images, or labels without a class.
+        EvalkitError: a file is not Parquet, has no images, or has labels without a class.
     """
-    found = [(split_of([path.name, path.parent.name]) or "train", path) for path in files]
-    found.sort(key=lambda pair: (split_order(pair[0]), str(pair[1])))
-    schemas = [_schema(path) for _, path in found]
-    image, label, names = _columns(schemas[0], found[0][1])
-    for schema, (_, path) in zip(schemas, found, strict=True):
+    split_files = [(split_of([path.name, path.parent.name]) or "train", path) for path in files]
+    split_files.sort(key=lambda pair: (split_order(pair[0]), str(pair[1])))
+    schemas = [_schema(path) for _, path in split_files]
+    image, label, names = _columns(schemas[0], split_files[0][1])
+    for schema, (_, path) in zip(schemas, split_files, strict=True):
         if _columns(schema, path) != (image, label, names):
-            raise EvalkitError(f"{path}: its columns are not those of {found[0][1]}; prepare them one by one")
+            raise EvalkitError(f"{path}: its columns differ from those of {split_files[0][1]}; prepare them one by one")
     words = label is not None and not types.is_integer(schemas[0].field(label).type)
     if label is not None and words:
-        names = _words(found, label)
-    shards = [shard for split, path in found for shard in _shards(split, path, image, label, names if words else ())]
+        names = _words(split_files, label)
+    shards = [
+        shard for split, path in split_files for shard in _shards(split, path, image, label, names if words else ())
+    ]
     if label is not None and not words:
-        names = _checked(found, label, names)
-    return Plan("parquet", shards, names, identity_of([path for _, path in found], root))
+        names = _checked(split_files, label, names)
+    return Plan("parquet", shards, names, identity_of([path for _, path in split_files], root))
 
 
 def _schema(path: Path) -> Any:
     try:
         return pyarrow.parquet.read_schema(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise EvalkitError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}); fetch it again") from None
+        raise EvalkitError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}); download it again") from None
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str | None, tuple[str, ...]]:
-    """The image column, the label column or None, and the class names that Hugging Face's metadata give."""
+    """The image column, the label column or None, and the class names of the Hugging Face metadata."""
     features = _features(schema)
     images = [field.name for field in schema if _holds_images(field, features)]
     if not images:
@@ -145,17 +147,17 @@ def _shards(split: str, path: Path, image: str, label: str | None, classes: tupl
             yield Rows(split, str(path), group, first, min(SHARD, rows - first), image, label, classes)
 
 
-def _words(found: list[tuple[str, Path]], label: str) -> tuple[str, ...]:
+def _words(split_files: list[tuple[str, Path]], label: str) -> tuple[str, ...]:
     words = set()
-    for _, path in found:
+    for _, path in split_files:
         words.update(pyarrow.parquet.read_table(path, columns=[label]).column(label).unique().to_pylist())
     return tuple(sorted(words - {None}))
 
 
-def _checked(found: list[tuple[str, Path]], label: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def _checked(split_files: list[tuple[str, Path]], label: str, names: tuple[str, ...]) -> tuple[str, ...]:
     highest: list[int] = []
-    for _, path in found:
+    for _, path in split_files:
         numbers = _numbers(pyarrow.parquet.read_table(path, columns=[label]).column(label), ())
         checked_labels(numbers, names, path)
         highest.append(int(numbers.max(initial=-1)))
-    return names or tuple(checked_labels(np.array(highest), (), found[0][1]))
+    return names or tuple(checked_labels(np.array(highest), (), split_files[0][1]))

@@ -1,8 +1,6 @@
 """Images in tars, never unpacked: WebDataset shards, ImageNet's tar of tars, or folders in a tar.
 
 The headers are read once, without the contents; a worker then reads each image at its offset in the outermost file.
-
-Reading tars in place: members' offsets from the headers alone, images by offset. sources/tar.py says which.
 """
 
 import io
@@ -31,11 +29,11 @@ from evalkit.images.sources.base import (
 )
 from evalkit.images.sources.folder import EXTENSIONS, numbered, oord_variant, splits_and_classes
 
-_LABELS = (".cls", ".json")  # WebDataset's names for a sample's label
+_LABELS = (".cls", ".json")  # suffixes of a sample's label in WebDataset
 
 
 def is_webdataset(root: Path, files: Sequence[Path]) -> bool:
-    """Whether `files` are tars of which the first begins with a sample that has a label beside its image."""
+    """Whether `files` are tars and the first starts with a sample that has an image and a label."""
     if not files or not all(path.suffix == ".tar" for path in files):
         return False
     try:
@@ -47,12 +45,12 @@ def is_webdataset(root: Path, files: Sequence[Path]) -> bool:
 
 
 def webdataset_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """WebDataset shards: a sample is the members that share a name up to its first dot, as 17.jpg and 17.cls.
+    """WebDataset shards: the members of a sample share a name up to its first dot, like 17.jpg and 17.cls.
 
-    Class names come from `classnames.txt` beside the shards, a line a class, if it is there.
+    Class names come from `classnames.txt` beside the shards, one line per class, if it exists.
 
     Raises:
-        EvalkitError: a shard is broken, a label is no number or out of range.
+        EvalkitError: a shard is broken, or a label is not a number or out of range.
     """
     rows = []
     for path in sorted(files, key=lambda path: (split_order(_split(path)), str(path))):
@@ -84,33 +82,33 @@ def _label(content: bytes, name: str, path: Path) -> int | None:
 
 
 def tar_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """Tars of images in folders, or ImageNet's tar of tars, where an inner tar is a class.
+    """Tars of images in folders, or the tar of tars of ImageNet, where each inner tar is a class.
 
     Raises:
-        EvalkitError: no image in it, or not a whole, uncompressed tar.
+        EvalkitError: no images, or not a complete, uncompressed tar.
     """
-    found = [(path, *row) for path in files for row in _images(path)]
-    if not found:
+    images = [(path, *row) for path in files for row in _images(path)]
+    if not images:
         raise EvalkitError(
             f"{files[0]}: no images in this tar; expected files ending in {', '.join(EXTENSIONS[:4])}, …"
         )
-    # A member that will not be read gives no class its name.
-    inside = splits_and_classes([PurePosixPath(name).name if m.problem else name for _, m, name in found], "/")
-    # A folder called as the tar is no class: everything is in it.
+    # A member that will not be read does not name a class.
+    inside = splits_and_classes([PurePosixPath(name).name if m.problem else name for _, m, name in images], "/")
+    # A folder with the name of the tar is not a class: it contains everything.
     names, labels = numbered(
-        [None if name == path.stem else name for (path, *_), (_, name) in zip(found, inside, strict=True)]
+        [None if name == path.stem else name for (path, *_), (_, name) in zip(images, inside, strict=True)]
     )
     rows = [
         (split or _split(path), str(path), member, label)
-        for (path, member, _), (split, _), label in zip(found, inside, labels, strict=True)
+        for (path, member, _), (split, _), label in zip(images, inside, labels, strict=True)
     ]
     rows.sort(key=lambda row: split_order(row[0]))
-    variant = "" if names else oord_variant([path.stem for path in files], found[0][1].name)
+    variant = "" if names else oord_variant([path.stem for path in files], images[0][1].name)
     return Plan("tar", _shards(rows), [printable(name) for name in names], identity_of(files, root), variant=variant)
 
 
 def _split(path: Path) -> str:
-    """The split a tar's name tells anywhere in it, as in imagenet1k-validation-07.tar or ILSVRC2012_img_val.tar."""
+    """The split that the name of a tar contains, as in imagenet1k-validation-07.tar or ILSVRC2012_img_val.tar."""
     return split_of(re.split(r"[-_.]", path.stem)) or "train"
 
 
@@ -139,7 +137,7 @@ def _samples(file: BinaryIO, path: Path) -> tuple[list[Member], dict[str, int]]:
 
 
 def _images(path: Path) -> Iterator[tuple[Member, str]]:
-    """(member, its name as it would be in a folder) of a tar's images; an inner tar counts as a folder."""
+    """(member, its path) of the images in a tar; an inner tar counts as a folder."""
     with open(path, "rb") as file:
         for member in members(file, 0, path.stat().st_size, str(path)):
             if member.name.endswith(".tar") and not member.problem.startswith(("a link", "not", "its name")):
@@ -159,7 +157,7 @@ def content_of(file: BinaryIO, member: Member) -> bytes:
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own: the inner tar of a tar of tars."""
+    """A part of a file as a separate file: the inner tar of a tar of tars."""
 
     def __init__(self, file: BinaryIO, first: int, size: int):
         self._file, self._first, self._size, self._at = file, first, size, 0
@@ -180,29 +178,33 @@ class _Window(io.RawIOBase):
     def read(self, count: int = -1) -> bytes:
         left = max(0, self._size - self._at)
         self._file.seek(self._first + self._at)
-        found = self._file.read(left if count < 0 else min(count, left))
-        self._at += len(found)
-        return found
+        content = self._file.read(left if count < 0 else min(count, left))
+        self._at += len(content)
+        return content
 
 
 def members(file: BinaryIO, start: int, size: int, source: str) -> Iterator[Member]:
-    """The members of the tar in `file` from `start` on, links and other oddities with the reason not to read them.
+    """The members of the tar that starts at `start` in `file`; links and the like carry the reason not to read them.
 
     Raises:
-        EvalkitError: compressed, no tar, or cut short.
+        EvalkitError: compressed, not a tar, or cut short.
     """
     window = _Window(file, start, size)
     try:
         with tarfile.open(fileobj=window, mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte an image
+                tar.members = []  # type: ignore[attr-defined]  # or it keeps a kilobyte per image
                 if not member.isdir():
                     yield Member(member.name, start + member.offset_data, member.size, _problem(member))
             window.seek(tar.offset)
             if window.read(512) != _END:
-                raise EvalkitError(f"{source}: the tar is cut short or broken at byte {tar.offset:,}; fetch it again")
+                raise EvalkitError(
+                    f"{source}: the tar is cut short or broken at byte {tar.offset:,}; download it again"
+                )
     except (tarfile.TarError, OverflowError, UnicodeError) as error:
-        raise EvalkitError(f"{source}: not a whole, uncompressed tar ({error}); gunzip or fetch it again") from None
+        raise EvalkitError(
+            f"{source}: not a complete, uncompressed tar ({error}); gunzip or download it again"
+        ) from None
 
 
 @dataclass(frozen=True)
