@@ -11,6 +11,7 @@ from evalkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from evalkit.encoders import load_encoder as load_encoder
+    from evalkit.environment import doctor as doctor
     from evalkit.evaluation.evaluate import evaluate as evaluate
     from evalkit.evaluation.protocol import Protocol as Protocol
     from evalkit.features.concat import concat_features as concat_features
@@ -55,6 +56,7 @@ _HOMES = {
     "concat_features": "features.concat",
     "dedup": "images.dedup.dedup",
     "describe_features": "features.describe",
+    "doctor": "environment",
     "evaluate": "evaluation.evaluate",
     "export_features": "features.exporting",
     "extract": "features.extract",

@@ -1,7 +1,8 @@
-"""Artifacts on disk: manifests with hashes, atomic files, growing arrays, and a writer that resumes a killed build.
+"""Artifacts on disk: manifests with hashes, atomic files, and a writer that resumes a killed build.
 
 Every command reads artifacts and writes one. An artifact is a directory with a `manifest.json` that says what it is,
 what it was made from and what its files hash to. It is built under `NAME.partial` and renamed when it is complete.
+Standard library only: the command line imports this for `--help`.
 """
 
 import contextlib
@@ -17,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, BinaryIO
-
-import numpy as np
 
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.version import versions
@@ -362,59 +361,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class NpyWriter:
-    """Appends rows to a `.npy` file whose number of rows is known only at the end.
-
-    Where the number is known before, `np.lib.format.open_memmap` does.
-
-    Args:
-        path: the file; created when missing.
-        row_shape: shape of one row.
-        dtype: element type of the file.
-        rows: rows already there that count; whatever follows them is cut off (a killed run's unrecorded tail).
-    """
-
-    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype | type | str, *, rows: int = 0):
-        self.row_shape, self.dtype, self.rows = row_shape, np.dtype(dtype), rows
-        self._file = open(path, "r+b" if path.exists() else "w+b")
-        self._write_header()
-        row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
-        self._file.truncate(self._file.tell() + rows * row_bytes)
-        self._file.seek(0, os.SEEK_END)
-
-    def _write_header(self) -> None:
-        """numpy pads the header so that the row count can grow in place without moving the data."""
-        shape = (self.rows, *self.row_shape)
-        descr = np.lib.format.dtype_to_descr(self.dtype)
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, {"shape": shape, "fortran_order": False, "descr": descr})
-
-    def append(self, rows: np.ndarray) -> None:
-        """Adds rows (n, *row_shape); cast to the file's dtype."""
-        if rows.shape[1:] != self.row_shape:
-            raise ValueError(f"rows of shape {rows.shape[1:]}, the file holds {self.row_shape}")
-        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
-        self.rows += len(rows)
-
-    def sync(self) -> None:
-        """Makes all appended rows durable; call before recording progress."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Writes the final row count and closes the file."""
-        self._write_header()
-        self.sync()
-        self._file.close()
-
-    def __enter__(self) -> "NpyWriter":
-        return self
-
-    def __exit__(self, failure: object, *_: object) -> None:
-        """Closes the file; after an error without a row count, so that it does not read as complete."""
-        if failure is None:
-            self.close()
-        else:
-            self._file.close()

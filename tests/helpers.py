@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from evalkit.artifacts import NpyWriter, new_manifest, write_artifact
+from evalkit.artifacts import new_manifest, write_artifact
 from evalkit.encoders.dcgan import discriminator_encoder
 from evalkit.encoders.encoder import Encoder
 from evalkit.features.featureset import FeatureSet
@@ -14,6 +14,7 @@ from evalkit.features.pooling import Layer
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, Recipe, TrainOptions, override
 from evalkit.images.imageset import KIND, ImageSet, load_images
+from evalkit.npy import NpyWriter
 
 # -- images
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from evalkit.artifacts import (
-    NpyWriter,
     already_built,
     atomic_file,
     copy_artifact,
@@ -18,6 +17,7 @@ from evalkit.artifacts import (
     write_artifact,
 )
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.npy import NpyWriter
 
 
 @pytest.mark.parametrize("shape,dtype", [((), "int64"), ((3,), "float16"), ((2, 2, 3), "uint8")])

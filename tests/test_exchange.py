@@ -135,7 +135,7 @@ def test_splits_as_ranges_leave_other_rows_out(arrays, tmp_path):
 
 def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
     calls = iter(range(3))
-    monkeypatch.setattr("evalkit.artifacts.NpyWriter.append", _append_until(calls))
+    monkeypatch.setattr("evalkit.npy.NpyWriter.append", _append_until(calls))
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(StopIteration):
         import_features(paths, out=tmp_path / "b", splits=splits, **NAMES)
@@ -145,7 +145,7 @@ def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
 
 
 def _append_until(calls):
-    from evalkit.artifacts import NpyWriter
+    from evalkit.npy import NpyWriter
 
     append = NpyWriter.append
 

@@ -1,7 +1,11 @@
-"""The project about itself: layers import downwards only, the README tells the truth, deviations are marked."""
+"""The project about itself: imports point down and stay few, files are short, the README tells the truth."""
 
 import ast
+import graphlib
+import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 # from the top down; a module may import its own layer and those after it
 LAYERS = [
     {"cli", "__main__"},
-    {"reproduction"},
+    {"reproduction", "environment"},
     {"report"},
     {"latent", "evaluation"},
     {"features"},
@@ -24,7 +28,7 @@ LAYERS = [
     {"gan"},
     {"images"},
     {"results", "workspace", "solver"},
-    {"artifacts", "batch_statistics", "runtime"},
+    {"artifacts", "npy", "batch_statistics", "runtime"},
     {"version", "errors", "settings"},
 ]
 
@@ -48,6 +52,91 @@ def test_imports_point_down(path):
     if module != "evalkit.__init__":
         above = [name for name in imports(path) if layer_of(name) < layer_of(module)]
         assert above == []
+
+
+def imports_at_import_time(path):
+    """Modules of evalkit that are imported along with a file's module: not those of a function or of TYPE_CHECKING."""
+    nodes = list(ast.parse(path.read_text()).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "evalkit":
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if is_module(name) else node.module for name in submodules)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("evalkit."))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            nodes += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            nodes += [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
+
+
+def is_module(name):
+    path = ROOT / Path(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {}
+    for path in (ROOT / "evalkit").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[module] = set(imports_at_import_time(path)) - {module}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_every_file_is_short_enough_to_read():
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "evalkit").rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 420} == {}
+
+
+def loaded_after(code):
+    """The modules that a fresh interpreter has loaded after some code."""
+    script = f"{code}\nimport sys; print('\\nLOADED', *sys.modules)"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return output.split("\nLOADED ")[1].split()
+
+
+def test_help_of_every_command_needs_no_numerical_library():
+    code = """
+from click.testing import CliRunner
+import click
+from evalkit.cli import main
+
+def show(command, *words):
+    assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
+    for name, each in getattr(command, "commands", {}).items():
+        show(each, *words, name)
+
+show(main)
+"""
+    packages = {name.split(".")[0] for name in loaded_after(code)}
+    assert packages & {"torch", "torchvision", "numpy", "pandas", "PIL", "scipy", "sklearn", "matplotlib"} == set()
+    assert "click" in packages
+
+
+def test_feature_sets_open_without_the_gan():
+    modules = loaded_after("from evalkit import FeatureSet")
+    assert "evalkit.features.featureset" in modules
+    assert [name for name in modules if name.startswith("evalkit.gan")] == []
+
+
+def test_every_public_name_is_reachable_and_documented():
+    import evalkit
+
+    public = {name: getattr(evalkit, name) for name in evalkit.__all__ if name != "__version__"}
+    assert [name for name, value in public.items() if not inspect.getdoc(value)] == []
+    assert sorted(evalkit.__all__) == sorted(set(evalkit.__all__))
+
+
+def test_type_checkers_see_every_public_name():
+    import evalkit
+
+    (block,) = (n for n in ast.parse(Path(evalkit.__file__).read_text()).body if isinstance(n, ast.If))
+    shown = {alias.name: node.module for node in block.body for alias in node.names}
+    assert shown == {name: f"evalkit.{module}" for name, module in evalkit._HOMES.items()}
+
+
+def test_the_repository_holds_no_lock_files():
+    assert [str(path) for folder in ("pretrained", "benchmarks") for path in (ROOT / folder).rglob("*.lock")] == []
 
 
 def test_readme_names_every_command_and_recipe():

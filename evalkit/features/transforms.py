@@ -10,10 +10,11 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import EvalkitError
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 from evalkit.features.writer import layout
+from evalkit.npy import NpyWriter
 
 SCALINGS = {"standardise": "standardised", "whiten": "PCA-whitened"}  # option -> what results say
 _VARIANCE = 0.99  # share that the principal components keep; whitening more of it amplifies noise

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import ArtifactError
 from evalkit.features.arrays import check_finite
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
+from evalkit.npy import NpyWriter
 
 Batch = tuple[int, int]  # first row, row after the last
 _AHEAD = 2  # computed batches that may wait for the disk

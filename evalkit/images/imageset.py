@@ -18,7 +18,6 @@ from evalkit.artifacts import (
     MANIFEST,
     ArtifactWriter,
     Manifest,
-    NpyWriter,
     new_manifest,
     read_manifest,
     sha256_file,
@@ -28,6 +27,7 @@ from evalkit.artifacts import (
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.arrays import Batch, array_batches
 from evalkit.images.sources.base import checked_labels
+from evalkit.npy import NpyWriter
 from evalkit.workspace import Workspace
 
 KIND = "image set"

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evalkit.artifacts import ArtifactWriter, NpyWriter, already_built, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import EvalkitError, ImageError
 from evalkit.images.faces import check_opencv
 from evalkit.images.imageset import IMAGES, KIND, LABELS, ImageSet, ImageSetInfo, load_images
@@ -26,6 +26,7 @@ from evalkit.images.sources import plan_source
 from evalkit.images.sources.base import Plan, printable, split_of
 from evalkit.images.sources.named import NamedFiles, dataset_named, imagenet_folder, named_files
 from evalkit.images.workers import Chunk, Task, decoded_chunks, num_cores
+from evalkit.npy import NpyWriter
 from evalkit.workspace import Workspace
 
 SKIPPED = "skipped.csv"
