@@ -1,6 +1,7 @@
 """The project about itself: imports point down and stay few, files are short, the README tells the truth."""
 
 import ast
+import configparser
 import graphlib
 import inspect
 import re
@@ -161,3 +162,28 @@ def test_public_names_are_in_the_readme():
     import evalkit
 
     assert [name for name in evalkit.__all__ if name != "__version__" and f"`{name}" not in README] == []
+
+
+def test_contributing_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    reserved = {"evaluation/metrics.py", "plugins.py", "suite/"}  # what comes next
+    named = set(re.findall(r"`((?:[a-z_0-9]+/)*[a-z_0-9]+(?:\.py|\.csv|/))`", text)) - reserved
+    places = (ROOT, ROOT / "evalkit", ROOT / "evalkit/images")
+    assert len(named) > 15
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+def test_packages_are_named_in_the_map():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "evalkit").glob("*/__init__.py")]
+    assert [name for name in packages if f"`{name}/`" not in text] == []
+
+
+def test_package_data_covers_every_file_that_is_not_python():
+    patterns = configparser.ConfigParser()
+    patterns.read(ROOT / "setup.cfg")
+    globs = [each.strip() for each in patterns["options.package_data"]["evalkit"].split(",")]
+    covered = {path for each in globs for path in (ROOT / "evalkit").glob(each)}
+    tracked = subprocess.run(["git", "ls-files", "evalkit"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    data = {ROOT / name for name in tracked if not name.endswith(".py") and (ROOT / name).exists()}
+    assert sorted(str(path) for path in data - covered) == []
