@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evalkit.environment import doctor as doctor
     from evalkit.evaluation.evaluate import evaluate as evaluate
     from evalkit.evaluation.protocol import Protocol as Protocol
+    from evalkit.evaluation.training_probe import TrainingProbe as TrainingProbe
     from evalkit.features.concat import concat_features as concat_features
     from evalkit.features.describe import describe_features as describe_features
     from evalkit.features.exporting import export_features as export_features
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from evalkit.features.featureset import FeatureSet as FeatureSet
     from evalkit.features.featureset import load_features as load_features
     from evalkit.features.importing import import_features as import_features
+    from evalkit.gan.recipes import Recipe as Recipe
     from evalkit.gan.recipes import TrainOptions as TrainOptions
-    from evalkit.gan.recipes import override as override
-    from evalkit.gan.recipes import recipe_named as recipe_named
-    from evalkit.gan.train import train as train
+    from evalkit.gan.recipes import load_recipe as load_recipe
+    from evalkit.gan.train import TrainedGAN as TrainedGAN
+    from evalkit.gan.train import train_gan as train_gan
     from evalkit.images.datasets import as_image_set as as_image_set
     from evalkit.images.datasets import find_images as find_images
     from evalkit.images.datasets import list_datasets as list_datasets
@@ -49,7 +51,10 @@ _HOMES = {
     "L2SVM": "probes.l2svm",
     "PrepareOptions": "images.options",
     "Protocol": "evaluation.protocol",
+    "Recipe": "gan.recipes",
     "TrainOptions": "gan.recipes",
+    "TrainedGAN": "gan.train",
+    "TrainingProbe": "evaluation.training_probe",
     "Workspace": "workspace",
     "as_image_set": "images.datasets",
     "compare_with_published": "report.tables",
@@ -66,13 +71,12 @@ _HOMES = {
     "load_encoder": "encoders",
     "load_features": "features.featureset",
     "load_images": "images.imageset",
-    "override": "gan.recipes",
+    "load_recipe": "gan.recipes",
     "prepare": "images.prepare",
     "published_results": "report.tables",
-    "recipe_named": "gan.recipes",
     "report_text": "report.tables",
     "reproduce": "reproduction",
-    "train": "gan.train",
+    "train_gan": "gan.train",
     "write_report": "report.render",
 }
 __all__ = ["EvalkitError", "__version__", *_HOMES]

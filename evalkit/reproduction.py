@@ -10,81 +10,19 @@ from pathlib import Path
 import pandas as pd
 
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.measure import is_measured, measure, quiet
+from evalkit.evaluation.measure import is_measured, measure
 from evalkit.evaluation.protocol import REPRODUCTIONS, Protocol
-from evalkit.evaluation.training_probe import TrainingProbe
-from evalkit.features.extract import Say, extract_features
+from evalkit.features.extract import extract_features
 from evalkit.features.featureset import KIND as FEATURES
-from evalkit.gan import train as trainer
-from evalkit.gan.checkpoint import RUN_KIND
-from evalkit.gan.recipes import Recipe, TrainOptions, recipe_named
-from evalkit.gan.run_dir import find_checkpoint
-from evalkit.images import ImageSet, dataset_names, find_images, load_images, prepare_from
+from evalkit.gan.recipes import TrainOptions
+from evalkit.gan.train import train_gan
+from evalkit.images import prepare_from
 from evalkit.pretrained.registry import shipped
 from evalkit.report.tables import compare_with_published, original
 from evalkit.results import Result
-from evalkit.runtime import local_device, resolve_device
 from evalkit.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-
-def training_images(
-    workspace: Workspace, recipe: Recipe, name: str | None = None, *, download: bool = True
-) -> ImageSet:
-    """The images to train on: those named, else the recipe's, else the latest prepared set that is no benchmark.
-
-    Raises:
-        EvalkitError: there are none; the message says how to prepare some.
-    """
-    if name or recipe.images:
-        return find_images(workspace, name or recipe.images, download=download, progress=True)
-    for path in reversed(workspace.artifacts("image set")):
-        if path.name.removesuffix("-jpeg") not in set(dataset_names()) - {"imagenet"}:
-            return load_images(path)
-    return find_images(workspace, "imagenet", progress=True)
-
-
-def train_gan(
-    workspace: Workspace,
-    recipe: Recipe,
-    *,
-    images: str | None = None,
-    name: str | None = None,
-    options: TrainOptions = TrainOptions(),
-    start: str | None = None,
-    probe: str | None = None,
-    probe_updates: int | None = None,
-    download: bool = True,
-    say: Say = quiet,
-) -> Path:
-    """Trains (or goes on training) the run `name`, by default the recipe's, and returns its last checkpoint.
-
-    Args:
-        start: the checkpoint a new run goes on from: a path, RUN or RUN@UPDATES.
-        probe: DATASET:K, a benchmark whose training images measure the features while they are trained.
-        probe_updates: D updates between probes, by default a fiftieth of the training.
-    """
-    pictures = training_images(workspace, recipe, images, download=download)
-    run = workspace.path_of(RUN_KIND, name or recipe.name)
-    workspace.mark_latest(run)
-    say(f"images: {pictures.name} ({len(pictures):,} images)")
-    say(f"run: {run} (recipe {recipe.name}, {recipe.d_updates:,} D updates)")
-    every = probe_updates or max(1, recipe.d_updates // 50)
-    watcher = _training_probe(workspace, run, probe, every, options, download, say) if probe else None
-    begin = find_checkpoint(start, workspace) if start else None
-    return trainer.train(pictures, run, recipe, options=options, start=begin, watcher=watcher)
-
-
-def _training_probe(
-    workspace: Workspace, run: Path, probe: str, every: int, options: TrainOptions, download: bool, say: Say
-) -> TrainingProbe:
-    dataset, _, count = probe.rpartition(":")
-    if not dataset or not count.isdigit() or int(count) < 1:
-        raise EvalkitError(f"probe {probe!r}: expected DATASET:K, K labels a class, like cifar10:400")
-    images = find_images(workspace, dataset, download=download, progress=True)
-    device = str(local_device(resolve_device(options.device)))
-    return TrainingProbe(images, run, labels_per_class=int(count), every=every, device=device, say=say)
 
 
 def reproduce(
@@ -126,9 +64,8 @@ def reproduce(
     if encoder is None and not (train or images) and table.shipped in {path.name for path in shipped()}:
         encoder = f"pretrained:{table.shipped}"
     if encoder is None:
-        options, recipe = TrainOptions(device=device), recipe_named(table.recipe)
-        run = train_gan(workspace, recipe, images=images, options=options, download=download, say=logger.info)
-        encoder = str(run)
+        options = TrainOptions(device=device)
+        encoder = str(train_gan(images, table.recipe, home=workspace, options=options, download=download))
     for each in (encoder, *(table.baselines if baselines else ())):
         features = extract_features(workspace, dataset, each, device=device, download=download, say=logger.info)
         path = workspace.path_of(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")

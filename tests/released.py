@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.gan.networks import Discriminator, Generator
-from evalkit.gan.recipes import recipe_named
+from evalkit.gan.recipes import load_recipe
 from evalkit.pretrained.dcgan_release import (
     Release,
     ReleasedFile,
@@ -20,7 +20,7 @@ def write_release(folder: Path, release: Release) -> Release:
     """Writes every array of a release (matrices inputs x outputs, as Theano has them) and pickles that explode."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    recipe = recipe_named(release.recipe)
+    recipe = load_recipe(release.recipe)
     shapes = []
     for parameters, network in (
         (discriminator_parameters(recipe), Discriminator(recipe)),

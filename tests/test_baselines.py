@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from evalkit.evaluation.protocol import BASELINES
 from evalkit.features.featureset import load_features
 from evalkit.features.transforms import scale
-from evalkit.gan.recipes import recipe_named
+from evalkit.gan.recipes import load_recipe
 from evalkit.probes.classifiers import SolverOptions
 from evalkit.probes.supervised import Search, SupervisedCNN, draw_trial
 from evalkit.results import read_results
@@ -125,14 +125,14 @@ def test_trials_differ_and_depend_on_the_seed_alone():
 
 def test_the_supervised_network_is_the_discriminator_with_an_output_a_class():
     """Pinned: 4,586,112 of D, its 8,192 output weights replaced by ten classes' and their biases."""
-    network = SupervisedCNN(recipe_named("imagenet32"), 10, dropout=0.0, seed=0)
+    network = SupervisedCNN(load_recipe("imagenet32"), 10, dropout=0.0, seed=0)
     assert sum(p.numel() for p in network.parameters()) == 4_586_112 - 8192 + 8192 * 10 + 10
 
 
 def test_the_supervised_network_learns(home, tmp_path):
     images = np.load(home / "images/striped/images.npy").reshape(180, -1)
     labels = np.load(home / "images/striped/labels.npy")
-    search = Search(replace(recipe_named("digits"), base_channels=8), tmp_path / "fits", updates=15)
+    search = Search(replace(load_recipe("digits"), base_channels=8), tmp_path / "fits", updates=15)
     rows, test = np.arange(120), np.arange(120, 180)
     found = search(images, labels, [rows], (4,), test, SolverOptions()).labels[0]
     assert (found == labels[test]).mean() > 0.6  # chance is a third

@@ -257,4 +257,4 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_finished(run, images, tmp_pa
 
 def test_toml_recipe_with_an_unknown_key(run, tmp_path):
     Path(tmp_path / "mine.toml").write_text("base = 'digits'\nlearning_rate = 1\n")
-    assert_one_line(run("train-gan", "--recipe", tmp_path / "mine.toml"), "no value 'learning_rate'; it has name")
+    assert_one_line(run("train-gan", "--recipe", tmp_path / "mine.toml"), "no setting 'learning_rate'; it has name")

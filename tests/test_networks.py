@@ -14,7 +14,7 @@ from evalkit.gan.networks import (
     to_images,
     to_network_range,
 )
-from evalkit.gan.recipes import RECIPES, override, recipe_named
+from evalkit.gan.recipes import RECIPES, load_recipe, override
 
 
 def count(network):
@@ -113,7 +113,7 @@ def test_z_laws():
 def test_toml_recipe(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('base = "svhn"\nlr = 0.001\nd_channel_mults = [1, 2, 2]\nschedule = "both"\n')
-    recipe = recipe_named(str(path))
+    recipe = load_recipe(str(path))
     assert (recipe.name, recipe.lr, recipe.d_channel_mults, recipe.schedule, recipe.z_distribution) == (
         "mine", 0.001, (1, 2, 2), "both", "normal",
     )  # fmt: skip
@@ -122,9 +122,9 @@ def test_toml_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"learning_rate": "1"}, "no value 'learning_rate'; it has name, images"),
+        ({"learning_rate": "1"}, "no setting 'learning_rate'; it has name, images"),
         ({"lr": "fast"}, "lr = 'fast': expected a number"),
-        ({"base_channels": "1.5"}, "base_channels = 1.5: expected a whole number"),
+        ({"base_channels": "1.5"}, "base_channels = 1.5: expected an integer"),
         ({"schedule": "sometimes"}, "schedule = 'sometimes', expected alternate or both"),
         ({"d_channel_mults": "[1, 2]"}, "d_channel_mults and d_strides differ in length"),
         ({"size": "36"}, "size 36 is no multiple of 8"),
@@ -138,4 +138,4 @@ def test_bad_recipe_values_are_refused_by_name(values, message):
 
 def test_unknown_recipe_lists_the_choices():
     with pytest.raises(EvalkitError, match="imagenet64: no such recipe; choose imagenet32, svhn"):
-        recipe_named("imagenet64")
+        load_recipe("imagenet64")

@@ -12,14 +12,14 @@ from evalkit.evaluation import nn_error as nn_error_module
 from evalkit.evaluation.nn_error import NearestSamples, _fit, _short, sampler
 from evalkit.gan.checkpoint import new_state, save_checkpoint
 from evalkit.gan.networks import build_networks
-from evalkit.gan.recipes import recipe_named
+from evalkit.gan.recipes import load_recipe
 from evalkit.results import read_results
 
 
 @pytest.fixture
 def conditional(home):
     """A run of three classes at 32 x 32, not trained."""
-    recipe = dataclasses.replace(recipe_named("digits"), classes=3, base_channels=4)
+    recipe = dataclasses.replace(load_recipe("digits"), classes=3, base_channels=4)
     return recipe, saved(home, recipe, "mine")
 
 
@@ -98,10 +98,10 @@ def test_nn_error_on_the_command_line(run, home, conditional):
 
 
 def test_generators_that_cannot_be_tested_are_refused(run, home):
-    plain = saved(home, dataclasses.replace(recipe_named("digits"), base_channels=4), "plain")
+    plain = saved(home, dataclasses.replace(load_recipe("digits"), base_channels=4), "plain")
     result = run("nn-error", "--encoder", plain, "--dataset", "nowhere")
     assert result.exit_code == 1 and "plain@0: recipe digits has no classes, so its samples have" in result.stderr
-    five = saved(home, dataclasses.replace(recipe_named("digits"), classes=5, base_channels=4), "five")
+    five = saved(home, dataclasses.replace(load_recipe("digits"), classes=5, base_channels=4), "five")
     result = run("nn-error", "--encoder", five, "--dataset", "striped")
     assert "five@0: draws 5 classes at 32x32, striped has 3 at 32x32" in result.stderr
 

@@ -24,7 +24,8 @@ from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import override
 from evalkit.gan.run_dir import checkpoints, latest_checkpoint
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimizer
-from evalkit.gan.train import Trainer, _set_learning_rate, train
+from evalkit.gan.train import train
+from evalkit.gan.trainer import Trainer, _set_learning_rate
 from evalkit.images.imageset import load_images
 
 # -- reference: the same update written out by hand in float64
@@ -132,7 +133,7 @@ def first_weight(state, network):
 def test_which_network_a_minibatch_updates(striped, tmp_path, schedule, moved):
     state = new_state(override(SMALL, {"schedule": schedule}), seed=0, device=torch.device("cpu"))
     minibatches = Minibatches(striped, state.recipe, seed=0, device=torch.device("cpu"))
-    training = Trainer(tmp_path, state, minibatches, OPTIONS, "float32", {})
+    training = Trainer(tmp_path, state, minibatches, OPTIONS, precision="float32", made_from={})
     found = []
     for t in range(2):
         before = {name: first_weight(state, name).clone() for name in ("generator", "discriminator")}
@@ -241,7 +242,7 @@ def test_sigterm_writes_a_checkpoint_and_says_so(striped, tmp_path):
     wait_for_checkpoints(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert "checkpoint written; the same command goes on from there" in errors
+    assert "checkpoint written; run the same command to resume" in errors
     done = json.loads((latest_checkpoint(tmp_path / "run") / "manifest.json").read_text())["settings"]["d_updates"]
     assert f"stopped after {done} of 30 D updates" in errors
 

@@ -1,7 +1,9 @@
-"""What a run says of itself, and what it does when it goes wrong: metrics, alarms, rewinds, probe, events."""
+"""What a run logs, and what it does when it goes wrong: metrics, collapse, rewinds, probe, TensorBoard events."""
 
 import csv
+import itertools
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -12,12 +14,12 @@ from helpers import TRAIN_OPTIONS as OPTIONS
 from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.training_probe import TrainingProbe
-from evalkit.gan.checkpoint import new_state, read_checkpoint
-from evalkit.gan.monitor import COLUMNS, Metrics, diversity, nearest_sample_distance, sample
+from evalkit.gan.checkpoint import CheckpointSettings, new_state, read_checkpoint
+from evalkit.gan.monitor import COLUMNS, Metrics, detect_collapse, diversity, nearest_sample_distance, sample
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import TrainOptions, override
 from evalkit.gan.run_dir import checkpoints
-from evalkit.gan.train import detect_collapse, train
+from evalkit.gan.train import train
 
 CPU = torch.device("cpu")
 
@@ -27,7 +29,7 @@ def lines(path):
         return list(csv.DictReader(file))
 
 
-# -- numbers
+# -- metrics
 
 
 def test_value_of_diversity():
@@ -76,7 +78,7 @@ def test_every_line_has_the_nnd_once_an_epoch_only(striped, tmp_path):
     assert all(0 < float(row["diversity"]) <= 1 for row in rows)
 
 
-# -- alarms
+# -- collapse
 
 
 def row(d_updates, d_loss=0.5, diversity=0.8):
@@ -95,32 +97,34 @@ def test_value_of_alarms():
 
 
 def false_alarm(after):
-    """Goes off once, when a run has logged so many lines without a step back."""
+    """Reports a collapse once, when a run has logged so many lines."""
+    reported = []
 
-    def found(rows):
-        return ("planted", rows[-1]["d_updates"] - 1) if len(rows) == after and not found.heard else None
+    def detect(rows):
+        if len(rows) != after or reported:
+            return None
+        reported.append(True)
+        return "planted", rows[-1]["d_updates"] - 1
 
-    found.heard = False
-    return found
+    return detect
 
 
 def test_collapsed_run_stops_and_keeps_its_checkpoints(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.gan.train.detect_collapse", false_alarm(4))
+    monkeypatch.setattr("evalkit.gan.trainer.detect_collapse", false_alarm(4))
     with pytest.raises(EvalkitError, match="planted since 3 D updates; the checkpoints are kept; try --on-collapse"):
         train(striped, tmp_path / "run", SMALL, options=OPTIONS)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["d-00000002"]
 
 
-def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypatch):
+def test_rewound_run_continues_with_other_minibatches(striped, tmp_path, monkeypatch, caplog):
     whole = train(striped, tmp_path / "whole", SMALL, options=OPTIONS)
-    planted = false_alarm(4)
-    monkeypatch.setattr("evalkit.gan.train.detect_collapse", planted)
-    monkeypatch.setattr("evalkit.gan.train.tqdm.write", lambda line, file: setattr(planted, "heard", line))
+    monkeypatch.setattr("evalkit.gan.trainer.detect_collapse", false_alarm(4))
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     rewound = train(striped, tmp_path / "rewound", SMALL, options=options)
-    assert planted.heard == "planted since 3 D updates: back to d-00000002 with fresh minibatches (rewind 1)"
-    settings = read_checkpoint(rewound)["settings"]
-    assert settings["rewinds"] == 1 and [each["from_d_updates"] for each in settings["history"]] == [0]
+    assert caplog.messages == ["planted since 3 D updates: back to d-00000002 with other minibatches (rewind 1)"]
+    settings = CheckpointSettings.from_manifest(read_checkpoint(rewound))
+    assert settings.rewinds == 1
+    assert [segment.from_d_updates for segment in settings.history] == [0]
     first, second = (lines(tmp_path / name / "metrics.csv") for name in ("whole", "rewound"))
     assert [r["d_updates"] for r in second] == ["1", "2", "3", "4", "5", "6"]
     assert [a["d_loss"] == b["d_loss"] for a, b in zip(first, second, strict=True)] == [True, True] + [False] * 4
@@ -128,7 +132,7 @@ def test_rewound_run_goes_on_with_other_minibatches(striped, tmp_path, monkeypat
 
 
 def test_run_that_collapses_again_and_again_stops(striped, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalkit.gan.train.detect_collapse", lambda rows: ("planted", 2) if len(rows) == 4 else None)
+    monkeypatch.setattr("evalkit.gan.trainer.detect_collapse", lambda rows: ("planted", 2) if len(rows) == 4 else None)
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
     with pytest.raises(EvalkitError, match="planted since 2 D updates, after 3 rewinds; try another recipe"):
         train(striped, tmp_path / "run", SMALL, options=options)
@@ -139,8 +143,8 @@ def test_run_that_collapses_again_and_again_stops(striped, tmp_path, monkeypatch
 
 def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
     run = tmp_path / "runs" / "small"
-    probe = TrainingProbe(striped, run, labels_per_class=20, every=2, device="cpu")
-    train(striped, run, SMALL, options=OPTIONS, watcher=probe)
+    probe = TrainingProbe(striped, labels_per_class=20, device="cpu")
+    train(striped, run, SMALL, options=OPTIONS, probe=probe, probe_updates=2)
     rows = lines(run / "probe.csv")
     assert [r["d_updates"] for r in rows] == ["0", "2", "4", "6"]  # the first with the initial weights
     assert {r["validation_images"] for r in rows} == {"180"}
@@ -155,37 +159,33 @@ def test_probe_logs_and_keeps_the_best_checkpoint(striped, tmp_path):
 
 
 def test_probe_measures_again_what_a_rewound_run_trained_again(striped, tmp_path, monkeypatch):
-    planted = false_alarm(6)
-    monkeypatch.setattr("evalkit.gan.train.detect_collapse", planted)
-    monkeypatch.setattr("evalkit.gan.train.tqdm.write", lambda line, file: setattr(planted, "heard", line))
-    monkeypatch.setattr(
-        "evalkit.gan.train.checkpoint_before", lambda run, d_updates: checkpoints(run)[1]
-    )  # of 2 D updates
-    measured = []
-    monkeypatch.setattr(
-        TrainingProbe, "_measure", lambda self, checkpoint: (1.0, float(len(measured.append(1) or measured)))
-    )
+    monkeypatch.setattr("evalkit.gan.trainer.detect_collapse", false_alarm(6))
+    after_two_updates = lambda run, d_updates: checkpoints(run)[1]  # noqa: E731
+    monkeypatch.setattr("evalkit.gan.trainer.checkpoint_before", after_two_updates)
+    accuracies = itertools.count(1)
+    monkeypatch.setattr(TrainingProbe, "_measure", lambda *arguments: (1.0, float(next(accuracies))))
     options = TrainOptions(**{**vars(OPTIONS), "on_collapse": "rewind"})
-    probe = TrainingProbe(striped, tmp_path / "run", labels_per_class=20, every=2, device="cpu")
-    train(striped, tmp_path / "run", SMALL, options=options, watcher=probe)
+    probe = TrainingProbe(striped, labels_per_class=20, device="cpu")
+    train(striped, tmp_path / "run", SMALL, options=options, probe=probe, probe_updates=2)
     rows = [(r["d_updates"], r["rewinds"], r["validation_percent"]) for r in lines(tmp_path / "run" / "probe.csv")]
     # 0, 2 and 4 before the step back to 2; then 4 and 6 of the new line
     assert rows == [("0", "0", "1.00"), ("2", "0", "2.00"), ("4", "1", "4.00"), ("6", "1", "5.00")]
 
 
-def test_probe_that_fails_does_not_end_the_run(striped, tmp_path, monkeypatch):
+def test_probe_that_fails_does_not_end_the_run(striped, tmp_path, monkeypatch, caplog):
     def diverged(*args, **kwargs):
         raise EvalkitError("planted")
 
     monkeypatch.setattr("evalkit.evaluation.training_probe.extract", diverged)
-    said = []
-    probe = TrainingProbe(striped, tmp_path / "run", labels_per_class=20, every=6, device="cpu", say=said.append)
-    assert train(striped, tmp_path / "run", SMALL, options=OPTIONS, watcher=probe).name == "d-00000006"
-    assert said == [f"probe after {d_updates} D updates: none (planted)" for d_updates in (0, 6)]
+    caplog.set_level(logging.INFO, logger="evalkit")
+    probe = TrainingProbe(striped, labels_per_class=20, device="cpu")
+    last = train(striped, tmp_path / "run", SMALL, options=OPTIONS, probe=probe, probe_updates=6)
+    assert last.name == "d-00000006"
+    assert caplog.messages == [f"probe after {d_updates} D updates: none (planted)" for d_updates in (0, 6)]
 
 
 def test_probe_never_sees_test_images(striped, tmp_path):
-    probe = TrainingProbe(striped, tmp_path, labels_per_class=20, every=2, device="cpu")
+    probe = TrainingProbe(striped, labels_per_class=20, device="cpu")
     first, end = striped.splits["test"]
     seen = {np.asarray(image).tobytes() for image in np.asarray(probe.images.images[np.arange(240)])}
     assert len(probe.images) == 240 and not seen & {np.asarray(p).tobytes() for p in striped.images[first:end]}

@@ -21,7 +21,7 @@ from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.networks import ConvBlock, Discriminator, build_networks
 from evalkit.gan.norms import remove_spectral_norm
-from evalkit.gan.recipes import Recipe, recipe_named
+from evalkit.gan.recipes import Recipe, load_recipe
 from evalkit.gan.run_dir import find_checkpoint, run_of
 from evalkit.pretrained.registry import find_pretrained
 from evalkit.pretrained.store import load_discriminator, load_source_statistics, read_pretrained
@@ -70,7 +70,7 @@ def pretrained_encoder(name: str, workspace: Workspace, *, download: bool = True
 
 def random_encoder(recipe_name: str) -> Encoder:
     """The recipe's discriminator with its initial weights."""
-    recipe = recipe_named(recipe_name)
+    recipe = load_recipe(recipe_name)
     discriminator = build_networks(recipe, seed=_RANDOM_SEED)[1]
     sha256 = hashlib.sha256(save({k: v.contiguous() for k, v in discriminator.state_dict().items()})).hexdigest()
     return discriminator_encoder(f"random:{recipe.name}", discriminator, sha256=sha256)

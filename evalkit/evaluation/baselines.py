@@ -19,7 +19,7 @@ from evalkit.evaluation.protocol import BASELINES, Baseline, BaselineOptions, Pr
 from evalkit.features.extract import Say, extract_features
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet
-from evalkit.gan.recipes import recipe_named
+from evalkit.gan.recipes import load_recipe
 from evalkit.images import ImageSet, find_images
 from evalkit.probes.supervised import Search, supervised_cnn
 from evalkit.workspace import Workspace
@@ -97,7 +97,7 @@ def image_features(images: ImageSet, recipe: str) -> FeatureSet:
 
 
 def _search(workspace: Workspace, features: FeatureSet, options: BaselineOptions, protocol: Protocol) -> Search:
-    recipe = recipe_named(options.recipe)
+    recipe = load_recipe(options.recipe)
     key = sha256_json([features.sha256, recipe.as_dict(), options.updates])[:12]
     folder = workspace.home / "searches" / f"{features.dataset}--{recipe.name}--{key}"
     return Search(recipe, folder, options.updates, options.minutes, protocol.seed)

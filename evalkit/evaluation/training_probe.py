@@ -6,6 +6,7 @@ test images are never looked at.
 
 import csv
 import io
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -16,31 +17,31 @@ import numpy as np
 from evalkit.artifacts import copy_artifact, read_manifest, sha256_json, write_atomically
 from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.evaluate import Progress, search_hyperparameter
+from evalkit.evaluation.evaluate import search_hyperparameter
 from evalkit.evaluation.label_subsets import sample_label_subset
 from evalkit.features.extract import extract
 from evalkit.gan.checkpoint import KIND
-from evalkit.gan.run_dir import best_checkpoint
+from evalkit.gan.run_dir import best_checkpoint, run_of
 from evalkit.images.imageset import ImageSet, Rows
 from evalkit.probes.classifiers import RELEASE_C_GRID
-from evalkit.runtime import resolve_device
+from evalkit.runtime import local_device, resolve_device
 from evalkit.solver import l2svm_subsets
 
 COLUMNS = ("d_updates", "rewinds", "dataset", "labels_per_class", "validation_images", "C", "validation_percent")
+logger = logging.getLogger(__name__)
 _VALIDATION = 5_000  # enough for +- 0.7 points; the same images each time, so differences show better than that
 _SEED = 0
 
 
 class TrainingProbe:
-    """Measures checkpoints of one run, as the trainer's watcher.
+    """Measures checkpoints of a run while it trains: the `probe` of `train_gan`.
 
     Writes RUN/probe.csv and RUN/probe.png, and keeps the checkpoint of the best validation accuracy as RUN/best.
 
     Args:
         images: the benchmark's images, of which only the `train` split is used.
-        run: the run's directory.
         labels_per_class: k; k x K images are fitted, and normalise (the whole training split would take longer).
-        every: D updates between probes.
+        run: the folder to write to; by default the run that a checkpoint belongs to.
 
     Raises:
         EvalkitError: a class of the benchmark has too few images.
@@ -49,43 +50,42 @@ class TrainingProbe:
     def __init__(
         self,
         images: ImageSet,
-        run: Path,
         *,
         labels_per_class: int,
-        every: int,
+        run: Path | None = None,
         device: str = "auto",
-        say: Progress = lambda line: None,
     ):
-        self.run, self.labels_per_class, self.every, self.say = run, labels_per_class, every, say
-        self._device = str(resolve_device(device))
+        self.run, self.labels_per_class = run, labels_per_class
+        self._device = str(local_device(resolve_device(device)))
         self.images = _excerpt(images, labels_per_class)
 
     def __call__(self, checkpoint: Path) -> None:
         """Measures the checkpoint unless it was measured before."""
         settings = read_manifest(checkpoint, KIND)["settings"]
         d_updates, rewinds = settings["d_updates"], settings["rewinds"]
-        found = self._rows()
+        run = self.run or run_of(checkpoint)
+        found = _read_rows(run / "probe.csv")
         if any((int(row["d_updates"]), int(row["rewinds"])) == (d_updates, rewinds) for row in found):
             return
         rows = [row for row in found if int(row["d_updates"]) < d_updates]  # later ones are from before a step back
         try:
-            C, percent = self._measure(checkpoint)
+            C, percent = self._measure(checkpoint, run)
         except EvalkitError as error:  # a probe that fails must not end a run of days
-            self.say(f"probe after {d_updates} D updates: none ({error})")
+            logger.warning("probe after %d D updates: none (%s)", d_updates, error)
             return
         best = max((float(row["validation_percent"]) for row in rows), default=-math.inf)
         if percent > best:
-            copy_artifact(checkpoint, best_checkpoint(self.run))
+            copy_artifact(checkpoint, best_checkpoint(run))
         counts = (d_updates, rewinds, self.images.name, self.labels_per_class, len(self.images.split("validation")))
         cells = (*counts, f"{C:g}", f"{percent:.2f}")
-        self._write([*rows, dict(zip(COLUMNS, map(str, cells), strict=True))])
-        self.say(f"probe after {d_updates} D updates: {percent:.2f} % (best before: {max(best, 0):.2f} %)")
+        _write_rows([*rows, dict(zip(COLUMNS, map(str, cells), strict=True))], run)
+        logger.info("probe after %d D updates: %.2f %% (best before: %.2f %%)", d_updates, percent, max(best, 0))
 
-    def _measure(self, checkpoint: Path) -> tuple[float, float]:
+    def _measure(self, checkpoint: Path, run: Path) -> tuple[float, float]:
         """The C chosen and the validation accuracy in percent."""
-        target = self.run / "probe" / "features"
+        target = run / "probe" / "features"
         shutil.rmtree(target, ignore_errors=True)
-        found = extract(self.images, load_encoder(str(checkpoint), home=self.run), target, device=self._device)
+        found = extract(self.images, load_encoder(str(checkpoint), home=run), target, device=self._device)
         fit, validation = found.rows("train"), found.rows("validation")
 
         def score(Cs: Sequence[float]) -> list[float]:
@@ -93,22 +93,21 @@ class TrainingProbe:
             return (fits.predictions[0] == found.labels[validation]).mean(axis=1).tolist()
 
         choice = search_hyperparameter(score, RELEASE_C_GRID, say=lambda line: None)
-        shutil.rmtree(self.run / "probe")
+        shutil.rmtree(run / "probe")
         return choice.value, 100 * max(choice.scores.values())
 
-    def _rows(self) -> list[dict[str, str]]:
-        path = self.run / "probe.csv"
-        if not path.exists():
-            return []
-        return list(csv.DictReader(io.StringIO(path.read_text())))
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.run / "probe.csv", text.getvalue())
-        _draw(rows, self.run / "probe.png")
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+
+
+def _write_rows(rows: list[dict[str, str]], run: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(run / "probe.csv", text.getvalue())
+    _draw(rows, run / "probe.png")
 
 
 def _excerpt(images: ImageSet, labels_per_class: int) -> ImageSet:

@@ -1,7 +1,8 @@
 """The DCGAN's two networks, built from a recipe (Radford et al. 2016, section 4 and the release's layer shapes).
 
-No layer has a bias but batch norm's. Classes, where there are any, join as one-hot entries: to z, to each hidden
-vector, and as constant maps to each convolution's input.
+Only batch norm has biases. Classes, where there are any, are concatenated as one-hot entries: to z, to each hidden
+vector, and as constant maps to each convolution's input. Also the conversions between uint8 images and the networks'
+range, and z.
 """
 
 import math
@@ -26,15 +27,16 @@ def join_classes(x: Tensor, classes: Tensor | None) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm (not on the image itself), leaky ReLU: (N, C, H, W) -> (N, maps, H/s, W/s)."""
+    """Convolution, batch norm (not on the image itself), leaky ReLU: (N, C, H, W) -> (N, channels, H/s, W/s)."""
 
-    def __init__(self, recipe: Recipe, inputs: int, maps: int, stride: int, *, normalised: bool):
+    def __init__(self, recipe: Recipe, inputs: int, channels: int, stride: int, *, batch_norm: bool):
         super().__init__()
         spectral = recipe.d_norm == "spectral"
-        self.conv = nn.Conv2d(inputs, maps, recipe.kernel, stride, recipe.padding, bias=spectral)
-        # momentum and running buffers matter to features with `running` statistics only
-        norm = nn.BatchNorm2d(maps, eps=recipe.norm_eps, affine=recipe.norm_scale_shift) if normalised else None
-        self.norm = nn.Identity() if spectral or norm is None else norm
+        self.conv = nn.Conv2d(inputs, channels, recipe.kernel, stride, recipe.padding, bias=spectral)
+        self.norm: nn.Module = nn.Identity()
+        if batch_norm and not spectral:
+            # momentum and running buffers matter only to features with `running` statistics
+            self.norm = nn.BatchNorm2d(channels, eps=recipe.norm_eps, affine=recipe.norm_scale_shift)
         self.negative_slope = recipe.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,10 +52,10 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList()
         channels, side = recipe.channels, recipe.size
         for index, (multiple, stride) in enumerate(zip(recipe.d_channel_mults, recipe.d_strides, strict=True)):
-            maps = multiple * recipe.base_channels
+            outputs = multiple * recipe.base_channels
             # no batch norm on D's input layer: it made training oscillate [s4]
-            self.blocks.append(ConvBlock(recipe, channels + recipe.classes, maps, stride, normalised=index > 0))
-            channels, side = maps, math.ceil(side / stride)
+            self.blocks.append(ConvBlock(recipe, channels + recipe.classes, outputs, stride, batch_norm=index > 0))
+            channels, side = outputs, math.ceil(side / stride)
         self.hidden = nn.ModuleList()
         self.hidden_norms = nn.ModuleList()
         length = channels * side * side
@@ -69,16 +71,16 @@ class Discriminator(nn.Module):
 
     def batch_norms(self) -> dict[str, nn.BatchNorm2d]:
         """The conv blocks' batch norms: {"conv2": ..., ...}, in layer order."""
-        found = {f"conv{index + 1}": block.norm for index, block in enumerate(self.blocks)}
-        return {name: norm for name, norm in found.items() if isinstance(norm, nn.BatchNorm2d)}
+        norms = {f"conv{index + 1}": block.norm for index, block in enumerate(self.blocks)}
+        return {name: norm for name, norm in norms.items() if isinstance(norm, nn.BatchNorm2d)}
 
     def layer_outputs(self, images: Tensor, classes: Tensor | None = None) -> dict[str, Tensor]:
-        """Output of each conv block after its leaky ReLU: {"conv1": (N, maps, h, w), ...}, in layer order."""
-        maps, found = images, {}
+        """Output of each conv block after its leaky ReLU: {"conv1": (N, C, h, w), ...}, in layer order."""
+        x, outputs = images, {}
         for index, block in enumerate(self.blocks):
-            maps = block(join_classes(maps, classes))
-            found[f"conv{index + 1}"] = maps
-        return found
+            x = block(join_classes(x, classes))
+            outputs[f"conv{index + 1}"] = x
+        return outputs
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
         x = images
@@ -91,7 +93,7 @@ class Discriminator(nn.Module):
 
 
 class FlatMapNorm(nn.Module):
-    """Batch norm with one gain a map on flattened maps (N, C x S x S), as in pytorch/examples' DCGAN."""
+    """Batch norm with one gain per feature map on flattened maps (N, C x S x S), as in pytorch/examples' DCGAN."""
 
     def __init__(self, recipe: Recipe, maps: int):
         super().__init__()
@@ -103,9 +105,9 @@ class FlatMapNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_length) -> images (N, C, size, size) in [-1, 1] (tanh) or [0, 1] (sigmoid).
+    """z (N, z_dim) -> images (N, C, size, size) in [-1, 1] (tanh) or [0, 1] (sigmoid).
 
-    Batch norm always uses the statistics of the batch at hand, as the release's samples do; it keeps no running ones.
+    Batch norm always uses the statistics of the current batch, as the release's samples do; it keeps no running ones.
     """
 
     def __init__(self, recipe: Recipe):
@@ -124,11 +126,10 @@ class Generator(nn.Module):
         self.deconvs, self.deconv_norms = nn.ModuleList(), nn.ModuleList()
         channels = [multiple * recipe.base_channels for multiple in recipe.g_channel_mults] + [recipe.channels]
         for inputs, maps, stride in zip(channels, channels[1:], recipe.g_strides, strict=False):
-            more = stride - recipe.kernel + 2 * recipe.padding  # so that the output is the input x stride
+            inputs += recipe.classes
+            extra = stride - recipe.kernel + 2 * recipe.padding  # output padding that makes the output input x stride
             self.deconvs.append(
-                nn.ConvTranspose2d(
-                    inputs + recipe.classes, maps, recipe.kernel, stride, recipe.padding, more, bias=False
-                )
+                nn.ConvTranspose2d(inputs, maps, recipe.kernel, stride, recipe.padding, extra, bias=False)
             )
         for maps in channels[1:-1]:  # none on G's output [s4]
             self.deconv_norms.append(_generator_norm(nn.BatchNorm2d, maps, recipe))
@@ -149,7 +150,7 @@ def _generator_norm(norm: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], maps: int
 
 
 def init_weights(network: Generator | Discriminator, generator: torch.Generator) -> None:
-    """Draws weights from N(0, init_std), batch-norm gains from N(1, init_std); biases 0 [release]."""
+    """Initializes weights from N(0, init_std), batch-norm gains from N(1, init_std) and biases with 0 [release]."""
     std = network.recipe.init_std
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
@@ -162,7 +163,7 @@ def init_weights(network: Generator | Discriminator, generator: torch.Generator)
 
 
 def build_networks(recipe: Recipe, *, seed: int) -> tuple[Generator, Discriminator]:
-    """Freshly initialised float32 networks on the CPU; equal seeds give equal weights."""
+    """Newly initialized float32 networks on the CPU; equal seeds give equal weights."""
     generator, discriminator = Generator(recipe), Discriminator(recipe)
     random = torch.Generator().manual_seed(seed)
     init_weights(generator, random)
@@ -171,7 +172,7 @@ def build_networks(recipe: Recipe, *, seed: int) -> tuple[Generator, Discriminat
 
 
 def to_network_range(images: Tensor, recipe: Recipe) -> Tensor:
-    """uint8 images (N, H, W, 3) -> float32 (N, C, H, W) in the generator's range; one channel is the first.
+    """uint8 images (N, H, W, 3) -> float32 (N, C, H, W) in the generator's range; with C = 1 the first channel.
 
     tanh: x / 127.5 - 1 [s4]; sigmoid: x / 255 [release].
     """
@@ -180,13 +181,13 @@ def to_network_range(images: Tensor, recipe: Recipe) -> Tensor:
 
 
 def to_images(images: Tensor, recipe: Recipe) -> np.ndarray:
-    """float (N, C, H, W) in the generator's range -> uint8 (N, H, W, C); the way back of `to_network_range`."""
+    """float (N, C, H, W) in the generator's range -> uint8 (N, H, W, C); the inverse of `to_network_range`."""
     images = (images.float() + 1) * 127.5 if recipe.output == "tanh" else images.float() * 255
     return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def draw_z(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """z (count, z_length), float32 on the generator's device: U(-1, 1) or N(0, 1)."""
+    """z (count, z_dim), float32 on the generator's device: U(-1, 1) or N(0, 1)."""
     z = torch.empty(count, recipe.z_dim, device=generator.device)
     if recipe.z_distribution == "uniform":
         return z.uniform_(-1, 1, generator=generator)

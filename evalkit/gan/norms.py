@@ -1,6 +1,7 @@
-"""Spectral normalisation: weights divided by their largest singular value (Miyato et al. 2018, algorithm 1).
+"""Normalizations that torch lacks or has only for GPUs: spectral norm, and batch norm synchronized over processes.
 
-Batch norm over the whole minibatch when several processes share it (optional: the paper trains on one).
+Spectral norm divides weights by their largest singular value (Miyato et al. 2018, algorithm 1). Synchronized batch norm
+uses the statistics of the whole minibatch that several processes share (optional: the paper trains on one).
 """
 
 from typing import Any
@@ -12,13 +13,14 @@ from torch.nn.utils import parametrize
 
 from evalkit.runtime import Ranks
 
-_FIRST_ITERATIONS = 50  # brings the random start near the singular vectors; afterwards one a pass keeps up
+_FIRST_ITERATIONS = 50  # from a random start close to the singular vectors; afterwards one per pass suffices
 
 
 class SpectralNorm(nn.Module):
-    """A parametrisation: W -> W / sigma(W), W as a matrix with a row an output; one power iteration a training pass.
+    """A parametrization: W -> W / sigma(W), W as a matrix with one row per output.
 
-    Always in the weight's own precision: torch's, under autocast, iterates in bfloat16.
+    Each pass in training mode does one power iteration, always in the precision of the weight: torch's spectral norm
+    iterates in bfloat16 under autocast.
     """
 
     left: Tensor
@@ -32,7 +34,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def reset(self, weight: Tensor, generator: torch.Generator | None) -> None:
-        """Finds the singular vectors of a new `weight` from a random start."""
+        """Computes the singular vectors of a new `weight` from a random start."""
         self.left = torch.randn(len(weight), generator=generator, dtype=weight.dtype)
         self.right = weight.flatten(1).T @ self.left
         self._iterate(weight.flatten(1), _FIRST_ITERATIONS)
@@ -40,7 +42,7 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def _iterate(self, rows: Tensor, times: int) -> None:
         for _ in range(times):
-            # new tensors, not in place: a pass before this one still needs the old for its gradient
+            # new tensors, not in place: an earlier pass still needs the old ones for its gradient
             self.left = F.normalize(rows @ self.right, dim=0)
             self.right = F.normalize(rows.T @ self.left, dim=0)
 
@@ -53,31 +55,31 @@ class SpectralNorm(nn.Module):
 
 
 def power_iterate(network: nn.Module) -> None:
-    """One power iteration of every spectral norm in a network, as a training pass does."""
+    """Does one power iteration of every spectral norm in a network, as a pass in training mode does."""
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
-            held = getattr(module.parametrizations, "weight")  # noqa: B009 - as in `draw_weight`
+            held = getattr(module.parametrizations, "weight")  # noqa: B009 - as in `init_weight`
             held[0]._iterate(held.original.flatten(1), 1)
 
 
 def add_spectral_norm(module: nn.Conv2d | nn.Linear) -> None:
-    """Makes `module.weight` spectrally normalised."""
-    # unsafe skips a trial pass, which says nothing before the weights are drawn
+    """Makes `module.weight` spectrally normalized."""
+    # unsafe skips a trial pass, which is meaningless before the weights are initialized
     parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight), unsafe=True)
 
 
 def init_weight(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, std: float, generator: torch.Generator) -> None:
-    """Draws the weight from N(0, std), before its normalisation if it has one."""
+    """Initializes the weight, before its normalization if it has one, from N(0, std)."""
     if not parametrize.is_parametrized(module, "weight"):
         nn.init.normal_(module.weight, 0.0, std, generator=generator)
         return
-    held = getattr(module.parametrizations, "weight")  # noqa: B009 - mypy knows no attributes of a parametrised module
+    held = getattr(module.parametrizations, "weight")  # noqa: B009 - mypy knows no attributes of a parametrized module
     nn.init.normal_(held.original, 0.0, std, generator=generator)
     held[0].reset(held.original.detach(), generator)
 
 
 def remove_spectral_norm(module: nn.Module) -> None:
-    """Freezes `module.weight` at its normalised value, a plain parameter again."""
+    """Turns `module.weight` into a plain parameter with the normalized value."""
     if parametrize.is_parametrized(module, "weight"):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
@@ -96,7 +98,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.Module):
-    """A batch norm that normalises by mean and biased variance over all ranks; takes over parameters and buffers."""
+    """Batch norm by mean and biased variance over all ranks; shares the parameters and buffers of `norm`."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -112,20 +114,20 @@ class SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         axes = (0, 2, 3) if x.ndim == 4 else (0,)
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        mean = self._averaged(x.float().mean(axes))
-        centred = x.float() - mean.view(shape)
-        variance = self._averaged(centred.square().mean(axes))
+        mean = self._average(x.float().mean(axes))
+        centered = x.float() - mean.view(shape)
+        variance = self._average(centered.square().mean(axes))
         self._track(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.ranks.count)
-        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        y = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
-    def _averaged(self, value: Tensor) -> Tensor:
+    def _average(self, value: Tensor) -> Tensor:
         return _Sum.apply(value, self.ranks) / self.ranks.count
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running statistics as torch's batch norm does, where there are any."""
+        """Updates the running statistics, if there are any, as torch's batch norm does."""
         if self.running_mean is None or self.momentum is None:
             return
         self.running_mean.lerp_(mean, self.momentum)
@@ -134,7 +136,7 @@ class SyncBatchNorm(nn.Module):
 
 
 def sync_batch_norms(network: nn.Module, ranks: Ranks) -> None:
-    """Replaces every batch norm of `network` by one over all ranks; names in the state dictionary stay."""
+    """Replaces every batch norm of `network` by one over all ranks; the names in the state dictionary stay."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):

@@ -1,8 +1,8 @@
-"""One update of each network: the arithmetic of DCGAN training and nothing else.
+"""One update of each network: the arithmetic of DCGAN training and nothing else. The trainer calls it per minibatch.
 
-Losses (Radford et al. 2016; the release): D minimises BCE(D(real), 1) + BCE(D(fake), 0), G minimises BCE(D(fake), 1),
-both on logits. Real and fake images pass D separately, so each is normalised by its own batch. With several processes
-each takes its share of the batch, and the gradients are averaged before the update.
+Losses (Radford et al. 2016; the release): D minimizes BCE(D(real), 1) + BCE(D(fake), 0), G minimizes BCE(D(fake), 1),
+both on logits. Real and fake images pass through D separately, so each is normalized by its own batch. With several
+processes each takes its share of the batch, and the gradients are averaged before the update.
 """
 
 import torch
@@ -17,7 +17,7 @@ from evalkit.runtime import ALONE, Ranks
 
 
 def make_optimizer(network: Generator | Discriminator, recipe: Recipe) -> Adam:
-    """Adam with L2 coupled: l2 x parameter joins the gradient before Adam's moments [release]."""
+    """Adam with coupled L2: l2 x parameter is added to the gradient before Adam's moments [release]."""
     return Adam(
         network.parameters(),
         lr=recipe.lr,
@@ -29,14 +29,14 @@ def make_optimizer(network: Generator | Discriminator, recipe: Recipe) -> Adam:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, recipe: Recipe) -> Tensor:
-    """What D minimises, from its logits (N,) on real and on fake images."""
+    """The loss of D, from its logits (N,) on real and on fake images."""
     if recipe.loss == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake: Tensor, recipe: Recipe) -> Tensor:
-    """What G minimises, from D's logits (N,) on its images."""
+    """The loss of G, from D's logits (N,) on its images."""
     return -fake.mean() if recipe.loss == "hinge" else F.softplus(-fake).mean()
 
 
@@ -54,7 +54,7 @@ def discriminator_step(
     """One update of D on images `real` (N, C, H, W) and on G's from `z` (N, Z), both with `noise` (2, N, C, H, W).
 
     Returns:
-        The loss before the update, and the mean probability D gave to real and to fake; scalars, on the device.
+        The loss before the update, and the mean probability D gave to real and to fake images; scalars on the device.
     """
     with torch.no_grad():
         fake = generator(z, classes)
@@ -77,7 +77,7 @@ def generator_step(
     noise: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """One update of G from `z` (N, Z), whose images D sees with `noise` (1, N, C, H, W); D stays as it is.
+    """One update of G from `z` (N, Z), whose images D sees with `noise` (1, N, C, H, W); D's weights do not change.
 
     Returns:
         The loss before the update, a scalar.
@@ -104,11 +104,11 @@ def _update(optimizer: Optimizer, loss: Tensor, ranks: Ranks) -> None:
 def average_step(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Moves the averaged network's weights towards the network's: a <- decay a + (1 - decay) w.
 
-    Running statistics are copied, so they are the network's own; singular vectors are the average's.
+    Running statistics are copied from the network; singular vectors are the average's own.
     """
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for kept, now in zip(average.modules(), network.modules(), strict=True):
-        if not isinstance(kept, SpectralNorm):
-            for buffer, value in zip(kept.buffers(recurse=False), now.buffers(recurse=False), strict=True):
+    for ours, source in zip(average.modules(), network.modules(), strict=True):
+        if not isinstance(ours, SpectralNorm):
+            for buffer, value in zip(ours.buffers(recurse=False), source.buffers(recurse=False), strict=True):
                 buffer.copy_(value)
     power_iterate(average)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import Discriminator, Generator
-from evalkit.gan.recipes import Recipe, recipe_named
+from evalkit.gan.recipes import Recipe, load_recipe
 from evalkit.pretrained.store import Pretrained, Weights, first_layers
 
 _SHOWN = 4  # names of missing files in a message
@@ -147,7 +147,7 @@ def read_release(
     Raises:
         EvalkitError: a file that is missing (unless partial), changed, or of another shape.
     """
-    recipe = recipe_named(release.recipe)
+    recipe = load_recipe(release.recipe)
     of_d, of_g = discriminator_parameters(recipe), generator_parameters(recipe)
     entries = list(zip([*of_d, *of_g], release.files, strict=True))
     d_files, g_files = _Files(folder, dict(entries[: len(of_d)])), _Files(folder, dict(entries[len(of_d) :]))
