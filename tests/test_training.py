@@ -1,13 +1,17 @@
 """Training: steps against a float64 reference, resume against an undisturbed run, schedules, and what is refused."""
 
 import dataclasses
+import gc
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +22,13 @@ from helpers import assert_equal_weights
 from torch.nn import functional as F
 
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.gan.checkpoint import TrainingState, new_state
+from evalkit.gan.checkpoint import TrainingState, new_state, read_checkpoint
 from evalkit.gan.minibatches import DISCRIMINATOR, GENERATOR, Minibatches
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import override
 from evalkit.gan.run_dir import checkpoints, latest_checkpoint
 from evalkit.gan.steps import discriminator_step, generator_step, make_optimizer
-from evalkit.gan.train import train
+from evalkit.gan.train import train, train_gan
 from evalkit.gan.trainer import Trainer, _set_learning_rate
 from evalkit.images.imageset import load_images
 
@@ -202,7 +206,6 @@ train(load_images(Path({images!r})), Path({run!r}), override(SMALL, {{"d_updates
 
 
 def start_training(striped_path, run):
-    from pathlib import Path
 
     script = TRAIN_SCRIPT.format(tests=str(Path(__file__).parent), images=str(striped_path), run=str(run))
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
@@ -245,6 +248,49 @@ def test_sigterm_writes_a_checkpoint_and_says_so(striped, tmp_path):
     assert "checkpoint written; run the same command to resume" in errors
     done = json.loads((latest_checkpoint(tmp_path / "run") / "manifest.json").read_text())["settings"]["d_updates"]
     assert f"stopped after {done} of 30 D updates" in errors
+
+
+# -- the public function
+
+
+def test_objects_train_without_a_workspace_to_the_same_weights(striped, tmp_path):
+    first, end = striped.splits["train"]
+    expected = train(striped, tmp_path / "run", SMALL, options=OPTIONS)
+    arrays = np.asarray(striped.images[first:end]), striped.labels[first:end]
+    trained = train_gan(arrays, SMALL, options=OPTIONS)
+    assert_equal_weights(expected, trained.checkpoint)
+
+
+def test_training_without_a_workspace_leaves_no_file_behind(striped, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    trained = train_gan(striped, override(SMALL, {"d_updates": 1}), options=OPTIONS)
+    checkpoint = Path(trained)
+    assert trained.run.is_relative_to(tmp_path / "temporary")
+    assert (checkpoint / "manifest.json").is_file()
+    del trained
+    gc.collect()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_trained_gan_is_a_path_of_its_checkpoint(striped, tmp_path):
+    trained = train_gan(striped, SMALL, home=tmp_path, name="small", options=OPTIONS)
+    assert str(trained) == os.fspath(trained) == str(tmp_path / "runs/small/checkpoints/d-00000006")
+    started = train_gan(
+        striped, override(SMALL, {"d_updates": 1}), home=tmp_path, name="second", options=OPTIONS, start=trained
+    )
+    assert read_checkpoint(started.checkpoint)["made_from"]["start"]["run"] == "small"
+
+
+def test_recipe_without_images_needs_some():
+    with pytest.raises(EvalkitError, match="recipe imagenet32 names no images; give images=, or home="):
+        train_gan()
+
+
+def test_probe_is_any_function_of_a_checkpoint(striped):
+    names = []
+    train_gan(striped, SMALL, options=OPTIONS, probe=lambda checkpoint: names.append(checkpoint.name), probe_updates=3)
+    assert names == ["d-00000000", "d-00000003", "d-00000006"]
 
 
 # -- what is refused

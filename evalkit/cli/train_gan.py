@@ -79,13 +79,13 @@ def train_command(
       evalkit train-gan --start imagenet32@2000 --set batch_size=32 --name small-batches
       torchrun --nproc-per-node 8 -m evalkit train-gan --probe cifar10:400
     """
-    from evalkit import TrainingProbe, find_images, train_gan
+    from evalkit import TrainingProbe, as_image_set, train_gan
 
     settings = TrainOptions(**options)
     watch = None
     if probe:
         dataset, count = probe
-        benchmark = find_images(workspace, dataset, download=download, progress=True)
+        benchmark = as_image_set(dataset, home=workspace, download=download)
         watch = TrainingProbe(benchmark, labels_per_class=count, device=settings.device)
     trained = train_gan(
         images,

@@ -28,7 +28,7 @@ from evalkit.gan.run_dir import (
     run_of,
 )
 from evalkit.gan.trainer import Probe, Trainer
-from evalkit.images import dataset_names, find_images, load_images
+from evalkit.images import as_image_set, dataset_names, load_images
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks, joined, local_device, resolve_device
 from evalkit.workspace import Workspace
@@ -92,7 +92,7 @@ def train_gan(
     """
     workspace = Workspace.of(home)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(os.fspath(recipe))
-    image_set = training_images(images, chosen, workspace, download=download)
+    image_set = training_images(images, chosen, home, download=download)
     run = workspace.path_of(RUN_KIND, name or chosen.name)
     workspace.mark_latest(run)
     logger.info("images: %s (%s images)", image_set.name, f"{len(image_set):,}")
@@ -102,22 +102,25 @@ def train_gan(
     return TrainedGAN(checkpoint, workspace)
 
 
-def training_images(images: Any, recipe: Recipe, workspace: Workspace, *, download: bool = True) -> ImageSet:
+def training_images(
+    images: Any, recipe: Recipe, home: Workspace | Path | str | None, *, download: bool = True
+) -> ImageSet:
     """The images to train on: those given, else the recipe's, else the latest prepared set that is not a benchmark.
 
     Raises:
         EvalkitError: there are none; the message says how to prepare some.
     """
-    if isinstance(images, ImageSet):
-        return images
-    if images is not None or recipe.images:
-        return find_images(workspace, images or recipe.images, download=download, progress=True)
+    if images is not None:
+        return as_image_set(images, home=home, download=download)
+    if recipe.images:
+        return as_image_set(recipe.images, home=home, download=download)
+    workspace = Workspace.of(home)
     for path in reversed(workspace.artifacts("image set")):
         if path.name.removesuffix("-jpeg") not in set(dataset_names()) - {"imagenet"}:
             return load_images(path)
     if workspace.is_temporary:
         raise EvalkitError(f"recipe {recipe.name} names no images; give images=, or home= with a prepared image set")
-    return find_images(workspace, "imagenet", progress=True)
+    return as_image_set("imagenet", home=workspace)
 
 
 def train(
