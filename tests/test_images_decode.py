@@ -40,8 +40,8 @@ def test_an_image_of_the_right_size_is_unchanged(filter):
 def test_value_crop_starts_at_half_the_difference_rounded_up(long, first, filter):
     pixels = random_rgb(4, long)
     assert np.array_equal(square(encoded(pixels), filter=filter), pixels[:, first : first + 4])
-    turned = np.ascontiguousarray(pixels.transpose(1, 0, 2))
-    assert np.array_equal(square(encoded(turned), filter=filter), turned[first : first + 4])
+    transposed = np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    assert np.array_equal(square(encoded(transposed), filter=filter), transposed[first : first + 4])
 
 
 def test_value_longer_side_is_rounded_half_up():
@@ -61,9 +61,9 @@ def resized_by_torch(pixels: np.ndarray, side: int, antialias: bool) -> np.ndarr
 @pytest.mark.parametrize("side", [64, 77, 20])
 def test_reference_bilinear_without_antialias_is_torchs(side):
     pixels = random_rgb(side, side)
-    found = square(encoded(pixels), size=32, filter="bilinear-noaa")
+    result = square(encoded(pixels), size=32, filter="bilinear-noaa")
     wanted = resized_by_torch(pixels, 32, antialias=False)
-    assert np.abs(found - wanted).max() <= 0.5 + 1e-6  # rounding to whole numbers, nothing else
+    assert np.abs(result - wanted).max() <= 0.5 + 1e-6  # rounding to whole numbers, nothing else
 
 
 @pytest.mark.parametrize("side", [64, 77, 20])
@@ -76,8 +76,8 @@ def test_reference_antialias_is_torchs(side):
 
 def test_value_noaa_samples_two_by_two_means_at_half_size():
     pixels = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, axis=2) * 10
-    found = square(encoded(pixels), size=2, filter="bilinear-noaa")[:, :, 0]
-    assert found.tolist() == [[25, 45], [105, 125]]  # (0 + 10 + 40 + 50) / 4 and so on
+    result = square(encoded(pixels), size=2, filter="bilinear-noaa")[:, :, 0]
+    assert result.tolist() == [[25, 45], [105, 125]]  # (0 + 10 + 40 + 50) / 4 and so on
 
 
 def test_noaa_crop_is_the_center_of_the_resized_image():
@@ -87,8 +87,8 @@ def test_noaa_crop_is_the_center_of_the_resized_image():
     row = 0.5 * 40 / 32 - 0.5
     top = wide[0, column[0]] * (1 - column[1]) + wide[0, column[0] + 1] * column[1]
     below = wide[1, column[0]] * (1 - column[1]) + wide[1, column[0] + 1] * column[1]
-    found = square(encoded(wide), size=32, filter="bilinear-noaa")[0, 0]
-    assert np.array_equal(found, np.floor(top * (1 - row) + below * row + 0.5))
+    result = square(encoded(wide), size=32, filter="bilinear-noaa")[0, 0]
+    assert np.array_equal(result, np.floor(top * (1 - row) + below * row + 0.5))
 
 
 def test_value_grayscale_has_three_equal_channels_and_is_counted():
@@ -103,28 +103,28 @@ def test_value_grayscale_has_three_equal_channels_and_is_counted():
 def test_value_transparent_pixels_become_white():
     layer = np.zeros((4, 4, 4), np.uint8)
     layer[:, :, 0], layer[:, :2, 3], layer[0, 0, 3] = 200, 255, 51
-    found = square(encoded(layer))
-    assert found[0, 3].tolist() == [255, 255, 255]
-    assert found[1, 1].tolist() == [200, 0, 0]
-    assert found[0, 0].tolist() == [244, 204, 204]  # a fifth of (200, 0, 0), four fifths of white
+    result = square(encoded(layer))
+    assert result[0, 3].tolist() == [255, 255, 255]
+    assert result[1, 1].tolist() == [200, 0, 0]
+    assert result[0, 0].tolist() == [244, 204, 204]  # a fifth of (200, 0, 0), four fifths of white
 
 
 def test_value_palette_with_a_transparent_color():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((0, 0), 0)
-    found = square(encoded(image, transparency=0))
-    assert found[0, 0].tolist() == [255, 255, 255]
-    assert found[3, 3].tolist() == [40, 50, 60]
+    result = square(encoded(image, transparency=0))
+    assert result[0, 0].tolist() == [255, 255, 255]
+    assert result[3, 3].tolist() == [40, 50, 60]
     assert square(encoded(image))[0, 0].tolist() == [10, 20, 30]
 
 
 def test_value_grayscale_with_alpha_and_black_and_white():
     layer = np.zeros((4, 4, 2), np.uint8)
     layer[0, 0] = 90, 255
-    found = square(encoded(Image.merge("LA", _bands(layer))))
-    assert found[0, 0].tolist() == [90] * 3
-    assert found[1, 1].tolist() == [255] * 3
+    result = square(encoded(Image.merge("LA", _bands(layer))))
+    assert result[0, 0].tolist() == [90] * 3
+    assert result[1, 1].tolist() == [255] * 3
     assert square(encoded(Image.new("1", (4, 4), 1))).min() == 255
 
 
@@ -136,18 +136,18 @@ def test_value_cmyk():
     inks = np.zeros((4, 4, 4), np.uint8)
     inks[:, :2] = 255, 0, 0, 0
     inks[:, 2:] = 0, 0, 0, 255
-    found = square(encoded(Image.merge("CMYK", _bands(inks)), "TIFF"))
-    assert found[0, 0].tolist() == [0, 255, 255]
-    assert found[0, 3].tolist() == [0, 0, 0]
+    result = square(encoded(Image.merge("CMYK", _bands(inks)), "TIFF"))
+    assert result[0, 0].tolist() == [0, 255, 255]
+    assert result[0, 3].tolist() == [0, 0, 0]
     jpeg = square(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), size=16)
     assert np.abs(jpeg.astype(int) - [255, 0, 0]).max() <= 2  # JPEG's rounding of a flat red
 
 
 def test_value_16_bits_are_scaled_not_clipped():
     deep = np.array([[0, 257 * 100], [65535, 257 * 200 + 129]], np.uint16)
-    found = decode_and_resize(encoded(deep), ResizeOptions(size=2))
-    assert found.images[0][:, :, 1].tolist() == [[0, 100], [255, 201]]
-    assert found.grey
+    result = decode_and_resize(encoded(deep), ResizeOptions(size=2))
+    assert result.images[0][:, :, 1].tolist() == [[0, 100], [255, 201]]
+    assert result.grey
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -202,7 +202,7 @@ def test_failure_bytes_that_are_not_an_image_are_refused_with_the_reason(content
 
 
 def scenery(height: int, width: int) -> np.ndarray:
-    """Smooth colours with edges, as photographs have them."""
+    """Smooth colors with edges, as photographs have them."""
     y, x = np.mgrid[:height, :width] / 90
     waves = np.stack([np.sin(x + 2 * y), np.cos(3 * x - y), np.sin(x * y)], axis=2)
     return (127 + 80 * waves + 40 * (x + y > 3)[..., None]).astype(np.uint8)
@@ -246,10 +246,10 @@ def test_scaled_decoding_of_grayscale_and_cmyk(mode):
 def test_a_very_long_image_does_not_fill_the_memory():
     line = np.zeros((1, 100_000, 3), np.uint8)
     line[0, 50_000:] = 255
-    found = square(encoded(line), size=32)  # resized whole it would have 32 x 3,200,000 pixels
-    assert found.min() <= 4
-    assert found.max() >= 251
-    assert np.array_equal(found[0], found[31])  # the step, enlarged
+    result = square(encoded(line), size=32)  # resized whole it would have 32 x 3,200,000 pixels
+    assert result.min() <= 4
+    assert result.max() >= 251
+    assert np.array_equal(result[0], result[31])  # the step, enlarged
 
 
 def test_failure_unknown_filter_lists_the_choices():

@@ -27,8 +27,8 @@ def scenes(count: int, seed: int) -> np.ndarray:
     """Images, uint8 (count, 32, 32, 3), no two similar: random waves, weaker at high frequencies."""
     random = np.random.default_rng(seed)
     waves = np.cos(np.pi * np.arange(16)[:, None] * (np.arange(32) + 0.5) / 32)
-    light, colour = random.normal(0, 1, (count, 16, 16, 1)), random.normal(0, 0.2, (count, 16, 16, 3))
-    weights = (light + colour) / (1 + np.arange(16)[:, None, None] + np.arange(16)[:, None])
+    light, color = random.normal(0, 1, (count, 16, 16, 1)), random.normal(0, 0.2, (count, 16, 16, 3))
+    weights = (light + color) / (1 + np.arange(16)[:, None, None] + np.arange(16)[:, None])
     images = np.einsum("nklc,ky,lx->nyxc", weights, waves, waves)
     return (127 + 45 * images).clip(0, 255).astype(np.uint8)
 
@@ -74,10 +74,10 @@ def planted(tmp_path) -> Path:
 
 
 def rows_by_group(view: Path) -> list[list[int]]:
-    found: dict[str, list[int]] = {}
+    rows: dict[str, list[int]] = {}
     for line in csv.DictReader((view / "groups.csv").read_text().splitlines()):
-        found.setdefault(line["group"], []).append(int(line["row"]))
-    return list(found.values())
+        rows.setdefault(line["group"], []).append(int(line["row"]))
+    return list(rows.values())
 
 
 @pytest.mark.parametrize("mode,wanted", [("exact", [[5, 100]]), ("perceptual", [[5, 100, 101], [7, 102], [9, 103]])])
@@ -144,8 +144,8 @@ def test_the_autoencoder_learns_and_keeps_the_state_of_torchs_generator():
 
 def test_images_shared_with_the_test_split_of_another_set_are_dropped(planted, tmp_path):
     own = np.load(planted / "images.npy")
-    strangers = scenes(20, seed=9)
-    benchmark = np.concatenate([strangers, own[[30]], strangers[:3], own[[40]], shifted(own[41])[None]])
+    unrelated = scenes(20, seed=9)
+    benchmark = np.concatenate([unrelated, own[[30]], unrelated[:3], own[[40]], shifted(own[41])[None]])
     image_set(tmp_path, benchmark, "benchmark", test=5)  # row 20, in its training split, does not count
     view = dedup(planted, home=tmp_path, name="view", mode="perceptual", against=tmp_path / "images/benchmark")
     assert view.manifest["dedup"]["dropped"] == 2
@@ -227,8 +227,8 @@ def near_by_comparing_all(codes: np.ndarray, distance: int) -> list[list[int]]:
     near = (apart <= distance).astype(int)
     for _ in range(8):
         near = (near @ near > 0).astype(int)
-    found = {tuple(np.flatnonzero(row).tolist()) for row in near}
-    return sorted([list(group) for group in found if len(group) > 1])
+    clusters = {tuple(np.flatnonzero(row).tolist()) for row in near}
+    return sorted([list(group) for group in clusters if len(group) > 1])
 
 
 @pytest.mark.parametrize("windows", [1, 3])
@@ -264,7 +264,7 @@ def test_value_copies_have_similar_colors_and_edges_and_unrelated_images_do_not(
         assert not like(one, two)
     black = np.zeros_like(one)
     red = black + np.array([200, 0, 0], np.uint8)
-    for like in (similar_colors, similar_edges):  # where there are no edges, colours decide
+    for like in (similar_colors, similar_edges):  # where there are no edges, colors decide
         assert like(black, black + 9)
         assert not like(black, black + 200)
         assert not like(black, one)
@@ -288,8 +288,8 @@ def test_pairs_whose_images_differ_are_not_duplicates(planted, tmp_path):
 def test_dissimilar_images_with_equal_codes_form_different_groups():
     """Six rows of one code: 0, 2 and 4 are one image, 1 and 5 another."""
     codes, kind = np.zeros((6, 1, 8), np.uint8), [0, 1, 0, 2, 0, 1]
-    found = groups(codes, same=lambda a, b: kind[a] == kind[b])
-    assert [group.tolist() for group in found] == [[0, 2, 4], [1, 5]]
+    separated = groups(codes, same=lambda a, b: kind[a] == kind[b])
+    assert [group.tolist() for group in separated] == [[0, 2, 4], [1, 5]]
     assert [group.tolist() for group in groups(codes, 2, same=lambda a, b: kind[a] == kind[b])] == [[0, 2, 4], [1, 5]]
 
 

@@ -15,11 +15,11 @@ from evalkit.images.prepare import prepare, summary
 needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="the extra [faces] is not installed")
 
 
-def with_faces(*centres: int) -> Image.Image:
-    """A grey photograph, 400 x 200, with a drawn face of about 100 pixels at each centre."""
+def with_faces(*centers: int) -> Image.Image:
+    """A gray photograph, 400 x 200, with a drawn face of about 100 pixels at each center."""
     image = Image.new("RGB", (400, 200), (90, 90, 90))
     draw = ImageDraw.Draw(image)
-    for x in centres:
+    for x in centers:
         draw.ellipse((x - 45, 35, x + 45, 165), fill=(225, 190, 165))
         for side in (-20, 20):
             draw.ellipse((x + side - 12, 72, x + side + 12, 84), fill=(60, 40, 30))
@@ -33,11 +33,11 @@ def with_faces(*centres: int) -> Image.Image:
 def test_value_boxes_surround_the_faces():
     boxes = face_boxes(with_faces(100, 290), FaceOptions(score=0.0))
     assert len(boxes) == 2
-    for (left, top, right, bottom), centre in zip(boxes, (100, 290), strict=True):
-        assert abs((left + right) / 2 - centre) < 12
+    for (left, top, right, bottom), center in zip(boxes, (100, 290), strict=True):
+        assert abs((left + right) / 2 - center) < 12
         assert 60 < right - left == bottom - top < 150
-        assert left < centre - 20
-        assert centre + 20 < right
+        assert left < center - 20
+        assert center + 20 < right
         assert top < 78 < bottom  # both eyes are inside
     assert face_boxes(with_faces(100, 290), FaceOptions(score=1e9)) == []
 

@@ -15,7 +15,7 @@ SCALED = ResizeOptions(size=32, decode="scaled")
 
 
 def photograph(height: int, width: int) -> Image.Image:
-    """Smooth colours, edges and grain."""
+    """Smooth colors, edges and grain."""
     y, x = np.mgrid[:height, :width] / 60
     waves = np.stack([np.sin(x + 2 * y), np.cos(3 * x - y), np.sin(x * y)], axis=2)
     grain = np.random.default_rng(0).normal(0, 12, (height, width, 3))
@@ -49,10 +49,10 @@ def test_reference_simplejpeg_gives_the_bytes_of_pillow(height, width, subsampli
 
 def test_value_the_factor_leaves_twice_the_size():
     for side, factor in ((127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (1500, 8)):
-        found = reduced_jpeg(encoded(photograph(side, side + 40)), 64)
-        assert found is not None
-        assert found.factor == factor
-        assert found.image.size[1] == -(-side // factor)
+        reduced = reduced_jpeg(encoded(photograph(side, side + 40)), 64)
+        assert reduced is not None
+        assert reduced.factor == factor
+        assert reduced.image.size[1] == -(-side // factor)
 
 
 def exif(orientation: int) -> Image.Exif:

@@ -51,8 +51,8 @@ def test_pinned_and_value_digits(tmp_path):
 def test_digits_at_size_8_are_the_original_values(tmp_path):
     images = prepare("digits", size=8)
     digits = load_digits()
-    found = sorted(image[..., 0].tobytes() for image in images.images)
-    assert found == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in digits.images)
+    values = sorted(image[..., 0].tobytes() for image in images.images)
+    assert values == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in digits.images)
 
 
 def test_find_images_prepares_on_first_use_and_opens_by_name_and_path(tmp_path):
@@ -144,9 +144,9 @@ def test_mnist_from_idx_files(tmp_path):
 def test_value_of_known_files(tmp_path, file, places):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
-    found = {known_files(tmp_path / place) for place in places}
-    assert len(found) == 1
-    assert found.pop()[1] == tmp_path
+    known = {known_files(tmp_path / place) for place in places}
+    assert len(known) == 1
+    assert known.pop()[1] == tmp_path
     assert known_files(tmp_path.parent) is None
     assert known_files(tmp_path / "other") is None
     if file != "train_32x32.mat":  # the folder above may hold anything
@@ -191,7 +191,7 @@ def test_cifar10_from_its_batches(tmp_path, monkeypatch):
     assert images.labels.tolist() == [1, 2, 3, 4, 5, 9]
     assert images.name == "cifar10"
     assert images.class_names[9] == "truck"
-    # the files where they are are the same data set, and found wherever one points
+    # the path of the files, too, is the same data set, by the folder or by one file
     for place in (folder, folder / "data_batch_1"):
         result = CliRunner().invoke(main, ["--home", str(tmp_path / "home"), "prepare", str(place)])
         assert result.stdout == f"{tmp_path}/home/images/cifar10\n", result.output
@@ -233,7 +233,7 @@ def test_stl10_from_its_binary_files(tmp_path, monkeypatch):
     from torchvision.datasets import STL10
 
     pixels = RNG.integers(0, 256, (6, 96, 96, 3), dtype=np.uint8)
-    columns = pixels.transpose(0, 3, 2, 1)  # the files go down the columns of each colour
+    columns = pixels.transpose(0, 3, 2, 1)  # the files go down the columns of each color
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
     for split, rows, labels in (

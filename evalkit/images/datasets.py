@@ -28,7 +28,8 @@ def as_image_set(
         images: the name of a data set, or the name or path of a prepared image set; an ImageSet; an array or tensor
             (N, H, W, C) or (N, C, H, W), uint8 or floats in [0, 1]; a pair (array, labels); a torch Dataset or
             DataLoader of (image, label), where an image is a PIL image, an array or a tensor; or a dict that maps
-            splits to any of these, e.g. {"train": …, "test": …}. Without a dict, all images are the split `train`.
+            splits to any of these, e.g. {"train": …, "test": …}. Without a dict, all images are the split `train`;
+            the rows keep the order in which a Dataset or DataLoader yields them.
         home: the workspace to look in and to write to; by default the files go with the returned object.
         data: the named data set's images, wherever they are (its own files, a folder, Parquet files), instead of a
             download.
