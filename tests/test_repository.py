@@ -29,7 +29,7 @@ LAYERS = [
     {"gan"},
     {"images"},
     {"results", "workspace", "solver"},
-    {"artifacts", "npy", "batch_statistics", "runtime"},
+    {"artifacts", "npy", "batch_statistics", "neighbors", "runtime"},
     {"version", "errors", "settings"},
 ]
 
