@@ -1,10 +1,10 @@
-"""How far samples move with the reference batch that freezes the generator's batch norm, by the batch's size.
+"""How much samples change with the reference batch that freezes the generator's batch norm, by the size of the batch.
 
     python benchmarks/latent_reference.py CHECKPOINT [--out benchmarks/results/latent-reference.csv]
 
-The same 64 z are drawn with batch norm frozen at each of several reference batches of one size (other seeds): the mean
-absolute difference of pixels, of 255, between two of them, mean and largest over the pairs. The first row is the
-release's way: every batch of 64 normalised by itself, each z beside 63 others.
+Images of the same 64 z with batch norm frozen at several reference batches of one size (other seeds): the mean absolute
+difference of pixels, out of 255, between two of them; mean and largest over the pairs. The first row is the release's
+procedure: every batch of 64 normalized by itself, each z with 63 others.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     manifest = read_checkpoint(arguments.checkpoint)
     generator = Generator(stored_recipe(manifest))
     load_weights(generator, arguments.checkpoint / weights_file(manifest, "generator"))
-    z = drawn(64, 0, generator)
+    z = sample_z(64, 0, generator)
     with open(arguments.out, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["reference", "mean_difference", "largest_difference", "pairs"])
@@ -39,31 +39,31 @@ def main() -> None:
         for size in SIZES:
             images = []
             for seed in range(1, SEEDS + 1):
-                freeze_batch_norm(generator, drawn(size, seed, generator), None)
+                freeze_batch_norm(generator, sample_z(size, seed, generator), None)
                 with torch.no_grad():
                     images.append(to_images(generator(z), generator.recipe))
             writer.writerow([size, *differences(images)])
             file.flush()
 
 
-def drawn(count: int, seed: int, generator: Generator) -> torch.Tensor:
+def sample_z(count: int, seed: int, generator: Generator) -> torch.Tensor:
     return draw_z(count, generator.recipe, torch.Generator().manual_seed(seed))
 
 
 def beside_others(generator: Generator, z: torch.Tensor, seed: int) -> np.ndarray:
-    """Eight of the z, each first in a batch whose other z depend on the seed."""
+    """Images of eight of the z, each first in a batch whose other z depend on the seed."""
     generator.train()
     images = []
     with torch.no_grad():
         for index in range(8):
-            others = drawn(63, 1000 * (seed + 1) + index, generator)
+            others = sample_z(63, 1000 * (seed + 1) + index, generator)
             images.append(to_images(generator(torch.cat([z[index : index + 1], others])), generator.recipe)[:1])
     return np.concatenate(images)
 
 
 def differences(images: list[np.ndarray]) -> list[str]:
-    found = [np.abs(a.astype(float) - b).mean() for a, b in itertools.combinations(images, 2)]
-    return [f"{np.mean(found):.2f}", f"{np.max(found):.2f}", str(len(found))]
+    changes = [np.abs(a.astype(float) - b).mean() for a, b in itertools.combinations(images, 2)]
+    return [f"{np.mean(changes):.2f}", f"{np.max(changes):.2f}", str(len(changes))]
 
 
 if __name__ == "__main__":

@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from evalkit.images.options import DedupOptions as DedupOptions
     from evalkit.images.options import PrepareOptions as PrepareOptions
     from evalkit.images.prepare import prepare as prepare
+    from evalkit.latent.experiment import save_experiment as save_experiment
+    from evalkit.latent.explore import explore_gan as explore_gan
+    from evalkit.latent.filters import visualize_filters as visualize_filters
+    from evalkit.latent.forget import forget_object as forget_object
+    from evalkit.latent.invert import invert_images as invert_images
+    from evalkit.latent.model import open_gan as open_gan
+    from evalkit.latent.nearest import nearest_training_images as nearest_training_images
+    from evalkit.latent.samples import latent_arithmetic as latent_arithmetic
+    from evalkit.latent.samples import latent_turn as latent_turn
+    from evalkit.latent.samples import latent_walk as latent_walk
+    from evalkit.latent.samples import sample_gan as sample_gan
     from evalkit.probes.l2svm import L2SVM as L2SVM
     from evalkit.report.render import write_report as write_report
     from evalkit.report.tables import compare_with_published as compare_with_published
@@ -78,6 +89,17 @@ _HOMES = {
     "reproduce": "reproduction",
     "train_gan": "gan.train",
     "write_report": "report.render",
+    "save_experiment": "latent.experiment",
+    "explore_gan": "latent.explore",
+    "visualize_filters": "latent.filters",
+    "forget_object": "latent.forget",
+    "invert_images": "latent.invert",
+    "open_gan": "latent.model",
+    "nearest_training_images": "latent.nearest",
+    "latent_arithmetic": "latent.samples",
+    "latent_turn": "latent.samples",
+    "latent_walk": "latent.samples",
+    "sample_gan": "latent.samples",
 }
 __all__ = ["EvalkitError", "__version__", *_HOMES]
 

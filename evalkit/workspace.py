@@ -3,7 +3,7 @@
 HOME/images/NAME   image sets       HOME/features/NAME     feature sets
 HOME/runs/NAME     training runs    HOME/pretrained/NAME   weights fetched or imported
 HOME/results.csv   measured figures HOME/kmeans/NAME       dictionaries of K-means features
-HOME/draws/*.json  label draws      HOME/latent/NAME       findings of `evalkit latent`
+HOME/draws/*.json  label draws      HOME/latent/NAME       experiments of `evalkit latent`
 """
 
 import os
@@ -23,7 +23,7 @@ _FOLDERS = {
     "feature set": "features",
     "pretrained weights": "pretrained",
     "k-means dictionary": "kmeans",
-    "finding": "latent",
+    "experiment": "latent",
 }
 _MAKERS = {
     "image set": "evalkit prepare FOLDER",
@@ -31,7 +31,7 @@ _MAKERS = {
     "feature set": "evalkit extract --dataset cifar10",
     "pretrained weights": "evalkit pretrained fetch",
     "k-means dictionary": "evalkit baseline kmeans",
-    "finding": "evalkit latent sample",
+    "experiment": "evalkit latent sample",
 }
 
 

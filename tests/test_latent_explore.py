@@ -1,4 +1,4 @@
-"""The explore page: its answers (value), its door (failure), and the page itself in headless Chromium (end to end)."""
+"""The explore page: its answers (value), what it refuses (failure), and the page in headless Chromium (end to end)."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.latent.explore import Explorer, serve
-from evalkit.latent.model import frozen
+from evalkit.latent.model import freeze_gan
 
 TINY = override(RECIPES["digits"], {"base_channels": 4, "z_dim": 8, "size": 16})
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -33,8 +33,8 @@ def explorer():
     with torch.no_grad():
         for parameter in generator.deconvs.parameters():
             parameter.mul_(5)
-    gan = frozen("tiny@0", generator, discriminator)
-    return Explorer(gan, gan.draw(12, seed=0))
+    gan = freeze_gan("tiny@0", generator, discriminator)
+    return Explorer(gan, gan.sample_z(12, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,11 @@ def test_value_of_the_pages_answers(page, explorer):
 )
 def test_what_the_page_refuses(page, address, status, said):
     found, text = get(page + address)
-    assert found == status and said in text.decode()
+    assert found == status
+    assert said in text.decode()
 
 
-def test_the_door_is_open_to_this_machine_only(page, explorer):
+def test_server_answers_this_machine_only(page, explorer):
     port = int(page.rsplit(":", 1)[1])
     assert get(page, Host=f"evil.example:{port}")[0] == 403  # a foreign name that resolves to this machine
     assert get(page, Host=f"localhost:{port}")[0] == 200
@@ -107,9 +108,10 @@ def test_the_door_is_open_to_this_machine_only(page, explorer):
         assert other.server_address[0] == "127.0.0.1"
 
 
-def test_the_page_names_no_other_place(page):
+def test_page_refers_to_no_other_host(page):
     text = get(page)[1].decode()
-    assert "evalkit latent explore" in text and re.findall(r"https?:|//[a-z]|@import|url\(", text) == []
+    assert "evalkit latent explore" in text
+    assert re.findall(r"https?:|//[a-z]|@import|url\(", text) == []
 
 
 # -- in a browser, driven through chromedriver's HTTP interface (WebDriver)
@@ -183,7 +185,7 @@ def browser(tmp_path):
         process.wait()
 
 
-def test_a_person_picks_adds_and_walks_in_the_page(browser, page, explorer):
+def test_page_picks_adds_and_walks_by_mouse(browser, page, explorer):
     browser.open(page)
     browser.wait("document.querySelectorAll('#samples img').length == 12")
     for slot, numbers in (("a", (0, 1)), ("b", (3, 4)), ("c", (5,))):
@@ -208,4 +210,5 @@ def test_a_person_picks_adds_and_walks_in_the_page(browser, page, explorer):
     assert browser.run("document.getElementById('error').textContent") == ""
     # all that was loaded came from this server
     loaded = browser.run("performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert len(loaded) > 15 and all(name.startswith((page, "data:")) for name in loaded)
+    assert len(loaded) > 15
+    assert all(name.startswith((page, "data:")) for name in loaded)

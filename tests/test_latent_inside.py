@@ -11,11 +11,32 @@ from helpers import write_image_set
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, Recipe, override
-from evalkit.latent.filters import as_images, filters, guided_gradient, maximised, strongest_units
-from evalkit.latent.forget import Box, covered, dropped, find_layer, forget, map_weights, propose_boxes, read_boxes
-from evalkit.latent.invert import invert
-from evalkit.latent.model import FrozenDiscriminator, FrozenGAN, frozen
-from evalkit.latent.nearest import Comparison, comparison, memorisation, nearest, nearest_rows
+from evalkit.latent.filters import (
+    gradients_as_images,
+    guided_gradient,
+    maximize_units,
+    strongest_units,
+    visualize_filters,
+)
+from evalkit.latent.forget import (
+    Box,
+    cells_in_boxes,
+    drop_maps,
+    forget_object,
+    hidden_layer,
+    map_weights,
+    propose_boxes,
+    read_boxes,
+)
+from evalkit.latent.invert import invert_images
+from evalkit.latent.model import FrozenDiscriminator, FrozenGAN, freeze_gan
+from evalkit.latent.nearest import (
+    ComparisonImages,
+    compare_distances,
+    comparison_images,
+    memorization,
+)
+from evalkit.latent.settings import FilterSettings, ForgetSettings, InvertSettings
 
 # every convolution is 1x1, so that each pixel is its own small network
 POINT = Recipe(
@@ -23,7 +44,7 @@ POINT = Recipe(
     g_channel_mults=(4, 4, 4),
     g_strides=(1, 1, 1),
 )  # fmt: skip
-GREY = override(POINT, {"channels": 1})
+GRAY = override(POINT, {"channels": 1})
 
 
 def freeze_as_identity(network):
@@ -35,7 +56,7 @@ def freeze_as_identity(network):
     return network.eval()
 
 
-def point_discriminator(first, second, recipe=GREY):
+def point_discriminator(first, second, recipe=GRAY):
     """D with given weights: `first` of conv1's maps on each channel, `second` of conv2's map on conv1's."""
     discriminator = freeze_as_identity(build_networks(recipe, seed=0)[1])
     with torch.no_grad():
@@ -65,44 +86,47 @@ def test_value_of_guided_backpropagation_through_two_layers():
     # at the first layer the map's own weight is left, where its response is positive
     units[:, 0] = 1
     first = guided_gradient(discriminator, images, None, layer=0, units=units)
-    assert first[:, 0, 5, 7].tolist() == [0, -1] and first.abs().sum() == 1
+    assert first[:, 0, 5, 7].tolist() == [0, -1]
+    assert first.abs().sum() == 1
 
 
 def test_value_of_gradients_as_images():
     gradient = torch.zeros(1, 1, 1, 3)
     gradient[0, 0, 0] = torch.tensor([-2.0, 0, 1])
-    assert as_images(gradient).ravel().tolist() == [0, 128, 191]
+    assert gradients_as_images(gradient).ravel().tolist() == [0, 128, 191]
 
 
 def test_ascent_drives_the_middle_unit_to_the_end_of_the_range():
     """Only the middle pixel has a gradient, shared with its neighbours; they go to white (or black), others fade."""
     discriminator = point_discriminator([2.0, -1.0, 1.0], [3.0, 1.0, -1.0])
     start = torch.full((2, 1, 16, 16), 0.5)
-    made, responses = maximised(
+    made, responses = maximize_units(
         discriminator, None, layer=0, features=torch.tensor([0, 1]), start=start, steps=30, decay=0.01
     )
-    assert (made[0, 0, 7:10, 7:10] == 1).all() and (made[1, 0, 7:10, 7:10] == -1).all()
+    assert (made[0, 0, 7:10, 7:10] == 1).all()
+    assert (made[1, 0, 7:10, 7:10] == -1).all()
     assert responses.tolist() == [2, 1]
     torch.testing.assert_close(made[:, 0, 0, 0], torch.full((2,), 0.5 * 0.99**30))
 
 
 def test_the_strongest_units_are_the_planted_ones():
-    gan = frozen("point@0", build_networks(GREY, seed=0)[0], point_discriminator([1.0, -1.0, 0.5], [1.0, 0.0, 0.0]))
+    gan = freeze_gan("point@0", build_networks(GRAY, seed=0)[0], point_discriminator([1.0, -1.0, 0.5], [1.0, 0.0, 0.0]))
     images = np.full((20, 16, 16, 1), 128, np.uint8)
     images[13, 2, 9], images[4, 11, 3], images[7, 6, 6] = 255, 230, 0
-    found = strongest_units(FrozenDiscriminator(gan, normalised_by=images), images, "conv1", [0, 1], top=2)
+    found = strongest_units(FrozenDiscriminator(gan, statistics_from=images), images, "conv1", [0, 1], top=2)
     assert found[["feature", "rank", "row", "y", "x"]].to_numpy().tolist()[:3] == [
         [0, 0, 13, 2, 9], [0, 1, 4, 11, 3], [1, 0, 7, 6, 6],
     ]  # fmt: skip
     assert found["response"][0] == 1
-    shown = filters(gan, images, layer="conv1", features=[0], top=2, steps=40)
+    shown = visualize_filters(gan, images, FilterSettings(layer="conv1", features=(0,), top=2, steps=40))
     table = shown.tables["units"].set_index(["weights", "rank"])
-    assert table.loc[("trained", 0), "row"] == 13 and table.loc[("trained", 0), "response_made"] == 1
-    assert {"guided-trained.png", "guided-random.png", "maximised-trained.png"} <= shown.images.keys()
+    assert table.loc[("trained", 0), "row"] == 13
+    assert table.loc[("trained", 0), "response_of_input"] == 1
+    assert {"guided-trained.png", "guided-random.png", "maximized-trained.png"} <= shown.images.keys()
     with pytest.raises(EvalkitError, match="its discriminator has no layer 'conv7'; choose conv1, conv2"):
-        filters(gan, images, layer="conv7")
+        visualize_filters(gan, images, FilterSettings(layer="conv7"))
     with pytest.raises(EvalkitError, match="conv1: has features 0 to 2, not 3"):
-        filters(gan, images, layer="conv1", features=[0, 3])
+        visualize_filters(gan, images, FilterSettings(layer="conv1", features=(0, 3)))
 
 
 # -- forget
@@ -134,17 +158,17 @@ def planted_boxes(z):
 
 def test_forget_removes_the_planted_object_and_nothing_else():
     gan = planted_generator()
-    z = gan.draw(40, seed=0)
-    found = forget(gan, z, planted_boxes(z))
+    z = gan.sample_z(40, seed=0)
+    found = forget_object(gan, z, planted_boxes(z))
     assert found.settings["layer"] == "deconv1"  # the second highest
     assert found.tables["maps"]["dropped"].tolist() == [True, False, False, False]
-    figures = found.figures
+    figures = found.measurements
     assert figures["change_outside"] == 0 < 40 < figures["change_inside"]
     assert figures["change_outside_random_maps"] > 0
     # nothing is left of the squares: the same images as from z without them
     without = z.clone()
     without[:, :2] = 0
-    with dropped(find_layer(gan, None), [0]):
+    with drop_maps(hidden_layer(gan, None), [0]):
         assert np.array_equal(gan.images(z), gan.images(without))
     assert not np.array_equal(gan.images(z), gan.images(without))  # the maps are back
 
@@ -155,43 +179,51 @@ def test_value_of_map_weights():
     inside[:, 1:3, 1:3] = True
     maps = np.stack([inside, ~inside, np.ones_like(inside)], axis=1).astype(np.float32)
     weights, accuracy, cells = map_weights(maps, inside, seed=0)
-    assert weights[0] > 1 and weights[1] == pytest.approx(-weights[0], rel=1e-3)  # lbfgs' tolerance
-    assert abs(weights[2]) < 1e-4 and accuracy == 100 and cells == 24
-    with pytest.raises(EvalkitError, match="cover their samples whole"):
+    assert weights[0] > 1
+    assert weights[1] == pytest.approx(-weights[0], rel=1e-3)  # lbfgs' tolerance
+    assert abs(weights[2]) < 1e-4
+    assert accuracy == 100
+    assert cells == 24
+    with pytest.raises(EvalkitError, match="cover their samples completely"):
         map_weights(maps, np.ones_like(inside), seed=0)
 
 
 def test_value_of_cells_under_a_box():
-    cells = covered([Box(1, 4, 0, 9, 8)], samples=2, size=16, side=4)
+    cells = cells_in_boxes([Box(1, 4, 0, 9, 8)], samples=2, size=16, side=4)
     # columns 4 to 8 touch cells 1 and 2, rows 0 to 7 cells 0 and 1
-    assert cells[0].sum() == 0 and np.argwhere(cells[1]).tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
+    assert cells[0].sum() == 0
+    assert np.argwhere(cells[1]).tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
 
 
-def test_proposed_boxes_are_round_what_the_feature_sees():
-    gan = frozen("point@0", build_networks(GREY, seed=0)[0], point_discriminator([1.0, -1.0, 0.1], [1.0, 0.0, 0.0]))
+def test_proposed_boxes_enclose_what_the_feature_responds_to():
+    gan = freeze_gan("point@0", build_networks(GRAY, seed=0)[0], point_discriminator([1.0, -1.0, 0.1], [1.0, 0.0, 0.0]))
     images = np.full((10, 16, 16, 1), 100, np.uint8)  # darker than the middle: no response
     images[3, 5:9, 2:7], images[8, 0:3, 10:16] = 255, 220
-    critic = FrozenDiscriminator(gan, normalised_by=images)
-    boxes, by = propose_boxes(critic, images, layer="conv1", feature=0, count=5)
-    assert boxes == [Box(3, 2, 5, 7, 9), Box(8, 10, 0, 16, 3)] and by == {"layer": "conv1", "feature": 0}
-    assert propose_boxes(critic, images, layer="conv1", count=1)[1]["feature"] in (0, 2)  # rare, unlike feature 1's
+    discriminator = FrozenDiscriminator(gan, statistics_from=images)
+    boxes, by = propose_boxes(discriminator, images, layer="conv1", feature=0, count=5)
+    assert boxes == [Box(3, 2, 5, 7, 9), Box(8, 10, 0, 16, 3)]
+    assert by == {"layer": "conv1", "feature": 0}
+    assert propose_boxes(discriminator, images, layer="conv1", count=1)[1]["feature"] in (
+        0,
+        2,
+    )  # rare, not 1
     with pytest.raises(EvalkitError, match="conv1, feature 0: responds to no sample"):
-        propose_boxes(critic, images[:2], layer="conv1", feature=0)
+        propose_boxes(discriminator, images[:2], layer="conv1", feature=0)
     with pytest.raises(EvalkitError, match="conv1: has features 0 to 2, not 9"):
-        propose_boxes(critic, images, layer="conv1", feature=9)
+        propose_boxes(discriminator, images, layer="conv1", feature=9)
 
 
-def test_a_layer_of_the_generator_that_does_not_exist():
+def test_unknown_layer_of_the_generator_is_refused():
     gan = planted_generator()
-    z = gan.draw(4, seed=0)
+    z = gan.sample_z(4, seed=0)
     with pytest.raises(EvalkitError, match="has no layer 'deconv9'; choose first, deconv1, deconv2"):
-        forget(gan, z, [Box(0, 0, 0, 4, 4)], layer="deconv9")
+        forget_object(gan, z, [Box(0, 0, 0, 4, 4)], ForgetSettings(layer="deconv9"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "boxes.json: no box at all"),
+        ([], "boxes.json: there is no box"),
         ([{"sample": 0, "box": [0, 0, 17, 4]}], r"box \[0, 0, 17, 4\] of sample 0 is empty or outside the image"),
         ([{"sample": 0, "box": [-1, 0, 3, 4]}], "within 0 to 16"),
         ([{"sample": 0, "box": [5, 0, 5, 4]}], "is empty or outside"),
@@ -209,7 +241,7 @@ def test_wrong_boxes_are_refused(tmp_path, content, message):
         read_boxes(path, samples=4, size=16)
 
 
-def test_files_that_hold_no_boxes(tmp_path):
+def test_files_without_boxes_are_refused(tmp_path):
     with pytest.raises(EvalkitError, match="boxes.json: no such file"):
         read_boxes(tmp_path / "boxes.json", samples=4, size=16)
     (tmp_path / "boxes.json").write_text("[{")
@@ -217,38 +249,28 @@ def test_files_that_hold_no_boxes(tmp_path):
         read_boxes(tmp_path / "boxes.json", samples=4, size=16)
 
 
-def test_a_conditional_generator_of_grey_images_goes_through_all_of_it(tmp_path):
+def test_every_experiment_runs_on_a_conditional_generator_of_gray_images(tmp_path):
     """Classes and a single channel, which the digits' network does not have."""
-    gan = frozen("mnist@0", *build_networks(override(RECIPES["mnist"], {"base_channels": 2}), seed=0), label=3)
-    z = gan.draw(5, seed=0)
-    found = forget(gan, z, [Box(1, 3, 3, 9, 9), Box(4, 20, 0, 28, 8)])
-    assert found.settings["layer"] == "first" and found.figures["maps"] == 4  # of two hidden layers the lower
+    gan = freeze_gan("mnist@0", *build_networks(override(RECIPES["mnist"], {"base_channels": 2}), seed=0), label=3)
+    z = gan.sample_z(5, seed=0)
+    found = forget_object(gan, z, [Box(1, 3, 3, 9, 9), Box(4, 20, 0, 28, 8)])
+    assert found.settings["layer"] == "first"
+    assert found.measurements["maps"] == 4  # of two hidden layers the lower
     real_images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), dtype=np.uint8).repeat(3, axis=3)
-    assert (filters(gan, real_images, features=[0], steps=1).tables["units"]["response"] > 0).all()
+    assert (
+        visualize_filters(gan, real_images, FilterSettings(features=(0,), steps=1)).tables["units"]["response"] > 0
+    ).all()
     images = write_image_set(tmp_path / "digits", real_images, np.zeros(8, np.int64), {"train": (0, 6), "test": (6, 8)})
-    assert nearest(gan, z, comparison(images)).tables["nearest"]["pixel_row"].max() < 6
-    inverted = invert(gan, real_images[:1], steps=2, restarts=1)
-    assert np.isfinite(inverted.figures["error_mean"]) and inverted.arrays["z"].shape == (1, 100)
+    assert compare_distances(gan, z, comparison_images(images)).tables["nearest"]["pixel_row"].max() < 6
+    inverted = invert_images(gan, real_images[:1], InvertSettings(steps=2, restarts=1))
+    assert np.isfinite(inverted.measurements["error_mean"])
+    assert inverted.arrays["z"].shape == (1, 100)
     boxes, by = propose_boxes(FrozenDiscriminator(gan), gan.images(z), count=2)
-    assert len(boxes) == 2 and by["layer"] == "conv1"
+    assert len(boxes) == 2
+    assert by["layer"] == "conv1"
 
 
 # -- nearest
-
-
-@pytest.mark.parametrize("block", [10, 40])
-def test_reference_nearest_rows_against_all_distances(block):
-    random = np.random.default_rng(0)
-    queries, rows = random.normal(size=(7, 5)).astype(np.float32), random.normal(size=(40, 5)).astype(np.float32)
-    own = np.array([-1, -1, -1, 5, 17, 39, 0])
-    rows[own[3:]] = queries[3:]  # a query in its own place is nearest of all, and does not count
-    distances = np.linalg.norm(queries[:, None] - rows, axis=2)
-    distances[[3, 4, 5, 6], own[3:]] = np.inf
-    blocks = [(np.arange(i, i + block) + 100, torch.from_numpy(rows[i : i + block])) for i in range(0, 40, block)]
-    own = np.where(own < 0, -1, own + 100)
-    found, numbers = nearest_rows(torch.from_numpy(queries), blocks, own=own, count=3)
-    assert np.array_equal(numbers - 100, np.argsort(distances, axis=1)[:, :3])
-    np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :3], rtol=1e-5)  # float32, 5 terms
 
 
 @pytest.fixture
@@ -258,7 +280,7 @@ def noise_set(tmp_path):
     gan.discriminator.load_state_dict(build_networks(POINT, seed=4)[1].state_dict())
     coarse = np.random.default_rng(0).integers(0, 256, (360, 4, 4, 3), dtype=np.uint8)
     images = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    z = gan.draw(4, seed=9)
+    z = gan.sample_z(4, seed=9)
     images[[17, 120, 44, 299]] = gan.images(z)
     return (
         gan,
@@ -270,19 +292,20 @@ def noise_set(tmp_path):
 @pytest.mark.parametrize("feature_images", [0, 20])
 def test_nearest_finds_planted_copies(noise_set, feature_images):
     gan, z, images = noise_set
-    found = nearest(gan, z, comparison(images), feature_images=feature_images)
+    found = compare_distances(gan, z, comparison_images(images), feature_images=feature_images)
     samples = found.tables["nearest"].query("kind == 'sample'")
     assert samples["pixel_row"].tolist() == samples["feature_row"].tolist() == [17, 120, 44, 299]
-    assert (samples["pixel_distance"] == 0).all() and (samples["feature_distance"] < 1e-3).all()
-    assert found.figures["pixel_share_near_percent"] == found.figures["feature_chance_nearer_percent"] == 100
+    assert (samples["pixel_distance"] == 0).all()
+    assert (samples["feature_distance"] < 1e-3).all()
+    assert found.measurements["pixel_share_near_percent"] == found.measurements["feature_chance_nearer_percent"] == 100
     assert found.settings["held_out"] == "noise, test"
 
 
-def test_real_images_against_the_others_when_none_were_held_out(noise_set, tmp_path):
+def test_training_images_are_compared_with_each_other_if_none_are_held_out(noise_set, tmp_path):
     gan, z, images = noise_set
     only = write_image_set(tmp_path / "only", np.array(images.images[:50]), np.zeros(50, np.int64), {"train": (0, 50)})
-    against = comparison(only, count=10)
-    found = nearest(gan, z, against)
+    against = comparison_images(only, count=10)
+    found = compare_distances(gan, z, against)
     real = found.tables["nearest"].query("kind == 'held out'")
     flat = only.images.reshape(50, -1) / 255
     distances = np.linalg.norm(flat[against.own][:, None] - flat, axis=2)
@@ -292,21 +315,26 @@ def test_real_images_against_the_others_when_none_were_held_out(noise_set, tmp_p
     assert found.settings["held_out"] == "training images, each to the others"
 
 
-def test_value_of_the_memorisation_figures():
+def test_value_of_the_memorization_measurements():
     kinds = ["sample"] * 2 + ["held out"] * 4
     table = pd.DataFrame({"kind": kinds, "pixel_distance": [1, 30, 10, 20, 30, 40], "feature_distance": [50] * 6})
-    found = memorisation(table)
+    found = memorization(table)
     # the 5th percentile of 10 to 40 is 11.5; of 8 pairs, 4 + 1 are nearer and one is equal
-    assert found["pixel_share_near_percent"] == 50 and found["pixel_chance_nearer_percent"] == 100 * 5.5 / 8
-    assert found["feature_share_near_percent"] == 0 and found["feature_chance_nearer_percent"] == 50
+    assert found["pixel_share_near_percent"] == 50
+    assert found["pixel_chance_nearer_percent"] == 100 * 5.5 / 8
+    assert found["feature_share_near_percent"] == 0
+    assert found["feature_chance_nearer_percent"] == 50
 
 
 def test_held_out_images_of_another_size_are_refused(noise_set, striped):
-    with pytest.raises(EvalkitError, match="striped: images 32 pixels wide, those trained on 16"):
-        comparison(noise_set[2], held_out=striped)
+    with pytest.raises(EvalkitError, match="striped: images are 32 pixels wide, those trained on 16"):
+        comparison_images(noise_set[2], held_out=striped)
 
 
-def test_few_of_many_training_images(noise_set):
-    against = comparison(noise_set[2], num_images=40, count=5)
-    assert isinstance(against, Comparison) and len(set(against.training)) == 40 and against.training.max() < 300
-    assert len(against.held_out) == 5 and (against.own == -1).all()
+def test_comparison_takes_a_random_part_of_the_training_images(noise_set):
+    against = comparison_images(noise_set[2], num_images=40, count=5)
+    assert isinstance(against, ComparisonImages)
+    assert len(set(against.training)) == 40
+    assert against.training.max() < 300
+    assert len(against.held_out) == 5
+    assert (against.own == -1).all()

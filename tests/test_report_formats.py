@@ -118,7 +118,9 @@ def test_page_is_well_formed_and_loads_nothing(written, page):
     elsewhere = [link for link in parsed.links if not link.startswith(("#", "data:"))]
     assert elsewhere
     assert all((written / link).is_file() for link in elsewhere)  # the run cards beside it
-    assert "url(" not in page.replace("url(#", "") and "@import" not in page and "<script" not in page
+    assert "url(" not in page.replace("url(#", "")
+    assert "@import" not in page
+    assert "<script" not in page
     plots = 3 * ["glance", "C", "classes", "confusions"] + ["updates", "layers", "labels"]
     assert page.count("<svg ") == page.count("</svg>") == len(plots)
 
@@ -166,7 +168,8 @@ def test_value_of_the_lines(report_data):
     group = group_by_table(report_data)[PART]
     (updates,) = lines_over_updates(group)
     assert (updates.name, updates.x) == ("imagenet32 + L2-SVM", (75000.0, 150000.0))
-    assert updates.percent == pytest.approx((60.0, 66.67)) and updates.uncertainty == (0.75, 0.75)
+    assert updates.percent == pytest.approx((60.0, 66.67))
+    assert updates.uncertainty == (0.75, 0.75)
     labels = {line.name: line for line in lines_over_labels(report_data.measured) if "svhn" not in line.name}
     assert labels["imagenet32@150000 + L2-SVM"].x == (4000.0, 50000.0)
     assert "pixels + L2-SVM" not in labels  # its other result was selected on test, which is another method
@@ -174,7 +177,9 @@ def test_value_of_the_lines(report_data):
         "imagenet32@150000 + L2-SVM": [("conv1..conv4", 56.67, 0.75), ("all", 66.67, 0.75)]
     }
     curve = next(line for line in lines_over_C(group) if line.name == "imagenet32@150000 + L2-SVM")
-    assert curve.x == (1e-4, 2e-4, 5e-4) and curve.percent == (81.0, 82.1, 80.5) and curve.selected == 2e-4
+    assert curve.x == (1e-4, 2e-4, 5e-4)
+    assert curve.percent == (81.0, 82.1, 80.5)
+    assert curve.selected == 2e-4
 
 
 def test_value_of_the_line_of_a_probe():

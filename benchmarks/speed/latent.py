@@ -3,8 +3,8 @@
     python benchmarks/speed/latent.py IMAGES HOME [--only walk,filters] [--out benchmarks/results/latent-speed.csv]
 
 IMAGES is an image set of 64x64 images (a path). The network is `lsun64` with its initial weights: time does not
-depend on their values. It is put into the workspace HOME, where the findings go, too. Rows of --only replace those in
-the file.
+depend on their values. It is put into the workspace HOME, where the results of the commands go as well. Rows of --only
+replace those in the file.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from evalkit.artifacts import new_manifest, write_artifact
 from evalkit.gan.checkpoint import RUN_KIND, new_state, save_checkpoint
 from evalkit.gan.recipes import RECIPES
 from evalkit.images import load_images
-from evalkit.latent.experiment import enlarged
+from evalkit.latent.experiment import enlarge
 from evalkit.runtime import describe_device
 from evalkit.version import versions
 
@@ -46,21 +46,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latent-speed.csv"))
     arguments = parser.parse_args()
     image = prepare_home(arguments.images, arguments.home)
-    found = {}
+    rows = {}
     if arguments.out.exists():
         with open(arguments.out, newline="") as file:
-            found = {row["command"]: row for row in csv.DictReader(file)}
+            rows = {row["command"]: row for row in csv.DictReader(file)}
     for name in arguments.only.split(","):
         options = [str(image) if option == "IMAGE" else option for option in COMMANDS[name]]
-        found[name] = measured(name, options, arguments.home)
+        rows[name] = measured(name, options, arguments.home)
         with open(arguments.out, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(found[name] for name in COMMANDS if name in found)
+            writer.writerows(rows[name] for name in COMMANDS if name in rows)
 
 
 def prepare_home(images: Path, home: Path) -> Path:
-    """A run of no updates trained on `images`, a link to them, and one of their images as a file."""
+    """A run without updates on `images`, a link to them, and one of their images as a file."""
     real_images = load_images(images)
     run, link = home / "runs/lsun64", home / "images" / real_images.name
     if not run.exists():
@@ -70,7 +70,7 @@ def prepare_home(images: Path, home: Path) -> Path:
         save_checkpoint(run, state, made_from={"images_sha256": real_images.sha256})
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(images.resolve())
-    enlarged(real_images.images[0]).save(home / "image.png")
+    enlarge(real_images.images[0]).save(home / "image.png")
     return home / "image.png"
 
 

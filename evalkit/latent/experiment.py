@@ -1,6 +1,6 @@
-"""What an experiment found, and its folder on disk: images, tables, figures, z, and a manifest of what made it.
+"""The result of an experiment and its folder on disk: images, tables, measurements, z, and a manifest.
 
-Images of images: contact sheets with numbers, rows with captions, looped GIFs.
+Also how experiments show images: contact sheets with numbers, rows with captions, looped GIFs.
 """
 
 import io
@@ -16,12 +16,12 @@ from evalkit.artifacts import MANIFEST, new_manifest, read_manifest, write_artif
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.latent.model import FrozenGAN
 
-KIND = "finding"
+KIND = "experiment"
 
 
 @dataclass(frozen=True)
 class RenderedImage:
-    """A file of the finding, as bytes, with the title that a gallery gives it."""
+    """An image file as bytes, with its title in a gallery."""
 
     title: str
     content: bytes
@@ -29,29 +29,29 @@ class RenderedImage:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What an experiment found.
+    """What an experiment shows and measures.
 
     Attributes:
-        verb: the command, e.g. "walk".
-        settings: all that was chosen: seeds, counts, options.
+        command: the command of `evalkit latent`, e.g. "walk".
+        settings: everything that was chosen: seeds, counts, options.
         images: file name (PNG or GIF) -> image.
-        figures: measured numbers, for figures.json.
+        measurements: measured numbers, for measurements.json.
         tables: file name without suffix -> table, for a CSV each.
-        arrays: file name without suffix -> array, for a .npy each; "z" holds the z shown, in the images' order.
+        arrays: file name without suffix -> array, for a .npy each; "z" holds the z shown, in the order of the images.
         documents: file name without suffix -> JSON value, for a .json each.
     """
 
     command: str
     settings: dict[str, Any]
     images: dict[str, RenderedImage]
-    figures: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     documents: dict[str, Any] = field(default_factory=dict)
 
 
-def save(finding: ExperimentResult, gan: FrozenGAN, target: Path) -> Path:
-    """Writes the finding as the folder `target`, whole or not at all, in place of an earlier finding.
+def save_experiment(result: ExperimentResult, gan: FrozenGAN, target: Path) -> Path:
+    """Writes the result as the folder `target`, whole or not at all, in place of an earlier result.
 
     Raises:
         EvalkitError: there is something else at `target`.
@@ -61,25 +61,25 @@ def save(finding: ExperimentResult, gan: FrozenGAN, target: Path) -> Path:
             read_manifest(target, KIND)
         except ArtifactError:
             raise EvalkitError(
-                f"{target}: there, and not a finding of evalkit latent, so it is not replaced; give another --out"
+                f"{target}: exists and is not the folder of an experiment, so it is not replaced; give another --out"
             ) from None
-    settings = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label} | finding.settings
+    settings = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label} | result.settings
     with write_artifact(target, settings=settings, made_from=gan.made_from) as artifact:
-        _write(finding, artifact.path)
+        _write(result, artifact.path)
         manifest = new_manifest(KIND, settings=settings, made_from=gan.made_from)
-        titles = {name: image.title for name, image in finding.images.items()}
-        artifact.finish(manifest | {"verb": finding.command, "images": titles})
+        titles = {name: image.title for name, image in result.images.items()}
+        artifact.finish(manifest | {"command": result.command, "images": titles})
     return target
 
 
-def _write(finding: ExperimentResult, building: Path) -> None:
-    for name, image in finding.images.items():
+def _write(result: ExperimentResult, building: Path) -> None:
+    for name, image in result.images.items():
         (building / name).write_bytes(image.content)
-    for name, table in finding.tables.items():
+    for name, table in result.tables.items():
         table.to_csv(building / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
-    for name, array in finding.arrays.items():
+    for name, array in result.arrays.items():
         np.save(building / f"{name}.npy", array)
-    for name, document in ({"figures": finding.figures} | finding.documents).items():
+    for name, document in ({"measurements": result.measurements} | result.documents).items():
         write_json(building / f"{name}.json", document)
 
 
@@ -92,44 +92,44 @@ class GalleryImage:
 
 
 def gallery(folder: Path) -> list[GalleryImage]:
-    """The images of the findings in `folder` (a workspace's `latent`, or one finding), by name; broken ones left out.
+    """The images of the experiments in `folder` (a workspace's `latent`, or one experiment), by name.
 
-    What an HTML report shows: each title says which GAN and what.
+    Experiments whose files are broken are left out. The HTML report shows them; each title names the GAN.
     """
-    found = []
+    images = []
     for place in sorted({path.parent for path in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")]}):
         try:
             manifest = read_manifest(place, KIND)
         except ArtifactError:
             continue
         gan = manifest["settings"]["gan"]
-        found += [GalleryImage(f"{gan}: {title}", place / name) for name, title in manifest["images"].items()]
-    return found
+        images += [GalleryImage(f"{gan}: {title}", place / name) for name, title in manifest["images"].items()]
+    return images
 
 
 _MARGIN = 4
 _TEXT = 12  # height of a line of the built-in font, in pixels
-_SIDE = 64  # images are enlarged, pixel by pixel, to at least about this side
+_SIDE = 64  # images are enlarged, pixel by pixel, to about this side
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of images under a caption: uint8 (n, H, W, C)."""
+    """Images in one line under a caption: uint8 (n, H, W, C)."""
 
     caption: str
     images: np.ndarray
 
 
-def enlarged(picture: np.ndarray, *, side: int = _SIDE) -> Image.Image:
+def enlarge(image: np.ndarray, *, side: int = _SIDE) -> Image.Image:
     """uint8 (H, W, C) as an RGB image, each pixel a square, so that it is about `side` wide."""
-    image = Image.fromarray(np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture)
-    times = max(1, round(side / picture.shape[1]))
-    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    times = max(1, round(side / image.shape[1]))
+    rgb = Image.fromarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+    return rgb.resize((rgb.width * times, rgb.height * times), Image.Resampling.NEAREST)
 
 
-def sheet(images: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.Image:
+def contact_sheet(images: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.Image:
     """A contact sheet: uint8 (n, H, W, C) in lines of `columns`, each image with its number below."""
-    cells = [enlarged(image) for image in images]
+    cells = [enlarge(image) for image in images]
     wide, high = cells[0].width + _MARGIN, cells[0].height + _TEXT + _MARGIN
     canvas = Image.new("RGB", (wide * min(columns, len(cells)) + _MARGIN, high * -(-len(cells) // columns)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -140,9 +140,9 @@ def sheet(images: np.ndarray, *, columns: int = 10, first: int = 0) -> Image.Ima
     return canvas
 
 
-def captioned(rows: list[Row]) -> Image.Image:
-    """Rows of images, each under its caption; one without a caption follows closely."""
-    lines = [(row.caption, [enlarged(image) for image in row.images]) for row in rows]
+def captioned_rows(rows: list[Row]) -> Image.Image:
+    """Rows of images, each under its caption; a row without a caption follows closely."""
+    lines = [(row.caption, [enlarge(image) for image in row.images]) for row in rows]
     width = max(
         [sum(cell.width + _MARGIN for cell in cells) for _, cells in lines] + [_text_width(text) for text, _ in lines]
     )
@@ -167,15 +167,15 @@ def _text_width(text: str) -> int:
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as PNG."""
+    """The image as PNG bytes."""
     file = io.BytesIO()
     image.save(file, format="png", optimize=True)
     return file.getvalue()
 
 
 def gif(images: np.ndarray, *, milliseconds: int = 80) -> bytes:
-    """uint8 (n, H, W, C) as a GIF that starts over for ever."""
-    frames = [enlarged(image, side=128) for image in images]
+    """uint8 (n, H, W, C) as a GIF that loops forever."""
+    frames = [enlarge(image, side=128) for image in images]
     file = io.BytesIO()
     frames[0].save(
         file, format="gif", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False

@@ -1,4 +1,7 @@
-"""explore: a page on this machine to pick samples, do arithmetic and walk with the mouse. Standard library only."""
+"""The page of `evalkit latent explore`: pick samples, do arithmetic and walk with the mouse, served to this machine.
+
+The server is the standard library's; the page is explore.html.
+"""
 
 import json
 import threading
@@ -7,7 +10,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -15,25 +18,37 @@ from torch import Tensor
 
 from evalkit.errors import EvalkitError
 from evalkit.gan.monitor import image_grid
-from evalkit.latent.experiment import enlarged, png
+from evalkit.latent.experiment import enlarge, png
 from evalkit.latent.model import FrozenGAN
-from evalkit.latent.samples import NOISE, PATHS, Concept, between, neighbours, pixel_sum, signed_sum
-from evalkit.latent.vectors import numbers_in
+from evalkit.latent.samples import Concept, interpolate, neighbors, pixel_sum, signed_sum
+from evalkit.latent.settings import ArithmeticSettings, ExploreSettings, Path
+from evalkit.latent.vectors import parse_numbers
 
 HOST = "127.0.0.1"
-_POLICY = (  # the page takes nothing from anywhere else
+_PATHS = get_args(Path)
+_POLICY = (  # the page loads nothing from elsewhere
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 )
 Query = dict[str, list[str]]
 
 
+def explore_gan(gan: FrozenGAN, settings: ExploreSettings = ExploreSettings()) -> "Server":
+    """A server for the page with random samples, bound to 127.0.0.1 only; the caller runs and closes it.
+
+    Raises:
+        EvalkitError: the port is taken.
+    """
+    z = gan.sample_z(settings.count, seed=settings.seed)
+    return serve(Explorer(gan, z, seed=settings.seed), port=settings.port)
+
+
 class Explorer:
     """What the page shows, as functions of its queries; one image at a time.
 
     Args:
-        z: the samples to pick from, (n, Z); their numbers are their rows.
-        seed: of the neighbours of a sum.
+        z: the samples to pick from, (n, z_dim); their numbers are their rows.
+        seed: random seed of the neighbors of a sum.
     """
 
     def __init__(self, gan: FrozenGAN, z: Tensor, *, seed: int = 0):
@@ -41,57 +56,57 @@ class Explorer:
         self.samples = gan.images(z)
 
     def about(self, query: Query) -> dict[str, Any]:
-        """What the page needs to know."""
+        """The name of the GAN and the number of samples."""
         return {"gan": self.gan.name, "count": len(self.z)}
 
     def sample(self, query: Query) -> bytes:
         """The sample `number` as PNG."""
         (number,) = self._numbers(query, "number", exactly=1)
-        return png(enlarged(self.samples[number]))
+        return png(enlarge(self.samples[number]))
 
     def walk(self, query: Query) -> bytes:
-        """The image at `t` between the samples `from` and `to`, on the `path`, as PNG."""
-        return png(enlarged(self._images(self._walked(query)[None])[0], side=256))
+        """The image at `t` between the samples `from` and `to` along `path`, as PNG."""
+        return png(enlarge(self._images(self._walk_z(query)[None])[0], side=256))
 
     def arithmetic(self, query: Query) -> bytes:
-        """The sum of z of the samples listed in each `plus` and `minus`, with its neighbours, as PNG."""
-        nine = neighbours(signed_sum(self._concepts(query)), noise=NOISE, seed=self._seed)
-        return png(enlarged(image_grid(self._images(nine), 3), side=256))
+        """The sum of z of the samples listed in each `plus` and `minus`, with its neighbors, as PNG."""
+        nine = neighbors(signed_sum(self._concepts(query)), noise=ArithmeticSettings.noise, seed=self._seed)
+        return png(enlarge(image_grid(self._images(nine), 3), side=256))
 
     def pixels(self, query: Query) -> bytes:
         """The same sum of pixels, as PNG."""
         concepts = [(self.samples[self._listed(text)], sign) for text, sign in _terms(query)]
-        return png(enlarged(pixel_sum([c for c, _ in concepts], [sign for _, sign in concepts]), side=256))
+        return png(enlarge(pixel_sum([c for c, _ in concepts], [sign for _, sign in concepts]), side=256))
 
     def vector(self, query: Query) -> list[float]:
         """z of the walk's image or of the sum, for the other commands."""
-        return (self._walked(query) if "t" in query else signed_sum(self._concepts(query))).tolist()
+        return (self._walk_z(query) if "t" in query else signed_sum(self._concepts(query))).tolist()
 
-    def _walked(self, query: Query) -> Tensor:
+    def _walk_z(self, query: Query) -> Tensor:
         first, last = (self._numbers(query, key, exactly=1)[0] for key in ("from", "to"))
         path, text = query.get("path", ["straight"])[0], query.get("t", [""])[0]
         try:
             t = float(text)
         except ValueError:
             raise EvalkitError(f"t = {text!r}: expected a number from 0 to 1") from None
-        if not 0 <= t <= 1 or path not in PATHS:
-            raise EvalkitError(f"t = {t:g}, path {path!r}: expected 0 to 1, {' or '.join(PATHS)}")
-        return between(self.z[first], self.z[last], t, path=path)
+        if not 0 <= t <= 1 or path not in _PATHS:
+            raise EvalkitError(f"t = {t:g}, path {path!r}: expected 0 to 1, {' or '.join(_PATHS)}")
+        return interpolate(self.z[first], self.z[last], t, path=cast(Path, path))
 
     def _concepts(self, query: Query) -> list[Concept]:
         return [Concept(self.z[self._listed(text)], sign) for text, sign in _terms(query)]
 
     def _numbers(self, query: Query, key: str, *, exactly: int) -> list[int]:
-        found = self._listed(query.get(key, [""])[0])
-        if len(found) != exactly:
-            raise EvalkitError(f"{key}: {len(found)} numbers, expected {exactly}")
-        return found
+        numbers = self._listed(query.get(key, [""])[0])
+        if len(numbers) != exactly:
+            raise EvalkitError(f"{key}: {len(numbers)} numbers, expected {exactly}")
+        return numbers
 
     def _listed(self, text: str) -> list[int]:
-        found = numbers_in(text)
-        if max(found) >= len(self.z):
+        numbers = parse_numbers(text)
+        if max(numbers) >= len(self.z):
             raise EvalkitError(f"{text}: there are samples 0 to {len(self.z) - 1}")
-        return found
+        return numbers
 
     def _images(self, z: Tensor) -> np.ndarray:
         with self._lock:
@@ -129,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         address = urlsplit(self.path)
         if self.headers.get("Host") not in {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}:
-            # another site's name that resolves to this machine
+            # the name of another site that resolves to this machine
             self._send(HTTPStatus.FORBIDDEN, "text/plain", b"only for this machine")
         elif address.path == "/":
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
@@ -140,14 +155,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, answer: Callable[[Query], Any], query: Query) -> None:
         try:
-            found = answer(query)
+            content = answer(query)
         except EvalkitError as error:
             self._send(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error).encode())
             return
-        if isinstance(found, bytes):
-            self._send(HTTPStatus.OK, "image/png", found)
+        if isinstance(content, bytes):
+            self._send(HTTPStatus.OK, "image/png", content)
         else:
-            self._send(HTTPStatus.OK, "application/json", json.dumps(found).encode())
+            self._send(HTTPStatus.OK, "application/json", json.dumps(content).encode())
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self.send_response(status)
@@ -160,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Requests are not worth a line."""
+        """Prints nothing: one line per request would hide the address."""
 
 
 def serve(explorer: Explorer, *, port: int = 0) -> Server:

@@ -1,12 +1,11 @@
-"""A trained GAN as a fixed function: what a z draws depends on that z alone. From a run to the experiments.
+"""A trained GAN as a fixed function: the image of a z depends on that z alone.
 
-differs from the paper: its release normalises every batch by its own statistics, so that a sample depends on its
-neighbours. Here each batch norm is frozen at the statistics of one reference batch, drawn from the z law with a fixed
-seed; walks, sums and inversions are then functions of z.
+From the name of a run to a `FrozenGAN` (`open_gan`), its discriminator (`FrozenDiscriminator`) and the images it was
+trained on. Every latent experiment starts here.
 
-The discriminator as a fixed function of one image: scores, taps and features. Used by most experiments.
-
-From what a user types after --run to a frozen GAN, and to the images it was trained on.
+differs from the paper: its release normalizes every batch by its own statistics, so that a sample depends on its
+neighbors in the batch. Here each batch norm is frozen at the statistics of one reference batch, sampled from the
+distribution of z with a fixed seed; walks, sums and inversions are then functions of z.
 """
 
 from collections.abc import Iterator
@@ -28,17 +27,18 @@ from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe,
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.gan.run_dir import find_checkpoint, run_of
-from evalkit.images import ImageSet, find_images, find_images_by_sha256
+from evalkit.images import ImageSet, as_image_set, find_images_by_sha256
 from evalkit.pretrained.registry import find_pretrained
 from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
 from evalkit.runtime import resolve_device
 from evalkit.workspace import Workspace
 
-# z of the reference batch: with another batch of 256, pixels of imagenet32@1077 move by 8 of 255 in the mean, with one
-# of 128 by 12; a batch of 64 that normalises itself, as the release's, moves them by 16 (benchmarks/NOTES.md)
+# Size of the reference batch: another batch of 256 changes pixels of imagenet32@1077 by 8 of 255 on average, one of 128
+# by 12; a batch of 64 that normalizes itself, as in the release, changes them by 16 (benchmarks/NOTES.md)
 REFERENCE = 256
 _REFERENCE_SEED = 20151119  # of the reference batch, the same for every run
-CHUNK = 64  # images a pass
+CHUNK = 64  # images per forward pass
+_PRETRAINED = "pretrained:"
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class FrozenGAN:
     """A generator with frozen batch norm, and the discriminator.
 
     Attributes:
-        name: as figures carry it, e.g. "imagenet32@800".
-        generator: z (N, z_length) and one-hot classes or None -> images in its range; takes no gradients itself.
-        discriminator: as loaded; `Critic` freezes a copy of it.
-        label: the class that a conditional generator draws, None for others.
-        made_from: path and hashes of the weights, for manifests; `images_sha256` is of the images trained on.
+        name: as results name it, e.g. "imagenet32@800".
+        generator: z (N, z_dim) and one-hot classes or None -> images in its range; its weights take no gradients.
+        discriminator: as loaded; `FrozenDiscriminator` freezes a copy of it.
+        label: the class that a conditional generator generates, None for others.
+        made_from: path and hashes of the weights, for manifests; `images_sha256` is the hash of the training images.
     """
 
     name: str
@@ -64,29 +64,79 @@ class FrozenGAN:
     def device(self) -> torch.device:
         return next(self.discriminator.parameters()).device
 
-    def draw(self, count: int, *, seed: int) -> Tensor:
-        """z (count, z_length) by the recipe's law, the same on every device."""
+    def sample_z(self, count: int, *, seed: int) -> Tensor:
+        """z (count, z_dim) from the recipe's distribution, the same on every device."""
         return draw_z(count, self.recipe, torch.Generator().manual_seed(seed)).to(self.device)
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (N, z_length) -> float (N, C, size, size) in the generator's range, with gradients to z."""
+        """z (N, z_dim) -> float (N, C, size, size) in the generator's range, with gradients to z."""
         return self.generator(z, one_hot(self.label, len(z), self.recipe, self.device))
 
     def images(self, z: Tensor) -> np.ndarray:
-        """z (N, z_length) -> uint8 (N, H, W, C)."""
+        """z (N, z_dim) -> uint8 (N, H, W, C)."""
         with torch.no_grad():
             return np.concatenate([to_images(self.decode(chunk), self.recipe) for chunk in z.split(CHUNK)])
 
 
+def open_gan(
+    gan: FrozenGAN | Path | str = "latest",
+    *,
+    home: Workspace | Path | str | None = None,
+    label: int | None = None,
+    device: str = "auto",
+) -> FrozenGAN:
+    """A GAN with frozen batch norm; if training kept a moving average of a network, the average is loaded.
+
+    Args:
+        gan: a run or checkpoint (name, NAME@UPDATES or path; "latest": the latest run), pretrained:NAME, or a
+            `FrozenGAN`, which is returned as it is.
+        home: the workspace that names refer to; a path needs none.
+        label: the class to generate if the recipe has classes [0].
+
+    Raises:
+        EvalkitError: no such run or weights, broken ones, or a class that the recipe does not have.
+    """
+    if isinstance(gan, FrozenGAN):
+        return gan
+    name, workspace = str(gan), Workspace.of(home)
+    if name.startswith(_PRETRAINED):
+        return _open_pretrained(name, workspace, label, device)
+    checkpoint = find_checkpoint(name, workspace)
+    manifest = read_checkpoint(checkpoint)
+    recipe = stored_recipe(manifest)
+    generator, discriminator = Generator(recipe), Discriminator(recipe)
+    load_weights(generator, checkpoint / weights_file(manifest, "generator"))
+    load_weights(discriminator, checkpoint / weights_file(manifest, "discriminator"))
+    run = f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
+    made_from = _made_from(checkpoint, manifest)
+    return freeze_gan(run, generator, discriminator, label=label, device=device, made_from=made_from)
+
+
+def _open_pretrained(name: str, workspace: Workspace, label: int | None, device: str) -> FrozenGAN:
+    path = find_pretrained(name.removeprefix(_PRETRAINED), workspace)
+    manifest = read_pretrained(path)
+    if not manifest["settings"]["complete"]:
+        raise EvalkitError(f"{path}: holds only the first layers of a discriminator, expected a whole GAN")
+    networks = load_generator(path), load_discriminator(path)
+    return freeze_gan(name, *networks, label=label, device=device, made_from=_made_from(path, manifest))
+
+
+def _made_from(path: Path, manifest: Manifest) -> dict[str, Any]:
+    files = [weights_file(manifest, network) for network in ("generator", "discriminator")]
+    hashes = {file.removesuffix(".safetensors"): manifest["files"][file]["sha256"] for file in files}
+    inputs = {"weights": str(path.resolve()), "images_sha256": manifest["made_from"].get("images_sha256", "")}
+    return inputs | {f"{name}_sha256": sha256 for name, sha256 in hashes.items()}
+
+
 def one_hot(label: int | None, count: int, recipe: Recipe, device: torch.device) -> Tensor | None:
-    """`count` one-hot rows of the class `label`, or None where the recipe has no classes."""
+    """`count` one-hot rows of the class `label`, or None without a class."""
     if label is None:
         return None
     return F.one_hot(torch.full((count,), label, device=device), recipe.classes)
 
 
 def freeze_batch_norm(network: nn.Module, *inputs: Tensor | None) -> None:
-    """Freezes every batch norm of `network` at the mean and biased variance it meets in one pass over `inputs`."""
+    """Freezes every batch norm of `network` at the mean and biased variance of its input in one pass over `inputs`."""
     norms = {name: norm for name, norm in network.named_modules() if isinstance(norm, BatchNorm)}
     like = next(network.parameters())
     network.eval()
@@ -96,7 +146,7 @@ def freeze_batch_norm(network: nn.Module, *inputs: Tensor | None) -> None:
     network.requires_grad_(False)
 
 
-def frozen(
+def freeze_gan(
     name: str,
     generator: Generator,
     discriminator: Discriminator,
@@ -113,20 +163,20 @@ def frozen(
     where, recipe = resolve_device(device), generator.recipe
     label = _checked_label(label, recipe)
     gan = FrozenGAN(name, recipe, deepcopy(generator).to(where), discriminator.to(where), label, made_from or {})
-    z = gan.draw(REFERENCE, seed=_REFERENCE_SEED)
+    z = gan.sample_z(REFERENCE, seed=_REFERENCE_SEED)
     freeze_batch_norm(gan.generator, z, one_hot(label, REFERENCE, recipe, where))
     return gan
 
 
-def reference_images(gan: FrozenGAN) -> np.ndarray:
-    """What the reference batch draws: uint8 (REFERENCE, H, W, C)."""
-    return gan.images(gan.draw(REFERENCE, seed=_REFERENCE_SEED))
+def reference_samples(gan: FrozenGAN) -> np.ndarray:
+    """The images of the reference batch: uint8 (REFERENCE, H, W, C)."""
+    return gan.images(gan.sample_z(REFERENCE, seed=_REFERENCE_SEED))
 
 
 def _checked_label(label: int | None, recipe: Recipe) -> int | None:
     if not recipe.classes:
         if label is not None:
-            raise EvalkitError(f"recipe {recipe.name}: has no classes, found class {label}; leave --class out")
+            raise EvalkitError(f"recipe {recipe.name}: has no classes, found class {label}; leave out --class")
         return None
     if not 0 <= (label or 0) < recipe.classes:
         raise EvalkitError(f"recipe {recipe.name}: class {label}, expected 0 to {recipe.classes - 1}")
@@ -134,40 +184,40 @@ def _checked_label(label: int | None, recipe: Recipe) -> int | None:
 
 
 class FrozenDiscriminator:
-    """A copy of a GAN's discriminator with batch norm frozen at the statistics of some images.
+    """A copy of a GAN's discriminator with batch norm frozen at the statistics of some images: scores and features.
 
-    Samples are judged with the statistics of samples, as in training, where each batch is of one kind; the release
-    takes those of the batch at hand. A conditional discriminator is told the GAN's class for every image.
+    Samples are judged with the statistics of samples, as in training, where each batch is of one kind; the release uses
+    those of the current batch. A conditional discriminator is given the GAN's class for every image.
 
     Args:
-        normalised_by: uint8 (n, H, W, 3 or C), of which the first REFERENCE count; None: the GAN's reference samples.
+        statistics_from: uint8 (n, H, W, 3 or C), of which the first REFERENCE count; None: the GAN's reference samples.
         discriminator: other weights for the same recipe, such as random ones; None: the GAN's.
     """
 
     def __init__(
-        self, gan: FrozenGAN, *, normalised_by: np.ndarray | None = None, discriminator: Discriminator | None = None
+        self, gan: FrozenGAN, *, statistics_from: np.ndarray | None = None, discriminator: Discriminator | None = None
     ):
         self.recipe, self.device, self._label = gan.recipe, gan.device, gan.label
-        self.discriminator = deepcopy(discriminator or gan.discriminator).to(self.device)
-        pictures = reference_images(gan) if normalised_by is None else normalised_by
-        images = self.images(pictures[:REFERENCE])
-        freeze_batch_norm(self.discriminator, images, self.classes(len(images)))
+        self.network = deepcopy(discriminator or gan.discriminator).to(self.device)
+        images = reference_samples(gan) if statistics_from is None else statistics_from
+        inputs = self.as_input(images[:REFERENCE])
+        freeze_batch_norm(self.network, inputs, self.classes(len(inputs)))
 
-    def images(self, images: np.ndarray) -> Tensor:
+    def as_input(self, images: np.ndarray) -> Tensor:
         """uint8 (n, H, W, C) -> float32 (n, C, H, W) in the networks' range."""
         return to_network_range(torch.from_numpy(np.array(images)).to(self.device), self.recipe)
 
     def classes(self, count: int) -> Tensor | None:
-        """One-hot rows of the class that every image is said to be of; None without classes."""
+        """One-hot rows of the class given for every image; None without classes."""
         return one_hot(self._label, count, self.recipe, self.device)
 
-    def scores(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits (n,), larger for what looks real."""
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Logits (n,), larger for images that look real."""
         with torch.no_grad():
-            chunks = [self.discriminator(images, self.classes(len(images))) for images in self._chunks(pictures)]
+            chunks = [self.network(chunk, self.classes(len(chunk))) for chunk in self._chunks(images)]
         return torch.cat(chunks).cpu().numpy()
 
-    def taps(self, pictures: np.ndarray, layer: str) -> np.ndarray:
+    def layer_outputs(self, images: np.ndarray, layer: str) -> np.ndarray:
         """The maps of one conv layer after its leaky ReLU, float32 (n, maps, h, w).
 
         Raises:
@@ -175,23 +225,23 @@ class FrozenDiscriminator:
         """
         self.check_layer(layer)
         with torch.no_grad():
-            return np.concatenate([self._taps(images)[layer].cpu().numpy() for images in self._chunks(pictures)])
+            return np.concatenate([self._layer_outputs(chunk)[layer].cpu().numpy() for chunk in self._chunks(images)])
 
-    def features(self, pictures: np.ndarray) -> np.ndarray:
-        """All conv layers max-pooled to 4 x 4 and concatenated, float32 (n, D): the features of the tables."""
-        rows = []
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """All conv layers max-pooled to 4 x 4 and concatenated, float32 (n, D): the features that results are on."""
+        rows, pool = [], LayerSelection()
         with torch.no_grad():
-            for images in self._chunks(pictures):
-                rows.append(torch.cat([LayerSelection()(maps) for maps in self._taps(images).values()], dim=1).cpu())
+            for chunk in self._chunks(images):
+                rows.append(torch.cat([pool(maps) for maps in self._layer_outputs(chunk).values()], dim=1).cpu())
         return torch.cat(rows).numpy()
 
     @property
     def layers(self) -> list[str]:
-        """The names of the conv layers, from the image up."""
-        return [f"conv{index + 1}" for index in range(len(self.discriminator.blocks))]
+        """The names of the conv layers, the one next to the image first."""
+        return [f"conv{index + 1}" for index in range(len(self.network.blocks))]
 
     def check_layer(self, layer: str) -> None:
-        """Refuses a layer that the discriminator does not have."""
+        """Raises EvalkitError for a layer that the discriminator does not have."""
         if layer not in self.layers:
             raise EvalkitError(
                 f"recipe {self.recipe.name}: its discriminator has no layer {layer!r}; choose {', '.join(self.layers)}"
@@ -199,67 +249,43 @@ class FrozenDiscriminator:
 
     def _chunks(self, images: np.ndarray) -> Iterator[Tensor]:
         for first in range(0, len(images), CHUNK):
-            yield self.images(images[first : first + CHUNK])
+            yield self.as_input(images[first : first + CHUNK])
 
-    def _taps(self, images: Tensor) -> dict[str, Tensor]:
-        return self.discriminator.layer_outputs(images, self.classes(len(images)))
-
-
-_PRETRAINED = "pretrained:"
+    def _layer_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        return self.network.layer_outputs(images, self.classes(len(images)))
 
 
-def open_gan(name: str, workspace: Workspace, *, label: int | None = None, device: str = "auto") -> FrozenGAN:
-    """The GAN of a run or checkpoint (name, NAME@UPDATES or path; "latest": the latest run) or pretrained:NAME, frozen.
-
-    Where training kept a moving average of a network, that one is taken.
-
-    Args:
-        label: the class to draw where the recipe has classes [0 if None].
-
-    Raises:
-        EvalkitError: no such run or weights, broken ones, or a class that the recipe does not have.
-    """
-    if name.startswith(_PRETRAINED):
-        return _open_pretrained(name, workspace, label, device)
-    checkpoint = find_checkpoint(name, workspace)
-    manifest = read_checkpoint(checkpoint)
-    recipe = stored_recipe(manifest)
-    generator, discriminator = Generator(recipe), Discriminator(recipe)
-    load_weights(generator, checkpoint / weights_file(manifest, "generator"))
-    load_weights(discriminator, checkpoint / weights_file(manifest, "discriminator"))
-    run = f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
-    made_from = _made_from(checkpoint, manifest)
-    return frozen(run, generator, discriminator, label=label, device=device, made_from=made_from)
-
-
-def _open_pretrained(name: str, workspace: Workspace, label: int | None, device: str) -> FrozenGAN:
-    path = find_pretrained(name.removeprefix(_PRETRAINED), workspace)
-    manifest = read_pretrained(path)
-    if not manifest["settings"]["complete"]:
-        raise EvalkitError(f"{path}: holds the discriminator's first layers alone, expected a whole GAN")
-    networks = load_generator(path), load_discriminator(path)
-    return frozen(name, *networks, label=label, device=device, made_from=_made_from(path, manifest))
-
-
-def _made_from(path: Path, manifest: Manifest) -> dict[str, Any]:
-    files = [weights_file(manifest, network) for network in ("generator", "discriminator")]
-    hashes = {file.removesuffix(".safetensors"): manifest["files"][file]["sha256"] for file in files}
-    about = {"weights": str(path.resolve()), "images_sha256": manifest["made_from"].get("images_sha256", "")}
-    return about | {f"{name}_sha256": found for name, found in hashes.items()}
-
-
-def trained_on(gan: FrozenGAN, workspace: Workspace, name: str | None = None) -> ImageSet:
-    """The image set `name`, else the workspace's set with the images that the GAN was trained on.
+def training_images(gan: FrozenGAN, images: Any = None, *, home: Workspace | Path | str | None = None) -> ImageSet:
+    """The given images (see `as_image_set`), else the set in the workspace that the GAN was trained on.
 
     Raises:
         EvalkitError: no such set, or images of another size than the GAN's.
     """
-    images = find_images(workspace, name) if name else find_images_by_sha256(workspace, gan.made_from["images_sha256"])
+    workspace = Workspace.of(home)
     if images is None:
+        found = find_images_by_sha256(workspace, gan.made_from.get("images_sha256", ""))
+    else:
+        found = as_image_set(images, home=home)
+    if found is None:
         raise EvalkitError(
             f"{gan.name}: the images it was trained on are not in {workspace.home}; name a set: --images"
         )
-    if images.images.shape[1:3] != (gan.recipe.size, gan.recipe.size):
-        found = f"images {images.images.shape[1]} pixels high, {gan.name} draws {gan.recipe.size}"
-        raise EvalkitError(f"{images.name}: {found}; give a set prepared with --size {gan.recipe.size}")
-    return images
+    height = found.images.shape[1]
+    if found.images.shape[1:3] != (gan.recipe.size, gan.recipe.size):
+        raise EvalkitError(
+            f"{found.name}: images are {height} pixels high, {gan.name} generates {gan.recipe.size}; "
+            f"use a set prepared with --size {gan.recipe.size}"
+        )
+    return found
+
+
+def as_z(gan: FrozenGAN, z: Tensor | np.ndarray) -> Tensor:
+    """z as float32 (N, z_dim) on the GAN's device.
+
+    Raises:
+        EvalkitError: an array of another shape.
+    """
+    values = torch.as_tensor(z, dtype=torch.float32)
+    if values.ndim != 2 or values.shape[1] != gan.recipe.z_dim:
+        raise EvalkitError(f"z of shape {tuple(values.shape)}, {gan.name} takes (N, {gan.recipe.z_dim})")
+    return values.to(gan.device)

@@ -3,8 +3,7 @@
 import click
 
 from evalkit.cli.latent.explore import explore_command
-from evalkit.cli.latent.filters import filters_command, nearest_command
-from evalkit.cli.latent.forget import forget_command
+from evalkit.cli.latent.filters import filters_command, forget_command, nearest_command
 from evalkit.cli.latent.samples import arithmetic_command, invert_command, sample_command, turn_command, walk_command
 
 
@@ -13,8 +12,8 @@ def latent_group() -> None:
     """Look inside a trained GAN: its latent space and its filters.
 
     Every command takes any run or checkpoint (--run), by default the latest, and writes a folder with PNG images
-    (GIF for looped walks), the z shown and what was used and measured. Samples have numbers on the contact sheet of
-    `sample`; the others take z by these numbers, or from .npy, .json and .csv files.
+    (GIF for looped walks), the z shown, the settings and the measurements. `sample` numbers its samples on a contact
+    sheet; the other commands take z by these numbers, or from .npy, .json and .csv files.
 
     \b
     Example:

@@ -1,36 +1,32 @@
 """evalkit latent explore."""
 
+from typing import Any
+
 import click
 
-from evalkit.cli.latent.options import gan_options, named_gan, seed_option
-from evalkit.cli.options import say
+from evalkit.cli.latent.options import gan_options, open_named_gan
+from evalkit.cli.options import say, settings_options
+from evalkit.latent.settings import ExploreSettings
 from evalkit.workspace import Workspace
 
 
 @click.command("explore")
-@click.option("--count", type=click.IntRange(2, 400), default=64, show_default=True, help="Samples to pick from.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Of 127.0.0.1; 0: any free one."
-)
-@seed_option("the samples, and of the neighbours of a sum")
+@settings_options(ExploreSettings)
 @gan_options
 @click.pass_obj
-def explore_command(
-    workspace: Workspace, count: int, port: int, seed: int, run: str, label: int | None, device: str
-) -> None:
+def explore_command(workspace: Workspace, run: str, label: int | None, device: str, **options: Any) -> None:
     """Serve a page to pick samples, do arithmetic and walk with the mouse; for this machine only, until Ctrl-C.
 
     \b
     Example:
       evalkit latent explore
     """
-    from evalkit.latent.explore import Explorer, serve
+    from evalkit import explore_gan
 
-    gan = named_gan(workspace, run, label, device)
-    with serve(Explorer(gan, gan.draw(count, seed=seed), seed=seed), port=port) as server:
+    with explore_gan(open_named_gan(workspace, run, label, device), ExploreSettings(**options)) as server:
         click.echo(f"http://127.0.0.1:{server.server_port}/")
-        say("Ctrl-C ends it")
+        say("press Ctrl-C to stop")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say("ended")
+            say("stopped")
