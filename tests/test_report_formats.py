@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import evalkit
-from evalkit.artifacts import finish, new_manifest
+from evalkit.artifacts import new_manifest, write_artifact
 from evalkit.cli import main
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.record import facts_of
@@ -272,9 +272,9 @@ def test_training_precision_comes_from_the_checkpoint_or_is_not_recorded(tmp_pat
 def test_training_of_a_result_without_a_card_comes_from_its_run(tmp_path):
     add_result(tmp_path / "results.csv", RESULT)
     recipe = {"name": "imagenet32", "lr": 0.0002}
-    (tmp_path / "runs/new").mkdir(parents=True)
-    manifest = new_manifest("run", settings={"recipe": recipe}, made_from={"images_sha256": "i"})
-    finish(tmp_path / "runs/new", tmp_path / "runs/imagenet32", manifest)
+    settings, made_from = {"recipe": recipe}, {"images_sha256": "i"}
+    with write_artifact(tmp_path / "runs/imagenet32", settings=settings, made_from=made_from) as artifact:
+        artifact.finish(new_manifest("run", settings=settings, made_from=made_from))
     (each,) = gather_report_data(tmp_path / "results.csv", Workspace(tmp_path)).measured
     assert (each.training["d_updates"], each.training["recipe"]) == (150_000, recipe)
 
