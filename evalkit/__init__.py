@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     from evalkit.latent.samples import latent_turn as latent_turn
     from evalkit.latent.samples import latent_walk as latent_walk
     from evalkit.latent.samples import sample_gan as sample_gan
+    from evalkit.pretrained import ImportOptions as ImportOptions
+    from evalkit.pretrained.import_weights import import_weights as import_weights
+    from evalkit.pretrained.registry import fetch_pretrained as fetch_pretrained
+    from evalkit.pretrained.registry import list_pretrained as list_pretrained
+    from evalkit.pretrained.registry import write_card as write_card
     from evalkit.probes.l2svm import L2SVM as L2SVM
     from evalkit.report.render import write_report as write_report
     from evalkit.report.tables import compare_with_published as compare_with_published
@@ -59,6 +64,7 @@ _HOMES = {
     "DedupOptions": "images.options",
     "FeatureSet": "features.featureset",
     "ImageSet": "images.imageset",
+    "ImportOptions": "pretrained",
     "L2SVM": "probes.l2svm",
     "PrepareOptions": "images.options",
     "Protocol": "evaluation.protocol",
@@ -74,32 +80,36 @@ _HOMES = {
     "describe_features": "features.describe",
     "doctor": "environment",
     "evaluate": "evaluation.evaluate",
+    "explore_gan": "latent.explore",
     "export_features": "features.exporting",
     "extract": "features.extract",
+    "fetch_pretrained": "pretrained.registry",
     "find_images": "images.datasets",
+    "forget_object": "latent.forget",
     "import_features": "features.importing",
+    "import_weights": "pretrained.import_weights",
+    "invert_images": "latent.invert",
+    "latent_arithmetic": "latent.samples",
+    "latent_turn": "latent.samples",
+    "latent_walk": "latent.samples",
     "list_datasets": "images.datasets",
+    "list_pretrained": "pretrained.registry",
     "load_encoder": "encoders",
     "load_features": "features.featureset",
     "load_images": "images.imageset",
     "load_recipe": "gan.recipes",
+    "nearest_training_images": "latent.nearest",
+    "open_gan": "latent.model",
     "prepare": "images.prepare",
     "published_results": "report.tables",
     "report_text": "report.tables",
     "reproduce": "reproduction",
-    "train_gan": "gan.train",
-    "write_report": "report.render",
-    "save_experiment": "latent.experiment",
-    "explore_gan": "latent.explore",
-    "visualize_filters": "latent.filters",
-    "forget_object": "latent.forget",
-    "invert_images": "latent.invert",
-    "open_gan": "latent.model",
-    "nearest_training_images": "latent.nearest",
-    "latent_arithmetic": "latent.samples",
-    "latent_turn": "latent.samples",
-    "latent_walk": "latent.samples",
     "sample_gan": "latent.samples",
+    "save_experiment": "latent.experiment",
+    "train_gan": "gan.train",
+    "visualize_filters": "latent.filters",
+    "write_card": "pretrained.registry",
+    "write_report": "report.render",
 }
 __all__ = ["EvalkitError", "__version__", *_HOMES]
 

@@ -1,4 +1,4 @@
-"""Imported weights: against Theano's conventions in float64 numpy, against pytorch/examples' DCGAN, what is refused."""
+"""Imported weights: against Theano's conventions in float64 numpy and pytorch/examples' DCGAN, and what is refused."""
 
 import dataclasses
 import json
@@ -26,10 +26,11 @@ from evalkit.features.extract import extract
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.train import TrainOptions, train
+from evalkit.pretrained import ImportOptions
 from evalkit.pretrained.dcgan_release import RELEASES, discriminator_parameters, generator_parameters, git_blob_sha1
 from evalkit.pretrained.import_weights import import_weights
-from evalkit.pretrained.registry import listed, shipped_folder
-from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
+from evalkit.pretrained.registry import list_pretrained, shipped_folder
+from evalkit.pretrained.store import PretrainedSettings, load_discriminator, load_generator, read_pretrained
 from evalkit.results import add_result
 from evalkit.workspace import Workspace
 
@@ -110,7 +111,7 @@ def true_deconvolution(y, kernels, stride):
 
 
 def normalise(x, gain, bias):
-    """The release's batchnorm: by the batch, biased variance, eps 1e-8; a gain a map, or a unit for vectors."""
+    """The release's batchnorm: by the batch, biased variance, eps 1e-8; a gain per channel, or per unit for vectors."""
     axes = (0, 2, 3) if x.ndim == 4 else (0,)
     shape = (1, -1, 1, 1) if x.ndim == 4 else (1, -1)
     x = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-8)
@@ -122,13 +123,13 @@ def lrelu(x):
 
 
 def theano_discriminator(arrays, strides, x):
-    """(taps, logits): w; then w, gain, bias a layer; last the matrix."""
+    """(layer outputs, logits): w; then w, gain, bias per layer; last the matrix."""
     first, *rest, last = arrays
-    taps = [lrelu(true_convolution(x, first, strides[0]))]
+    outputs = [lrelu(true_convolution(x, first, strides[0]))]
     for i, stride in enumerate(strides[1:]):
         w, gain, bias = rest[3 * i : 3 * i + 3]
-        taps.append(lrelu(normalise(true_convolution(taps[-1], w, stride), gain, bias)))
-    return taps, taps[-1].reshape(len(x), -1) @ last
+        outputs.append(lrelu(normalise(true_convolution(outputs[-1], w, stride), gain, bias)))
+    return outputs, outputs[-1].reshape(len(x), -1) @ last
 
 
 def theano_generator(arrays, strides, z):
@@ -155,105 +156,106 @@ def test_reference_convolution_is_scipys_and_its_deconvolution_the_adjoint():
 def test_reference_imported_networks_are_theanos(name, tmp_path, workspace, monkeypatch):
     release = write_release(tmp_path / "release", RELEASES[name])
     monkeypatch.setitem(RELEASES, name, release)
-    path = import_weights([tmp_path / "release"], workspace)
+    path = import_weights([tmp_path / "release"], home=workspace)
     assert path == workspace.path_of("pretrained weights", name)
     arrays = [np.load(tmp_path / "release" / file.name).astype(np.float64) for file in release.files]
     recipe, random = RECIPES[release.recipe], np.random.default_rng(2)
     count = len(discriminator_parameters(recipe))
     images, z = random.uniform(-1, 1, (3, 3, 32, 32)), random.normal(size=(3, recipe.z_dim))
-    taps, logits = theano_discriminator(arrays[:count], recipe.d_strides, images)
+    outputs, logits = theano_discriminator(arrays[:count], recipe.d_strides, images)
     discriminator = load_discriminator(path).train()  # normalises by the batch, as Theano's does
     with torch.no_grad():
         ours = discriminator.layer_outputs(torch.from_numpy(images).float())
-        verdicts = discriminator(torch.from_numpy(images).float())[:, None]
-        drawn = load_generator(path)(torch.from_numpy(z).float())
+        ours_logits = discriminator(torch.from_numpy(images).float())[:, None]
+        samples = load_generator(path)(torch.from_numpy(z).float())
     # float32: sums of up to 4,608 products, normalised to about 1 after each layer
-    for tap, expected in zip(ours.values(), taps, strict=True):
-        np.testing.assert_allclose(tap, expected, rtol=0, atol=2e-4)
-    np.testing.assert_allclose(verdicts, logits, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(drawn, theano_generator(arrays[count:], recipe.g_strides, z), rtol=0, atol=1e-3)
+    for output, expected in zip(ours.values(), outputs, strict=True):
+        np.testing.assert_allclose(output, expected, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(ours_logits, logits, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(samples, theano_generator(arrays[count:], recipe.g_strides, z), rtol=0, atol=1e-3)
 
 
 # -- a release in parts
 
 
-def test_incomplete_folders_import_by_name_of_what_is_missing(svhn, workspace):
+def test_incomplete_releases_are_refused_or_give_their_complete_layers(svhn, workspace):
     for i in (7, 8):
         (svhn / f"200_discrim_params.jl_{i:02d}.npy").unlink()
-    with pytest.raises(EvalkitError, match="missing of conv3, out: 200_discrim_params.jl_07.npy, .*_08.npy; --part"):
-        import_weights([svhn], workspace)
-    path = import_weights([svhn], workspace, partial=True)
+    with pytest.raises(EvalkitError, match="files of conv3, out are missing: 200_.*_07.npy, .*_08.npy; --part"):
+        import_weights([svhn], home=workspace)
+    path = import_weights([svhn], home=workspace, options=ImportOptions(partial=True))
     assert path.name == "dcgan-svhn-conv1to2"
-    assert "incomplete: the discriminator's conv1, conv2 alone" in (path / "card.md").read_text()
+    assert "incomplete: only conv1, conv2 of the discriminator" in (path / "card.md").read_text()
     encoder = load_encoder("pretrained:dcgan-svhn-conv1to2", home=workspace)
     assert list(encoder.network(torch.zeros(1, 3, 32, 32))) == ["conv1", "conv2"]
     load_generator(path)  # whole, so imported
-    with pytest.raises(AttributeError, match="out"):  # no verdicts from weights that are not there
+    with pytest.raises(AttributeError, match="out"):  # no logits from weights that are not there
         load_discriminator(path)(torch.zeros(1, 3, 32, 32))
 
 
-def test_a_discriminator_alone_does_not_take_the_whole_releases_name(svhn, workspace):
+def test_a_release_without_a_complete_generator_gets_another_name(svhn, workspace):
     (svhn / "200_gen_params.jl_10.npy").unlink()
     with pytest.raises(
-        EvalkitError, match="missing of deconv3: 200_gen_params.jl_10.npy; --partial takes what is whole"
+        EvalkitError,
+        match="files of deconv3 are missing: 200_gen.*_10.npy; --partial takes the complete layers",
     ):
-        import_weights([svhn], workspace)
-    path = import_weights([svhn], workspace, partial=True)
+        import_weights([svhn], home=workspace)
+    path = import_weights([svhn], home=workspace, options=ImportOptions(partial=True))
     assert path.name == "dcgan-svhn-discriminator"
     assert load_discriminator(path)(torch.zeros(2, 3, 32, 32)).shape == (2,)
 
 
-def test_layers_asked_for_must_be_the_first_and_there(svhn, workspace):
-    path = import_weights([svhn], workspace, layers=["conv1"], name="one")
+def test_selected_layers_have_to_be_the_first_ones(svhn, workspace):
+    path = import_weights([svhn], home=workspace, name="one", options=ImportOptions(layers="conv1"))
     assert list(load_discriminator(path).state_dict()) == ["blocks.0.conv.weight"]
     with pytest.raises(ArtifactError, match="holds no generator; it has discriminator.safetensors"):
         load_generator(path)
     with pytest.raises(EvalkitError, match="layers conv2: expected the first ones, of conv1,conv2,conv3"):
-        import_weights([svhn], workspace, layers=["conv2"])
+        import_weights([svhn], home=workspace, options=ImportOptions(layers="conv2"))
     (svhn / "200_discrim_params.jl_01.npy").unlink()
-    with pytest.raises(EvalkitError, match="missing of conv1: 200_discrim_params.jl_01.npy"):
-        import_weights([svhn], workspace, layers=["conv1"])
-    with pytest.raises(EvalkitError, match="not even the first layer is whole: missing of conv1"):
-        import_weights([svhn], workspace, partial=True)
+    with pytest.raises(EvalkitError, match="files of conv1 are missing: 200_discrim_params.jl_01.npy"):
+        import_weights([svhn], home=workspace, options=ImportOptions(layers="conv1"))
+    with pytest.raises(EvalkitError, match="not even the first layer is complete: files of conv1 are missing"):
+        import_weights([svhn], home=workspace, options=ImportOptions(partial=True))
 
 
-def test_files_that_are_not_the_releases_are_refused(svhn, workspace, tmp_path, monkeypatch):
+def test_files_that_differ_from_the_release_are_refused(svhn, workspace, tmp_path, monkeypatch):
     path = svhn / "200_discrim_params.jl_03.npy"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"\x00")
     with pytest.raises(EvalkitError, match="_03.npy: git blob SHA-1 [0-9a-f]{40}, the release's file has"):
-        import_weights([svhn], workspace)
+        import_weights([svhn], home=workspace)
     path.write_bytes(content[:-4])
     with pytest.raises(EvalkitError, match="_03.npy: 636 bytes, the release's file has 640"):
-        import_weights([svhn], workspace)
+        import_weights([svhn], home=workspace)
     (tmp_path / "empty").mkdir()
     with pytest.raises(EvalkitError, match="empty: no file of a release; expected those of one, like 30_discrim"):
-        import_weights([tmp_path / "empty"], workspace)
+        import_weights([tmp_path / "empty"], home=workspace)
     shutil.copy(path, svhn / "30_gen_params.jl_01.npy")
     with pytest.raises(EvalkitError, match="files of more than one release"):
-        import_weights([svhn], workspace)
+        import_weights([svhn], home=workspace)
     assert not workspace.home.joinpath("pretrained/dcgan-svhn").exists()
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([{}] * 128), "no plain NumPy array .*allow_pickle=False"),
+        (np.array([{}] * 128), "not a plain NumPy array .*allow_pickle=False"),
         (np.zeros(128), r"float64 \(128,\), expected float32 \(128,\)"),
         (np.zeros((64, 2), np.float32), r"float32 \(64, 2\), expected float32 \(128,\)"),
     ],
 )
-def test_arrays_of_another_kind_are_refused_even_if_the_index_has_them(svhn, workspace, monkeypatch, array, message):
+def test_arrays_of_another_kind_are_refused(svhn, workspace, monkeypatch, array, message):
     np.save(svhn / "200_discrim_params.jl_03.npy", array, allow_pickle=True)
     release = RELEASES["dcgan-svhn"]
     indexed = tuple(described(svhn, file) for file in release.indexed)
     monkeypatch.setitem(RELEASES, "dcgan-svhn", dataclasses.replace(release, indexed=indexed))
     with pytest.raises(EvalkitError, match=message):
-        import_weights([svhn], workspace)
+        import_weights([svhn], home=workspace)
 
 
-def test_features_of_a_release_by_target_statistics_never_by_running_ones(svhn, workspace, striped, tmp_path):
-    import_weights([svhn], workspace, layers=["conv1", "conv2"])
+def test_a_release_has_no_running_statistics(svhn, workspace, striped, tmp_path):
+    import_weights([svhn], home=workspace, options=ImportOptions(layers="conv1,conv2"))
     name = "pretrained:dcgan-svhn-conv1to2"
     features = extract(striped, load_encoder(name, home=workspace), tmp_path / "features", device="cpu")
     assert features.features.shape == (360, 16 * (64 + 128))
@@ -295,7 +297,7 @@ def test_reference_a_torch_dcgan_is_the_same_network(tmp_path, workspace):
     d, g = examples_networks(ndf=6, ngf=4)
     parallel = {f"module.{name}": value for name, value in g.state_dict().items()}  # as nn.DataParallel saves it
     files = [saved(d, tmp_path / "netD.pth"), saved(parallel, tmp_path / "netG.pth")]
-    path = import_weights(files, workspace, name="bedrooms", licence="CC0")
+    path = import_weights(files, home=workspace, name="bedrooms", options=ImportOptions(licence="CC0"))
     random = torch.Generator().manual_seed(1)
     images = torch.rand(3, 3, 64, 64, generator=random) * 2 - 1
     z = torch.randn(3, 10, generator=random)
@@ -313,26 +315,26 @@ def test_reference_a_torch_dcgan_is_the_same_network(tmp_path, workspace):
     )
 
 
-def test_torch_files_that_are_not_that_network_are_refused(tmp_path, workspace):
+def test_torch_files_of_another_network_are_refused(tmp_path, workspace):
     d, g = examples_networks(ndf=4, ngf=4)
     whole = d.state_dict()
     cases = {
         "missing": ({k: v for k, v in whole.items() if k != "main.6.running_var"}, r"missing: main.6.running_var\)"),
         "surplus": (whole | {"main.12.bias": torch.zeros(1)}, r"surplus: main.12.bias\)"),
         "shape": (whole | {"main.5.weight": torch.zeros(16, 8, 5, 5)}, r"blocks.2.conv.weight is \(16, 8, 5, 5\), exp"),
-        "module": (d, "holds ModuleDict|not a state dict of tensors alone"),
+        "module": (d, "holds ModuleDict|not a state dict of tensors"),
         "list": ([1, 2], "holds list, expected a state dict of tensors"),
     }
     for name, (content, message) in cases.items():
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(EvalkitError, match=message):
-            import_weights([tmp_path / f"{name}.pth"], workspace)
+            import_weights([tmp_path / f"{name}.pth"], home=workspace)
     (tmp_path / "text.pth").write_text("not weights at all")
-    with pytest.raises(EvalkitError, match="text.pth: not a state dict of tensors alone"):
-        import_weights([tmp_path / "text.pth"], workspace)
+    with pytest.raises(EvalkitError, match="text.pth: not a state dict of tensors"):
+        import_weights([tmp_path / "text.pth"], home=workspace)
     files = [saved(d, tmp_path / "a.pth"), saved(d, tmp_path / "b.pth")]
     with pytest.raises(EvalkitError, match="b.pth: a second discriminator"):
-        import_weights(files, workspace)
+        import_weights(files, home=workspace)
     assert not workspace.home.exists()
 
 
@@ -341,7 +343,7 @@ def test_an_even_kernel_needs_strides_of_2():
         override(RECIPES["imagenet32"], {"kernel": 4})
 
 
-# -- weights of ours, on to others
+# -- runs and checkpoints of evalkit
 
 
 @pytest.fixture
@@ -352,26 +354,27 @@ def trained(striped, workspace):
 
 
 def test_a_run_becomes_pretrained_weights_with_a_card(trained, workspace, tmp_path):
-    path = import_weights([trained], workspace, name="mine", licence="MIT", source="this project")
+    options = ImportOptions(licence="MIT", source="this project")
+    path = import_weights([trained], home=workspace, name="mine", options=options)
     encoder, run = load_encoder("pretrained:mine", home=workspace), load_encoder("tiny", home=workspace)
-    assert encoder.sha256 == run.sha256 and encoder.images_sha256 == run.images_sha256 != ""
+    assert encoder.sha256 == run.sha256
+    assert encoder.images_sha256 == run.images_sha256 != ""
     card = (path / "card.md").read_text()
     for line in ("recipe digits after 2 D updates", "- licence: MIT", "- lr: 0.0002", "- source: this project"):
         assert line in card
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["settings"]["recipe"]["d_ema"]  # as of an evalkit that did not have it
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert import_weights([trained], workspace, name="mine") == path  # the same again: nothing to do
+    assert import_weights([trained], home=workspace, name="mine") == path  # the same again: nothing to do
     with pytest.raises(EvalkitError, match="mine: holds other pretrained weights .made from .*; choose another name"):
-        import_weights([saved(examples_networks(4, 4)[0], tmp_path / "d.pth")], workspace, name="mine")
-    with pytest.raises(EvalkitError, match="an artifact of evalkit, but no run and no checkpoint; expected a folder"):
-        import_weights([path], workspace)
+        import_weights([saved(examples_networks(4, 4)[0], tmp_path / "d.pth")], home=workspace, name="mine")
+    with pytest.raises(EvalkitError, match="an artifact of evalkit, but not a run or a checkpoint; expected a folder"):
+        import_weights([path], home=workspace)
 
 
-def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the_card(
-    trained, striped, workspace, tmp_path
-):
-    path = import_weights([trained], workspace, name="half", dtype="float16", notes=["2 updates only"])
+def test_float16_weights_have_half_the_size_and_their_results_on_the_card(trained, striped, workspace, tmp_path):
+    options = ImportOptions(dtype="float16", notes=("2 updates only",))
+    path = import_weights([trained], home=workspace, name="half", options=options)
     files = {each: (path / each).stat().st_size for each in ("discriminator.safetensors", "generator.safetensors")}
     whole = trained / "checkpoints" / "d-00000002"
     assert all(size < 0.6 * (whole / each).stat().st_size for each, size in files.items())
@@ -382,12 +385,14 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
     ours = dataclasses.replace(
         RESULT, encoder="pretrained:half", weights_sha256=sha256, value=61.25, uncertainty=0.5, n=3
     )
-    for figure in (ours, dataclasses.replace(RESULT, encoder="other", weights_sha256="ab", value=99.0)):
-        add_result(tmp_path / "results.csv", figure)
+    for result in (ours, dataclasses.replace(RESULT, encoder="other", weights_sha256="ab", value=99.0)):
+        add_result(tmp_path / "results.csv", result)
     arguments = ["pretrained", "card", "half", "--results", str(tmp_path / "results.csv")]
     done = CliRunner().invoke(main, ["--home", str(workspace.home), *arguments])
     card = (path / "card.md").read_text()
-    assert done.output.endswith("card.md: 1 figures\n") and "99.00" not in card
+    assert done.stdout == f"{path / 'card.md'}\n"
+    assert "half: 1 results with these weights" in done.stderr
+    assert "99.00" not in card
     for line in (
         "accuracy percent 61.25 ± 0.50",
         "n = 3",
@@ -402,15 +407,15 @@ def test_half_the_size_gives_nearly_the_same_features_and_its_figures_are_on_the
         assert line in card
     assert load_encoder("pretrained:half", home=workspace).sha256 == sha256  # the card is no part of what is hashed
     with pytest.raises(EvalkitError, match="half: holds other pretrained weights .dtype float16 -> float32.;"):
-        import_weights([trained], workspace, name="half")
+        import_weights([trained], home=workspace, name="half")
 
 
-def test_moving_averages_are_the_networks_handed_on(striped, workspace):
+def test_moving_averages_are_the_networks_stored(striped, workspace):
     small = {"base_channels": 4, "z_dim": 8, "batch_size": 32, "d_updates": 2, "g_ema": 0.5, "d_ema": 0.5}
     recipe = override(RECIPES["digits"], small)
     run = workspace.path_of("run", "averaged")
     checkpoint = train(striped, run, recipe, options=TrainOptions(device="cpu", precision="float32"))
-    path = import_weights([run], workspace)
+    path = import_weights([run], home=workspace)
     assert path.name == "digits-2"
     for network, load in (("generator", load_generator), ("discriminator", load_discriminator)):
         expected = load_file(checkpoint / f"{network}_average.safetensors")
@@ -419,14 +424,15 @@ def test_moving_averages_are_the_networks_handed_on(striped, workspace):
 
 
 def test_changed_weights_are_refused(trained, workspace):
-    path = import_weights([trained], workspace, name="mine")
+    path = import_weights([trained], home=workspace, name="mine")
     weights = path / "discriminator.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ArtifactError, match="its SHA-256 is not the manifest's"):
         load_encoder("pretrained:mine", home=workspace)
     weights.unlink()
-    (line,) = (each for each in listed(workspace) if each.name == "mine")
-    assert "broken (" in line.about and "discriminator.safetensors: missing" in line.about  # the others are listed
+    (line,) = (each for each in list_pretrained(home=workspace) if each.name == "mine")
+    assert "broken (" in line.about
+    assert "discriminator.safetensors: missing" in line.about  # and the others are listed
 
 
 def test_weights_shipped_with_a_wheel_are_found_outside_the_repository(trained, workspace, tmp_path):
@@ -435,7 +441,7 @@ def test_weights_shipped_with_a_wheel_are_found_outside_the_repository(trained, 
     shutil.copytree(root / "evalkit", source / "evalkit", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy(root / name, source / name)
-    import_weights([trained], workspace, out=source / "pretrained" / "tiny-digits")
+    import_weights([trained], home=workspace, out=source / "pretrained" / "tiny-digits")
     library = tmp_path / "lib"
     build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(library)]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
@@ -444,6 +450,23 @@ def test_weights_shipped_with_a_wheel_are_found_outside_the_repository(trained, 
     assert f" MB, {library / 'evalkit/pretrained/shipped/tiny-digits'}\n" in listed.stdout
     assert "not here: evalkit pretrained fetch dcgan-svhn" in listed.stdout
     assert shipped_folder() == root / "pretrained"  # a clone's
+
+
+def test_weights_need_a_place_to_go(trained, tmp_path):
+    with pytest.raises(EvalkitError, match="expected home=, the workspace for the weights, or out=, a folder"):
+        import_weights(trained)
+    path = import_weights(trained, out=tmp_path / "elsewhere")
+    assert path == tmp_path / "elsewhere"
+    assert load_discriminator(path).recipe.base_channels == 4
+
+
+def test_settings_of_weights_survive_the_manifest(trained, workspace):
+    options = ImportOptions(notes=("one", "two"), dtype="float16", source="here")
+    manifest = read_pretrained(import_weights([trained], home=workspace, options=options))
+    settings = PretrainedSettings.from_manifest(manifest)
+    assert settings.notes == ("one", "two")
+    assert (settings.source, settings.licence, settings.dtype) == ("here", "not stated", "float16")
+    assert settings.as_dict() == manifest["settings"]
 
 
 # -- the commands
@@ -459,11 +482,13 @@ def test_import_command_and_its_refusals(svhn, tmp_path):
     assert f"dcgan-svhn-conv1to2: {RELEASES['dcgan-svhn'].about}; 0.8 MB, {tmp_path}" in listed
     assert "licence MIT, source https://github.com/Newmu/dcgan_code, commit ee12b2d" in listed
     unknown = run("fetch", "dcgan")
-    assert unknown.exit_code == 1 and "dcgan: no released weights of that name; choose dcgan-im" in unknown.stderr
+    assert unknown.exit_code == 1
+    assert "dcgan: no released weights of that name; choose dcgan-im" in unknown.stderr
     several = run("import", svhn, svhn)
-    assert several.exit_code == 1 and "and more: expected a folder of a release's .npy files" in several.stderr
+    assert several.exit_code == 1
+    assert "and more: expected a folder of a release's .npy files" in several.stderr
 
 
-def test_unknown_weights_list_those_there_are(workspace):
+def test_unknown_weights_are_refused_with_the_known_names(workspace):
     with pytest.raises(EvalkitError, match="pretrained:dcgan: no weights of that name; there are .*dcgan-imagenet32, "):
         load_encoder("pretrained:dcgan", home=workspace)

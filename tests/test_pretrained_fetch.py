@@ -1,6 +1,7 @@
-"""Downloads of released weights from a local server that cuts connections, serves wrong bytes, or knows no ranges."""
+"""Downloads of released weights from a local server that interrupts, serves wrong bytes, or knows no ranges."""
 
 import dataclasses
+import gc
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,12 +17,12 @@ from evalkit.errors import EvalkitError
 from evalkit.pretrained import download as module
 from evalkit.pretrained.dcgan_release import RELEASES
 from evalkit.pretrained.import_weights import import_weights
-from evalkit.pretrained.registry import fetch, find_pretrained
+from evalkit.pretrained.registry import fetch_pretrained, find_pretrained
 from evalkit.workspace import Workspace
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the files of a folder by name. What it does badly is up to the test."""
+    """Serves the files of a folder by name. The test chooses what it does wrong."""
 
     daemon_threads = True
 
@@ -96,59 +97,61 @@ def test_fetched_weights_are_those_imported(server, workspace, files, tmp_path):
     )
     assert result.stdout == f"{workspace.home / 'pretrained/dcgan-svhn'}\n", result.output
     fetched = workspace.home / "pretrained/dcgan-svhn"
-    assert weights(fetched) == weights(import_weights([files[0]], Workspace(tmp_path / "other")))
+    assert weights(fetched) == weights(import_weights([files[0]], home=tmp_path / "other"))
     assert "- licence: MIT\n" in (fetched / "card.md").read_text()
     assert [name for name, _ in server.requests] == [file.name for file in files[1].files]  # no pickle among them
     assert not list(workspace.downloads.glob("**/*.npy"))
-    assert fetch("dcgan-svhn", workspace) == fetched and len(server.requests) == 18  # it is here
+    assert fetch_pretrained("dcgan-svhn", home=workspace) == fetched
+    assert len(server.requests) == 18  # not again
 
 
-def test_cut_connections_go_on_where_they_were(server, workspace, files):
+def test_interrupted_downloads_resume(server, workspace, files):
     server.cut = 1_000_000
-    path = fetch("dcgan-svhn", workspace, mirror=server.url)
+    path = fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     assert ("200_gen_params.jl_04.npy", "bytes=1000000-") in server.requests
     assert server.sent == total(files[1])  # not a byte twice
     assert np.isfinite(np.frombuffer(weights(path)[0][-400:], np.float32)).all()
 
 
-def test_a_server_without_ranges_sends_the_file_anew(server, workspace, files):
+def test_a_server_without_ranges_sends_the_whole_file_again(server, workspace, files):
     folder = workspace.downloads / "pretrained/dcgan-svhn"
     folder.mkdir(parents=True)
     (folder / "200_gen_params.jl_04.npy.part").write_bytes((files[0] / "200_gen_params.jl_04.npy").read_bytes()[:500])
     server.ranges = False
-    fetch("dcgan-svhn", workspace, mirror=server.url)
-    assert ("200_gen_params.jl_04.npy", "bytes=500-") in server.requests and server.sent == total(files[1])
+    fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
+    assert ("200_gen_params.jl_04.npy", "bytes=500-") in server.requests
+    assert server.sent == total(files[1])
 
 
-def test_a_server_that_cuts_and_knows_no_ranges_is_given_up_and_gone_on_with(server, workspace, files):
+def test_a_server_that_interrupts_and_knows_no_ranges_is_given_up_until_the_next_fetch(server, workspace, files):
     server.ranges, server.cut = False, 900_000
-    with pytest.raises(EvalkitError, match="_05.npy: connection ended after 900,000 of .* bytes; the same command"):
-        fetch("dcgan-svhn", workspace, mirror=server.url)
+    with pytest.raises(EvalkitError, match="_05.npy: connection ended after 900,000 of .*; the same command resumes"):
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     server.ranges, server.cut, server.sent = True, None, 0
-    fetch("dcgan-svhn", workspace, mirror=server.url)
+    fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     done = sum(file.bytes for file in files[1].files[:4]) + 900_000
     assert server.sent == total(files[1]) - done
 
 
-def test_wrong_bytes_are_refused_and_thrown_away(server, workspace, files):
+def test_wrong_bytes_are_refused_and_discarded(server, workspace, files):
     name = "200_discrim_params.jl_02.npy"
     whole = (files[0] / name).read_bytes()
     server.changed[name] = whole[:-1] + b"\x00"
-    with pytest.raises(EvalkitError, match=f"{name}: .* bytes with git blob SHA-1 [0-9a-f]{{40}}, the index.*kept"):
-        fetch("dcgan-svhn", workspace, mirror=server.url)
+    with pytest.raises(EvalkitError, match=f"{name}: .* bytes with git blob SHA-1 .{{40}}, the index.*discarded"):
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     server.changed[name] = b"<html>log in first</html>"
     with pytest.raises(EvalkitError, match=f"{name}: a file of 25 bytes, the index says .*; not the release's"):
-        fetch("dcgan-svhn", workspace, mirror=server.url)
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     assert not (workspace.home / "pretrained/dcgan-svhn").exists()
     assert [path.name for path in workspace.downloads.glob("pretrained/*/*")] == ["200_discrim_params.jl_01.npy"]
 
 
-def test_a_wrong_beginning_from_before_is_fetched_anew(server, workspace, files):
+def test_a_wrong_earlier_part_is_fetched_again(server, workspace, files):
     folder = workspace.downloads / "pretrained/dcgan-svhn"
     folder.mkdir(parents=True)
     (folder / "200_gen_params.jl_04.npy.part").write_bytes(bytes(500))
     (folder / "200_gen_params.jl_05.npy.part").write_bytes(bytes(5000))  # longer than the file
-    path = fetch("dcgan-svhn", workspace, mirror=server.url)
+    path = fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     assert [r for name, r in server.requests if "gen_params.jl_04" in name] == ["bytes=500-", ""]
     assert [r for name, r in server.requests if "gen_params.jl_05" in name] == [""]
     assert weights(path)
@@ -160,23 +163,35 @@ def test_http_errors_are_one_line(server, workspace, status, message):
     result = CliRunner().invoke(
         main, ["--home", str(workspace.home), "pretrained", "fetch", "dcgan-svhn", "--mirror", server.url]
     )
-    assert result.exit_code == 1 and message in result.stderr.splitlines()[-1]
-    assert len(server.requests) == (1 if status == 404 else 3)  # 503 may pass: tried again
+    assert result.exit_code == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert len(server.requests) == (1 if status == 404 else 3)  # 503 may be temporary: retried
 
 
-def test_no_server_and_no_address(server, workspace):
+def test_no_server_and_a_bad_address_are_refused(server, workspace):
     server.server_close()
-    with pytest.raises(EvalkitError, match="no connection .* after 0 of .* bytes; the same command goes on"):
-        fetch("dcgan-svhn", workspace, mirror=server.url)
+    with pytest.raises(EvalkitError, match="no connection .* after 0 of .* bytes; the same command resumes"):
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
     with pytest.raises(EvalkitError, match="file:///etc/.*: expected an address that starts with https:// or http://"):
-        fetch("dcgan-svhn", workspace, mirror="file:///etc")
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror="file:///etc")
 
 
-def test_a_release_that_is_not_here_is_fetched_when_it_is_named(server, workspace, monkeypatch):
+def test_load_encoder_fetches_a_release_into_the_workspace_or_a_temporary_one(server, workspace, monkeypatch):
     with pytest.raises(EvalkitError, match="nothing there; run `evalkit pretrained fetch dcgan-svhn`"):
         find_pretrained("dcgan-svhn", workspace, download=False)
     there = RELEASES["dcgan-svhn"].indexed
     indexed = tuple(dataclasses.replace(file, url=f"{server.url}/{file.name}") for file in there)
     monkeypatch.setitem(RELEASES, "dcgan-svhn", dataclasses.replace(RELEASES["dcgan-svhn"], indexed=indexed))
+    with pytest.raises(EvalkitError, match="nothing there; run `evalkit pretrained fetch dcgan-svhn`"):
+        load_encoder("pretrained:dcgan-svhn", home=workspace, download=False)
     assert load_encoder("pretrained:dcgan-svhn", home=workspace).name == "pretrained:dcgan-svhn"
     assert len(server.requests) == 18
+    load_encoder("pretrained:dcgan-svhn", home=workspace)
+    assert len(server.requests) == 18  # not again
+    encoder = load_encoder("pretrained:dcgan-svhn")
+    folder = Path(encoder.weights)
+    assert len(server.requests) == 36
+    assert folder.is_file()
+    del encoder
+    gc.collect()
+    assert not folder.parent.parent.parent.exists()

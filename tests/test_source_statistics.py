@@ -1,4 +1,4 @@
-"""Batch-norm statistics that weights bring with them: equal to those computed from the images trained on."""
+"""Batch-norm statistics stored with weights: equal to those computed from the images trained on."""
 
 import json
 
@@ -16,6 +16,7 @@ from evalkit.features.extract import extract, extract_features
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.train import TrainOptions, train
 from evalkit.images import load_images
+from evalkit.pretrained import ImportOptions
 from evalkit.pretrained.import_weights import import_weights
 from evalkit.workspace import Workspace
 
@@ -44,18 +45,22 @@ def run(striped, workspace, **values):
     return workspace.path_of("run", "tiny"), images
 
 
-def test_reference_features_by_statistics_that_came_with_the_weights(striped, other, workspace, tmp_path):
+def test_reference_stored_statistics_give_the_features_of_the_images_trained_on(striped, other, workspace, tmp_path):
     trained, images = run(striped, workspace)
     for name, included in (("plain", False), ("complete", True)):
-        import_weights([trained], workspace, name=name, dtype="float16", source_batch_norm=included)
+        import_weights(
+            [trained], home=workspace, name=name, options=ImportOptions(dtype="float16", source_batch_norm=included)
+        )
     plain, complete = (load_encoder(f"pretrained:{name}", home=workspace) for name in ("plain", "complete"))
-    assert plain.sha256 == complete.sha256 and not plain.source_statistics
+    assert plain.sha256 == complete.sha256
+    assert not plain.source_statistics
     workspace.path_of("pretrained weights", "plain").joinpath("source_statistics.safetensors").write_bytes(
         b"of no manifest"
     )
     assert not load_encoder("pretrained:plain", home=workspace).source_statistics
     first = next(iter(complete.source_statistics.values()))
-    assert first.dtype == torch.float32 and not torch.equal(first, first.half().float())
+    assert first.dtype == torch.float32
+    assert not torch.equal(first, first.half().float())
     expected = extract(other, plain, tmp_path / "a", batch_norm="source", source_images=images, device="cpu")
     found = extract(other, complete, tmp_path / "b", batch_norm="source", device="cpu")
     assert np.array_equal(found.features, expected.features)
@@ -68,7 +73,7 @@ def test_reference_features_by_statistics_that_came_with_the_weights(striped, ot
         extract(other, plain, tmp_path / "d", batch_norm="source", device="cpu")
 
 
-def test_the_command_adds_them_and_the_pipeline_needs_no_images(striped, other, workspace):
+def test_extract_by_source_statistics_stored_with_the_weights_needs_no_images(striped, other, workspace):
     trained, images = run(striped, workspace)
     arguments = ["--home", str(workspace.home), "pretrained", "import", str(trained), "--name", "mine"]
     for option in ([], ["--replace", "--source-batch-norm"], ["--source-batch-norm"]):
@@ -78,7 +83,8 @@ def test_the_command_adds_them_and_the_pipeline_needs_no_images(striped, other, 
     size = (folder / "source_statistics.safetensors").stat().st_size
     assert f"- source_statistics.safetensors: {size:,} bytes, float32" in (folder / "card.md").read_text()
     again = CliRunner().invoke(main, arguments)
-    assert again.exit_code == 1 and "holds other weights" in again.stderr  # those without the statistics
+    assert again.exit_code == 1
+    assert "holds other pretrained weights (source_statistics" in again.stderr  # those without the statistics
     for path in workspace.path_of("image set", "striped").iterdir():
         path.unlink()
     features = extract_features(workspace, "other", "pretrained:mine", batch_norm="source", device="cpu")
@@ -86,11 +92,11 @@ def test_the_command_adds_them_and_the_pipeline_needs_no_images(striped, other, 
     assert features.manifest["made_from"]["statistics_sha256"] == images.sha256
 
 
-def test_statistics_that_cannot_be_had_are_refused(striped, workspace):
+def test_statistics_without_batch_norm_or_without_images_are_refused(striped, workspace):
     trained, _ = run(striped, workspace, d_norm="spectral")
     with pytest.raises(EvalkitError, match="source statistics: the discriminator has no batch norm"):
-        import_weights([trained], workspace, source_batch_norm=True)
+        import_weights([trained], home=workspace, options=ImportOptions(source_batch_norm=True))
     for path in workspace.path_of("image set", "striped").iterdir():
         path.unlink()
     with pytest.raises(EvalkitError, match="source statistics need the images that the weights were trained on"):
-        import_weights([trained], workspace, source_batch_norm=True)
+        import_weights([trained], home=workspace, options=ImportOptions(source_batch_norm=True))

@@ -452,7 +452,7 @@ def test_checkpoints_say_what_their_run_started_from(striped, tmp_path):
     weights = read_trained(third, Workspace(tmp_path), source="", licence="")
     card = (save_pretrained(weights, tmp_path / "mine") / "card.md").read_text()
     assert "started_from: second after 1 D updates with batch_size 16, lr 0.0002, itself from first after 6" in card
-    assert "--start second@1" in card and weights.settings["about"] == "recipe digits after 8 D updates"
+    assert "--start second@1" in card and weights.settings.about == "recipe digits after 8 D updates"
     assert facts_of(read_checkpoint(third), Workspace(tmp_path))["d_updates_before"] == 7
 
 
@@ -473,12 +473,12 @@ def test_another_run_of_the_same_name_is_no_stage(striped, tmp_path):
     first = train(striped, tmp_path / "a" / "run", SMALL, options=OPTIONS)
     second = train(striped, tmp_path / "b" / "run", SMALL, options=OPTIONS, start=first)
     weights = read_trained(second, Workspace(tmp_path), source="", licence="")
-    assert weights.settings["run"]["hours"].endswith(", without run")
+    assert weights.settings.run["hours"].endswith(", without run")
     third = train(striped, tmp_path / "b" / "third", SMALL, options=OPTIONS, start=second)
     shutil.rmtree(tmp_path / "b" / "run")
     train(striped, tmp_path / "b" / "run", override(SMALL, {"lr": 1e-3}), options=OPTIONS)
     weights = read_trained(third, Workspace(tmp_path), source="", licence="")
-    assert weights.settings["run"]["hours"].endswith(", without run, run")
+    assert weights.settings.run["hours"].endswith(", without run, run")
 
 
 def test_weights_hand_on_the_curve_and_hours_of_all_runs_they_came_from(striped, tmp_path):
@@ -495,13 +495,13 @@ def test_weights_hand_on_the_curve_and_hours_of_all_runs_they_came_from(striped,
     weights = read_trained(second, Workspace(tmp_path), source="", licence="")
     # both probed at 6: one row is left; the first run went on to 9, which is not on the way
     expected = [names, "2,digits,10,50", "6,digits,10,51", "9,digits,10,52"]
-    assert weights.evidence["probe.csv"].decode().split() == expected
-    assert weights.settings["run"]["hours"] == "1.5"
-    assert f"samples-{9:08d}.png" in weights.evidence
+    assert weights.training_logs["probe.csv"].decode().split() == expected
+    assert weights.settings.run["hours"] == "1.5"
+    assert f"samples-{9:08d}.png" in weights.training_logs
     (tmp_path / "first").rename(tmp_path / "elsewhere")
     weights = read_trained(second, Workspace(tmp_path), source="", licence="")
-    assert weights.settings["run"]["hours"] == "0.5, without first"
-    assert weights.evidence["probe.csv"].decode().split() == [names, "6,digits,10,51", "9,digits,10,52"]
+    assert weights.settings.run["hours"] == "0.5, without first"
+    assert weights.training_logs["probe.csv"].decode().split() == [names, "6,digits,10,51", "9,digits,10,52"]
 
 
 def test_start_that_does_not_fit_is_refused(striped, tmp_path):

@@ -1,16 +1,18 @@
 """evalkit pretrained: list, fetch, import, card."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from evalkit.cli.options import say
+from evalkit.cli.options import settings_options
+from evalkit.pretrained import ImportOptions
 from evalkit.workspace import Workspace
 
 
 @click.group("pretrained")
 def pretrained_command() -> None:
-    """Weights to use as `--encoder pretrained:NAME`: the paper's released ones, the project's own, your files.
+    """Weights for `--encoder pretrained:NAME`: the paper's released ones, the project's own, and your files.
 
     \b
     Example:
@@ -23,15 +25,15 @@ def pretrained_command() -> None:
 @pretrained_command.command("list")
 @click.pass_obj
 def list_command(workspace: Workspace) -> None:
-    """List weights: size, licence, source, and whether they are here.
+    """List the weights with their size, licence and source, and where they are.
 
     \b
     Example:
       evalkit pretrained list
     """
-    from evalkit.pretrained.registry import listed
+    from evalkit import list_pretrained
 
-    for weights in listed(workspace):
+    for weights in list_pretrained(home=workspace):
         where = weights.path or f"not here: evalkit pretrained fetch {weights.name}"
         click.echo(f"{weights.name}: {weights.about}; {weights.bytes / 1e6:.1f} MB, {where}")
         click.echo(f"  licence {weights.licence}, source {weights.source}")
@@ -42,59 +44,32 @@ def list_command(workspace: Workspace) -> None:
 @click.option("--mirror", metavar="URL", help="Base address of a copy of the release's repository [default: GitHub].")
 @click.pass_obj
 def fetch_command(workspace: Workspace, name: str, mirror: str | None) -> None:
-    """Download the released weights NAME, verify every file, convert to safetensors and write a card.
+    """Download the released weights NAME, verify every file, convert them to safetensors and write a card.
 
-    An interrupted download goes on where it was.
+    An interrupted download is resumed.
 
     \b
     Example:
       evalkit pretrained fetch dcgan-imagenet32
     """
-    from evalkit.pretrained.registry import fetch
+    from evalkit import fetch_pretrained
 
-    click.echo(fetch(name, workspace, mirror=mirror, say=say))
+    click.echo(fetch_pretrained(name, home=workspace, mirror=mirror))
 
 
 @pretrained_command.command("import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--name", help="Name of the weights [default: the release's, or the file's].")
-@click.option("--partial", is_flag=True, help="Take what is whole of an incomplete release: D's first layers.")
-@click.option("--layers", metavar="conv1,conv2,…", help="Take exactly these conv layers of a release's discriminator.")
-@click.option("--source", help="For the card: where the weights are from.")
-@click.option("--licence", help="For the card: their licence.")
+@click.option("--name", help="Name of the weights [default: the release's, the run's or the file's].")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write [default: in the workspace]."
 )
-@click.option("--note", "notes", multiple=True, help="For the card: a limit to know of; several times for several.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of the files written: float16 is half the size.",
-)
-@click.option(
-    "--source-batch-norm",
-    is_flag=True,
-    help="Add batch-norm statistics of the images trained on: `extract --batch-norm source` needs no images then.",
-)
-@click.option("--replace", is_flag=True, help="Overwrite other weights of that name.")
+@click.option("--note", "notes", multiple=True, help="For the card: a limit to know. Repeat the option for several.")
+@settings_options(ImportOptions)
 @click.pass_obj
 def import_command(
-    workspace: Workspace,
-    paths: tuple[Path, ...],
-    name: str | None,
-    partial: bool,
-    layers: str | None,
-    source: str | None,
-    licence: str | None,
-    out: Path | None,
-    notes: tuple[str, ...],
-    dtype: str,
-    source_batch_norm: bool,
-    replace: bool,
+    workspace: Workspace, paths: tuple[Path, ...], name: str | None, out: Path | None, **options: Any
 ) -> None:
-    """Take weights from files: a folder of the release's .npy files, a run or checkpoint, or a torch DCGAN.
+    """Store weights from files: a folder of the release's .npy files, a run or checkpoint, or a torch DCGAN.
 
     A torch DCGAN is one or two state dicts (netD.pth, netG.pth) of pytorch/examples' network.
 
@@ -103,23 +78,9 @@ def import_command(
       evalkit pretrained import dcgan_code/models/imagenet_gan_pretrain_128f_relu_lrelu_7l_3x3_256z
       evalkit pretrained import netD_epoch_24.pth netG_epoch_24.pth --name bedrooms
     """
-    from evalkit.pretrained.import_weights import import_weights
+    from evalkit import import_weights
 
-    path = import_weights(
-        paths,
-        workspace,
-        name=name,
-        out=out,
-        partial=partial,
-        layers=layers.split(",") if layers else None,
-        source=source,
-        licence=licence,
-        notes=notes,
-        dtype=dtype,
-        source_batch_norm=source_batch_norm,
-        replace=replace,
-    )
-    click.echo(path)
+    click.echo(import_weights(paths, home=workspace, name=name, out=out, options=ImportOptions(**options)))
 
 
 @pretrained_command.command("card")
@@ -127,18 +88,16 @@ def import_command(
 @click.option(
     "--results",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Figures [default: the workspace's results.csv].",
+    help="Table of results [default: the workspace's results.csv].",
 )
 @click.pass_obj
 def card_command(workspace: Workspace, name: str, results: Path | None) -> None:
-    """Write the card of the weights NAME again, with the figures measured with them.
+    """Write the card of the weights NAME again, with the results that were measured with them.
 
     \b
     Example:
       evalkit pretrained card mine --results results.csv
     """
-    from evalkit.pretrained.registry import find_pretrained
-    from evalkit.pretrained.store import renew_card
+    from evalkit import write_card
 
-    path = find_pretrained(name, workspace, download=False)
-    click.echo(f"{path / 'card.md'}: {renew_card(path, results or workspace.results)} figures")
+    click.echo(write_card(name, home=workspace, results=results))

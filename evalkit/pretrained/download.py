@@ -1,4 +1,7 @@
-"""One file over HTTP: goes on where it was cut off, and is whole and right when it is there under its name."""
+"""Download of one released file over HTTP: resumed after a break, verified before it gets its name.
+
+`registry.fetch_pretrained` calls it for every file of a release in the index (dcgan_release).
+"""
 
 import http.client
 import os
@@ -12,20 +15,20 @@ from evalkit.errors import EvalkitError
 from evalkit.pretrained.dcgan_release import ReleasedFile, git_blob_sha1
 
 _TIMEOUT = 30.0  # seconds without a byte
-_PAUSES = (0.2, 1.0, 3.0)  # seconds before another try; as many tries in a row may bring nothing
+_PAUSES = (0.2, 1.0, 3.0)  # seconds before each retry; more retries in a row that receive nothing give up
 _BLOCK = 1 << 16
-_PASSING = (408, 429, 500, 502, 503, 504)  # what a server says when it may do better in a moment
+_TEMPORARY = (408, 429, 500, 502, 503, 504)  # HTTP errors worth a retry
 
 
-class _Cut(Exception):
-    """The connection ended early, or none came about; another try may go on."""
+class _Interrupted(Exception):
+    """The connection ended early or was not made; a retry may continue."""
 
 
 def download(entry: ReleasedFile, target: Path, *, mirror: str | None = None) -> Path:
-    """Downloads a file of the index to `target`, verified; what an earlier try left in `TARGET.part` is continued.
+    """Downloads a file of the index to `target` and verifies it; resumes from `TARGET.part` of an earlier attempt.
 
     Raises:
-        EvalkitError: no such file there, the connection breaks again and again, or other bytes than the index says.
+        EvalkitError: no such file there, a connection that keeps breaking, or bytes that differ from the index.
     """
     url, part = entry.address(mirror), target.with_name(target.name + ".part")
     if not url.startswith(("http://", "https://")):
@@ -35,23 +38,23 @@ def download(entry: ReleasedFile, target: Path, *, mirror: str | None = None) ->
         before = _size(part)
         try:
             _receive(url, part, entry.bytes)
-        except _Cut as error:
+        except _Interrupted as error:
             idle = 0 if _size(part) > before else idle + 1
             if idle > len(_PAUSES):
                 have = f"{_size(part):,} of {entry.bytes:,} bytes"
-                raise EvalkitError(f"{url}: {error} after {have}; the same command goes on from there") from None
+                raise EvalkitError(f"{url}: {error} after {have}; the same command resumes from there") from None
             time.sleep(_PAUSES[max(idle, 1) - 1])
             continue
-        found = git_blob_sha1(part)
-        if found == entry.git_blob_sha1:
+        digest = git_blob_sha1(part)
+        if digest == entry.git_blob_sha1:
             os.replace(part, target)
             return target
         size = part.stat().st_size
         part.unlink()
-        if not before:  # else what was there before may have been at fault: once more, from the start
+        if not before:  # otherwise the earlier part may have been wrong: once more, from the start
             raise EvalkitError(
-                f"{url}: {size:,} bytes with git blob SHA-1 {found}, the index says {entry.bytes:,} bytes with "
-                f"{entry.git_blob_sha1}; nothing of it was kept"
+                f"{url}: {size:,} bytes with git blob SHA-1 {digest}, the index says {entry.bytes:,} bytes with "
+                f"{entry.git_blob_sha1}; the download was discarded"
             )
 
 
@@ -60,7 +63,7 @@ def _size(path: Path) -> int:
 
 
 def _receive(url: str, part: Path, expected: int) -> None:
-    """Brings `part` to `expected` bytes, or one more where the server sends more, starting at what is there."""
+    """Extends `part` to `expected` bytes, or to one more if the server sends more than expected."""
     have = _size(part)
     if have > expected:
         part.unlink()
@@ -78,18 +81,18 @@ def _receive(url: str, part: Path, expected: int) -> None:
         with error:
             _refused(url, part, error.code)
     except urllib.error.URLError as error:
-        raise _Cut(f"no connection ({error.reason})") from None
+        raise _Interrupted(f"no connection ({error.reason})") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-        raise _Cut(f"connection lost ({type(error).__name__})") from None
+        raise _Interrupted(f"connection lost ({type(error).__name__})") from None
     if _size(part) < expected:
-        raise _Cut("connection ended")
+        raise _Interrupted("connection ended")
 
 
 def _offered(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """Where the server's answer starts in the file, and how long the file is, if it says so."""
+    """Offset in the file at which the server's answer starts, and the file's length if the server says it."""
     if response.status == 206:
-        place, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        first = place.partition("-")[0]
+        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        first = span.partition("-")[0]
         return int(first) if first.isdecimal() else 0, int(total) if total.isdecimal() else None
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
@@ -103,11 +106,11 @@ def _append(response: http.client.HTTPResponse, part: Path, expected: int, *, st
 
 
 def _refused(url: str, part: Path, status: int) -> None:
-    """What an HTTP error means: start over, try again, or give up."""
-    if status == 416:  # the server's file ends before ours does
+    """Decides after an HTTP error: start over, retry, or give up."""
+    if status == 416:  # the server's file is shorter than ours
         part.unlink(missing_ok=True)
-    if status == 416 or status in _PASSING:
-        raise _Cut(f"HTTP {status}")
+    if status == 416 or status in _TEMPORARY:
+        raise _Interrupted(f"HTTP {status}")
     raise EvalkitError(
-        f"{url}: HTTP {status}; is the address right? Files from elsewhere come in by `evalkit pretrained import`"
+        f"{url}: HTTP {status}; is the address right? `evalkit pretrained import` takes files from elsewhere"
     )

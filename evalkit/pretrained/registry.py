@@ -1,7 +1,10 @@
-"""`pretrained:NAME`: weights in the workspace, weights shipped with evalkit, and releases that can be fetched."""
+"""`pretrained:NAME`: weights in the workspace, weights shipped with evalkit, and releases that can be fetched.
 
+`load_encoder` and the latent experiments look names up here; `evalkit pretrained list`, `fetch` and `card` are here.
+"""
+
+import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +12,29 @@ from evalkit.artifacts import MANIFEST, locked, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.pretrained import download as downloads
 from evalkit.pretrained.dcgan_release import RELEASES, read_release, release_named
-from evalkit.pretrained.store import KIND, save_pretrained
+from evalkit.pretrained.store import CARD, KIND, PretrainedSettings, renew_card, save_pretrained
 from evalkit.workspace import Workspace
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def shipped_folder() -> Path:
-    """Where the weights that this project trained lie: inside an installed package, or in a clone's `pretrained/`."""
-    inside = _PACKAGE / "shipped"  # put there when the wheel is built, see setup.py
-    return inside if inside.is_dir() else _PACKAGE.parent.parent / "pretrained"
+def find_pretrained(name: str, workspace: Workspace, *, download: bool = True) -> Path:
+    """The weights of that name: the workspace's, else the shipped ones, else a release, which is fetched.
+
+    Raises:
+        EvalkitError: no such name (the message lists the names), or a release that cannot be, or is not to be, fetched.
+    """
+    target = workspace.path_of(KIND, name)
+    available = {path.name: path for path in (*shipped(), *workspace.artifacts(KIND))}
+    if name in available:
+        return available[name]
+    if name not in RELEASES:
+        names = ", ".join(dict.fromkeys([*available, *RELEASES]))
+        raise EvalkitError(f"pretrained:{name}: no weights of that name; there are {names}")
+    if not download:
+        raise EvalkitError(f"{target}: nothing there; run `evalkit pretrained fetch {name}`")
+    return fetch_pretrained(name, home=workspace)
 
 
 def shipped() -> list[Path]:
@@ -27,36 +42,24 @@ def shipped() -> list[Path]:
     return [path for path in sorted(shipped_folder().glob("*")) if (path / MANIFEST).is_file()]
 
 
-def find_pretrained(name: str, workspace: Workspace, *, download: bool = True, say: Say = lambda line: None) -> Path:
-    """The weights of that name: the workspace's, else the shipped ones, else a release, fetched now.
-
-    Raises:
-        EvalkitError: no such name (the message lists those there are), or a release that may not be or cannot be had.
-    """
-    here = workspace.path_of(KIND, name)
-    there = {path.name: path for path in (*shipped(), *workspace.artifacts(KIND))}
-    if name in there:
-        return there[name]
-    if name not in RELEASES:
-        names = ", ".join(dict.fromkeys([*there, *RELEASES]))
-        raise EvalkitError(f"pretrained:{name}: no weights of that name; there are {names}")
-    if not download:
-        raise EvalkitError(f"{here}: nothing there; run `evalkit pretrained fetch {name}`")
-    return fetch(name, workspace, say=say)
+def shipped_folder() -> Path:
+    """Where this project's own weights are: inside an installed package, or in a clone's `pretrained/`."""
+    inside = _PACKAGE / "shipped"  # put there when the wheel is built, see setup.py
+    return inside if inside.is_dir() else _PACKAGE.parent.parent / "pretrained"
 
 
-def fetch(name: str, workspace: Workspace, *, mirror: str | None = None, say: Say = lambda line: None) -> Path:
-    """Downloads a release (goes on with an interrupted download), verifies it, and stores it as weights of ours.
+def fetch_pretrained(name: str, *, home: Workspace | Path | str, mirror: str | None = None) -> Path:
+    """Downloads a release, verifies every file, converts it and returns the stored weights; resumes if interrupted.
 
     Args:
-        name: of the index.
-        workspace: gets the weights; the files lie in its downloads until they are converted.
-        mirror: a base address under which the release's paths are found, instead of GitHub.
-        say: called with a line a file.
+        name: name in the index of releases.
+        home: workspace for the weights; the files are in its downloads until they are converted.
+        mirror: a base address to download the release's paths from, instead of GitHub.
 
     Raises:
-        EvalkitError: no such release, or what `download` raises.
+        EvalkitError: no such release, a failed download, or a file that differs from the index.
     """
+    workspace = Workspace.of(home)
     release, target = release_named(name), workspace.path_of(KIND, name)
     folder = workspace.downloads / "pretrained" / name
     if (target / MANIFEST).is_file():
@@ -67,16 +70,35 @@ def fetch(name: str, workspace: Workspace, *, mirror: str | None = None, say: Sa
         for number, entry in enumerate(release.files, start=1):
             path = folder / entry.name
             if not path.exists():
-                say(f"{number}/{len(release.files)}: {entry.address(mirror)} ({entry.bytes:,} bytes)")
+                address = entry.address(mirror)
+                logger.info("%d/%d: %s (%s bytes)", number, len(release.files), address, f"{entry.bytes:,}")
                 downloads.download(entry, path, mirror=mirror)
         save_pretrained(read_release(folder, release), target)
         shutil.rmtree(folder)
     return target
 
 
+def write_card(name: str, *, home: Workspace | Path | str | None = None, results: Path | str | None = None) -> Path:
+    """Writes the card of weights again, with the results that were measured with them, and returns its path.
+
+    Args:
+        name: of shipped weights or of weights in the workspace.
+        home: the workspace.
+        results: a results.csv; by default the workspace's.
+
+    Raises:
+        EvalkitError: no weights of that name, or no results.csv.
+    """
+    workspace = Workspace.of(home)
+    path = find_pretrained(name, workspace, download=False)
+    count = renew_card(path, Path(results) if results else workspace.results)
+    logger.info("%s: %d results with these weights", name, count)
+    return path / CARD
+
+
 @dataclass(frozen=True)
-class Listed:
-    """A line of `evalkit pretrained list`. `path` is None for what is still to be fetched."""
+class PretrainedEntry:
+    """One line of `evalkit pretrained list`. `path` is None for a release that is not fetched yet."""
 
     name: str
     bytes: int
@@ -86,20 +108,21 @@ class Listed:
     path: Path | None
 
 
-def listed(workspace: Workspace) -> list[Listed]:
-    """All weights by name: shipped, in the workspace, and releases not fetched yet."""
-    found = {}
-    for path in (*shipped(), *workspace.artifacts(KIND)):
-        try:
-            manifest = read_manifest(path, KIND)
-        except ArtifactError as error:
-            found[path.name] = Listed(path.name, 0, "-", "-", f"broken ({error})", path)
-            continue
-        size = sum(entry["bytes"] for entry in manifest["files"].values())
-        about = {key: manifest["settings"][key] for key in ("licence", "source", "about")}
-        found[path.name] = Listed(path.name, size, **about, path=path)
+def list_pretrained(*, home: Workspace | Path | str | None = None) -> list[PretrainedEntry]:
+    """All weights by name: the shipped ones, those in the workspace, and releases that are not fetched yet."""
+    entries = {path.name: _entry(path) for path in (*shipped(), *Workspace.of(home).artifacts(KIND))}
     for name, release in RELEASES.items():
-        if name not in found:
+        if name not in entries:
             size = sum(file.bytes for file in release.files)
-            found[name] = Listed(name, size, release.licence, release.source, release.about, None)
-    return [found[name] for name in sorted(found)]
+            entries[name] = PretrainedEntry(name, size, release.licence, release.source, release.about, None)
+    return [entries[name] for name in sorted(entries)]
+
+
+def _entry(path: Path) -> PretrainedEntry:
+    try:
+        manifest = read_manifest(path, KIND)
+    except ArtifactError as error:
+        return PretrainedEntry(path.name, 0, "-", "-", f"broken ({error})", path)
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    settings = PretrainedSettings.from_manifest(manifest)
+    return PretrainedEntry(path.name, size, settings.licence, settings.source, settings.about, path)

@@ -1,7 +1,7 @@
-"""The DCGAN of pytorch/examples as networks of ours: 4x4 kernels at stride 2, padding 1, one gain a map throughout.
+"""The DCGAN of pytorch/examples as networks of ours: 4x4 kernels, stride 2, padding 1, one batch-norm gain per channel.
 
-Its state dicts name layers by their place in an nn.Sequential ("main.0.weight"). Each is recognised by all of its names
-and shapes together, and refused otherwise; nothing is guessed.
+Its state dicts name layers by their index in an nn.Sequential ("main.0.weight"). A state dict is recognised by all of
+its names and shapes together, and refused otherwise; nothing is guessed.
 """
 
 import math
@@ -15,12 +15,12 @@ from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import Recipe
-from evalkit.pretrained.store import Pretrained, Weights
+from evalkit.pretrained.store import Pretrained, PretrainedSettings, Weights
 
 _SOURCE = "the layout of pytorch/examples, dcgan/main.py"
 _STRIDES = (2, 2, 2, 2)
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-# place in nn.Sequential -> layer of ours; activations lie between. Both end in a layer without batch norm.
+# index in nn.Sequential -> layer of ours; activations lie between. Both end in a layer without batch norm.
 _D_CONVS = {0: "blocks.0.conv", 2: "blocks.1.conv", 5: "blocks.2.conv", 8: "blocks.3.conv", 11: "out"}
 _D_NORMS = {3: "blocks.1.norm", 6: "blocks.2.norm", 9: "blocks.3.norm"}
 _G_CONVS = {0: "linears.0", 3: "deconvs.0", 6: "deconvs.1", 9: "deconvs.2", 12: "deconvs.3"}
@@ -30,26 +30,35 @@ _G_NORMS = {1: "linear_norms.0.norm", 4: "deconv_norms.0", 7: "deconv_norms.1", 
 def read_torch_dcgan(paths: list[Path], *, source: str, licence: str) -> Pretrained:
     """The weights in one or two state dicts (netD, netG) of that DCGAN, read with `weights_only=True`.
 
+    Args:
+        source, licence: for the card.
+
     Raises:
-        EvalkitError: no state dict, or names or shapes that are not that network's; the message names them.
+        EvalkitError: not a state dict, or names or shapes of another network; the message names them.
     """
-    found: dict[str, Weights] = {}
+    networks: dict[str, Weights] = {}
     for path in paths:
         weights = _state_dict(path)
         network = "generator" if "main.12.weight" in weights else "discriminator"
-        if network in found:
+        if network in networks:
             raise EvalkitError(f"{path}: a second {network}; give one discriminator and one generator")
         _check_names(path, network, weights)
-        found[network] = weights
-    d, g = found.get("discriminator"), found.get("generator")
+        networks[network] = weights
+    d, g = networks.get("discriminator"), networks.get("generator")
     recipe = _recipe(d, g)
-    notes = ["running statistics of the discriminator kept, of the generator left out: ours normalises by the batch"]
-    settings = {"about": f"a DCGAN in {_SOURCE}", "source": source, "licence": licence, "notes": notes}
+    settings = PretrainedSettings(
+        recipe=recipe,
+        about=f"a DCGAN in {_SOURCE}",
+        source=source,
+        licence=licence,
+        notes=("running statistics kept for the discriminator, not for the generator, which normalises by the batch",),
+        complete=True,
+        training_known=False,
+    )
     return Pretrained(
-        recipe,
+        settings,
         _discriminator(d, recipe, paths) if d else None,
         _generator(g, recipe, paths) if g else None,
-        settings | {"complete": True, "training_known": False},
         {"sha256": {path.name: sha256_file(path) for path in paths}},
     )
 
@@ -60,7 +69,7 @@ def _state_dict(path: Path) -> Weights:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvalkitError(
-            f"{path}: not a state dict of tensors alone ({reason}); save it by torch.save(net.state_dict(), FILE)"
+            f"{path}: not a state dict of tensors ({reason}); save it with torch.save(net.state_dict(), FILE)"
         ) from None
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise EvalkitError(f"{path}: holds {type(loaded).__name__}, expected a state dict of tensors in {_SOURCE}")
@@ -78,23 +87,23 @@ def _check_names(path: Path, network: str, weights: Weights) -> None:
 
 
 def _recipe(d: Weights | None, g: Weights | None) -> Recipe:
-    """The widths that the shapes of the first layers say; every other shape is checked against them afterwards."""
-    d_maps, channels = (int(d["main.0.weight"].shape[0]), int(d["main.0.weight"].shape[1])) if d else (0, 0)
-    g_maps, g_channels = (int(n) for n in g["main.12.weight"].shape[:2]) if g else (0, 0)
-    z_length = int(g["main.0.weight"].shape[0]) if g else 100
-    width = math.gcd(d_maps, g_maps)
+    """The recipe with the channels of the first layers; every other shape is checked against it afterwards."""
+    d_channels, channels = (int(d["main.0.weight"].shape[0]), int(d["main.0.weight"].shape[1])) if d else (0, 0)
+    g_channels, g_image_channels = (int(n) for n in g["main.12.weight"].shape[:2]) if g else (0, 0)
+    z_dim = int(g["main.0.weight"].shape[0]) if g else 100
+    base = math.gcd(d_channels, g_channels)
     return Recipe(
         "torch-dcgan",
         size=64,
-        channels=channels or g_channels,
-        base_channels=width,
+        channels=channels or g_image_channels,
+        base_channels=base,
         kernel=4,
-        d_channel_mults=tuple((d_maps or g_maps) // width * multiple for multiple in (1, 2, 4, 8)),
+        d_channel_mults=tuple((d_channels or g_channels) // base * multiple for multiple in (1, 2, 4, 8)),
         d_strides=_STRIDES,
-        g_channel_mults=tuple((g_maps or d_maps) // width * multiple for multiple in (8, 4, 2, 1)),
+        g_channel_mults=tuple((g_channels or d_channels) // base * multiple for multiple in (8, 4, 2, 1)),
         g_strides=_STRIDES,
         g_first_norm="map",
-        z_dim=z_length,
+        z_dim=z_dim,
         z_distribution="normal",
         norm_eps=1e-5,
         schedule="both",
@@ -102,17 +111,17 @@ def _recipe(d: Weights | None, g: Weights | None) -> Recipe:
 
 
 def _discriminator(weights: Weights, recipe: Recipe, paths: list[Path]) -> Weights:
-    taken = {f"{ours}.weight": weights[f"main.{place}.weight"] for place, ours in _D_CONVS.items()}
-    for place, ours in _D_NORMS.items():
-        taken |= {f"{ours}.{field}": weights[f"main.{place}.{field}"] for field in _NORM}
+    taken = {f"{ours}.weight": weights[f"main.{index}.weight"] for index, ours in _D_CONVS.items()}
+    for index, ours in _D_NORMS.items():
+        taken |= {f"{ours}.{field}": weights[f"main.{index}.{field}"] for field in _NORM}
     taken["out.weight"] = taken["out.weight"].flatten(1)  # a 4x4 convolution of 4x4 maps is a linear layer
     return _checked(taken, Discriminator(recipe).state_dict(), paths)
 
 
 def _generator(weights: Weights, recipe: Recipe, paths: list[Path]) -> Weights:
-    taken = {f"{ours}.weight": weights[f"main.{place}.weight"] for place, ours in _G_CONVS.items()}
-    for place, ours in _G_NORMS.items():
-        taken |= {f"{ours}.{field}": weights[f"main.{place}.{field}"] for field in _NORM[:2]}
+    taken = {f"{ours}.weight": weights[f"main.{index}.weight"] for index, ours in _G_CONVS.items()}
+    for index, ours in _G_NORMS.items():
+        taken |= {f"{ours}.{field}": weights[f"main.{index}.{field}"] for field in _NORM[:2]}
     taken["linears.0.weight"] = taken["linears.0.weight"].flatten(1).T  # a 4x4 deconvolution of one cell, likewise
     return _checked(taken, Generator(recipe).state_dict(), paths)
 
@@ -120,7 +129,7 @@ def _generator(weights: Weights, recipe: Recipe, paths: list[Path]) -> Weights:
 def _checked(taken: Weights, expected: Weights, paths: list[Path]) -> Weights:
     wrong = [name for name in expected if taken[name].shape != expected[name].shape]
     if wrong:
-        found, needed = tuple(taken[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        actual, needed = tuple(taken[wrong[0]].shape), tuple(expected[wrong[0]].shape)
         files = ", ".join(path.name for path in paths)
-        raise EvalkitError(f"{files}: {wrong[0]} is {found}, expected {needed}; not the network in {_SOURCE}")
+        raise EvalkitError(f"{files}: {wrong[0]} is {actual}, expected {needed}; not the network in {_SOURCE}")
     return {name: taken[name].to(value.dtype) for name, value in expected.items()}
