@@ -1,10 +1,10 @@
-"""First run on a GPU: do the CUDA paths give what the CPU gives, and how fast do they go?
+"""Check on a GPU: do the CUDA paths agree with the CPU, and how fast are they?
 
     python benchmarks/gpu.py [--device cuda] [--width 128] [--features features.npy] [--rows 60000] [--out gpu.csv]
 
 Checks one update of each network, features and both SVM solvers against the CPU in float32, then times training at the
-recipe's batch size on made images, the SVM's grid of 7 C on five sixths of its rows, and its few-label protocol.
-Prints and writes one row a check or time: name, value, unit. Exit status 1 when a check is out of its bound.
+recipe's batch size on random images, the SVM at 7 C on five sixths of its rows, and its few-label protocol.
+Prints and writes one row per check or time: name, value, unit. The exit status is 1 if a check exceeds its bound.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 from itertools import chain
 from pathlib import Path
 
-import gpu_svm
+import gpu_solver
 import numpy as np
 import torch
 
@@ -33,7 +33,7 @@ TIMED_STEPS = 20
 
 
 def step(state, device, precision="float32"):
-    """One G and one D update on the same images and z wherever it runs; returns both losses."""
+    """One update of G and of D on the same images and z on any device; returns both losses."""
     real = to_network_range(torch.from_numpy(IMAGES[: state.recipe.batch_size]).to(device), state.recipe)
     z = draw_z(state.recipe.batch_size, state.recipe, torch.Generator().manual_seed(1)).to(device)
     networks = (state.generator, state.discriminator)
@@ -44,7 +44,7 @@ def step(state, device, precision="float32"):
 
 
 def features(recipe, device):
-    """float32 features of the images by random weights, statistics from themselves."""
+    """float32 features of the images from random weights, with batch-norm statistics of the same images."""
     encoder = discriminator_encoder("random", new_state(recipe, seed=0, device=device).discriminator, sha256="")
     step, names = encoder.preprocessing, encoder.network.default
     set_statistics(encoder.network, IMAGES, preprocessing=step, precision="float32", device=device, progress=False)
@@ -65,7 +65,7 @@ def checks(recipe, device):
 
 
 def times(recipe, device):
-    """(name, value, unit) of training at the recipe's batch size, both networks a step."""
+    """(name, value, unit): training at the recipe's batch size, one update of each network per step."""
     for precision in ("float32", "bfloat16"):
         state = new_state(recipe, seed=0, device=device)
         step(state, device, precision)
@@ -80,8 +80,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--features", type=Path, help="of the SVM, labels.npy beside it; made ones when not given")
-    parser.add_argument("--rows", type=int, default=60_000, help="rows for the SVM, a sixth of them to predict")
+    parser.add_argument(
+        "--features", type=Path, help="features.npy for the SVM, with labels.npy next to it [default: synthetic]"
+    )
+    parser.add_argument("--rows", type=int, default=60_000, help="rows for the SVM, of which a sixth are predicted")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "gpu.csv")
     arguments = parser.parse_args()
     device, recipe = (
@@ -90,12 +92,12 @@ def main():
     )
     about = f"{describe_device(device)}, torch {torch.__version__}, width {recipe.base_channels}"
     rows, failed = [("device", about, "")], False
-    given = gpu_svm.given(arguments.features, arguments.rows, device)
-    for name, value, bound in chain(checks(recipe, device), gpu_svm.checks(*given, device)):
+    svm_inputs = gpu_solver.load_features(arguments.features, arguments.rows, device)
+    for name, value, bound in chain(checks(recipe, device), gpu_solver.checks(*svm_inputs, device)):
         failed |= not value <= bound
         rows.append((name, f"{value:.2e}", f"at most {bound:g}"))
         print(*rows[-1], sep=": ")
-    for name, value, unit in chain(times(recipe, device), gpu_svm.times(*given, device)):
+    for name, value, unit in chain(times(recipe, device), gpu_solver.times(*svm_inputs, device)):
         rows.append((name, f"{value:.2f}", unit))
         print(*rows[-1], sep=": ")
     with open(arguments.out, "w", newline="") as file:

@@ -1,9 +1,9 @@
-"""An approximate inverse Hessian from a sample of rows, for the block solver.
+"""An approximate inverse Hessian from a sample of rows, which preconditions the L-BFGS iterations of `primal`.
 
-A column's Hessian is I + 2 X_A^T diag(cost) X_A over its active rows A.  Here it is
-tau I + 2 (N / m) X_S^T diag(cost) X_S over the active rows S of one random sample of m rows, inverted by Woodbury's
-identity with the sample's Gram matrix. The sample is the same for every column, C and pass; only a factor of the size
-of S is a column's own.
+The Hessian of a problem is I + 2 X_A^T diag(cost) X_A over its active rows A. It is approximated by tau I + 2 (N / m)
+X_S^T diag(cost) X_S over the active rows S of one random sample of m rows, and inverted through the sample's Gram
+matrix by Woodbury's identity. The sample is the same for every problem, C and pass; only a Cholesky factor of the size
+of S belongs to a single problem.
 """
 
 from dataclasses import dataclass
@@ -13,154 +13,164 @@ from torch import Tensor
 
 from evalkit.solver.passes import FeatureMatrix
 from evalkit.solver.problem import BinaryProblems, dual_variables
-from evalkit.solver.rows import Rows
+from evalkit.solver.rows import FeatureRows
 
-_MOVED = 0.15  # share of the sampled active rows in which a factor may differ from the column it serves
-_SAME = 1e-3  # relative difference of two ridges that count as one
-_SPECTRUM_ROWS = 1500  # rows whose spectrum is taken: its median settles with far fewer rows than the sample has
-_BLOCK_ROWS = 1000  # of the sample's Gram matrix at a time
+_MAX_CHANGED_SHARE = 0.15  # of the sampled active rows: how far a factor may be from the problem that uses it
+_RIDGE_TOLERANCE = 1e-3  # relative difference of two ridges that count as equal
+_SPECTRUM_ROWS = 1500  # rows whose spectrum is computed: its median needs far fewer rows than the sample has
+_BLOCK_ROWS = 1000  # rows of the sample's Gram matrix computed at a time
 
 
 class SampledHessian:
-    """Inverse of the sampled Hessian of each column, the same on every rank.
+    """Inverse of the sampled Hessian of each problem, the same on every rank.
 
     Args:
-        passes: all rows.
-        size: rows in the sample over all ranks, m.
-        seed: of the sample; the solution does not depend on it, only the number of passes does.
+        matrix: all rows.
+        sample_rows: rows in the sample over all ranks, m.
+        seed: seed of the sample, which affects the number of passes, but not the solution.
     """
 
-    def __init__(self, passes: FeatureMatrix, *, size: int, seed: int = 0) -> None:
-        ranks, rows = passes.ranks, passes.rows
-        total = sum(ranks.objects(rows.count))
-        own = round(size * rows.count / total)
+    def __init__(self, matrix: FeatureMatrix, *, sample_rows: int, seed: int = 0) -> None:
+        ranks, rows = matrix.ranks, matrix.rows
+        total = sum(ranks.objects(rows.num_rows))
+        share = round(sample_rows * rows.num_rows / total)
         generator = torch.Generator().manual_seed(seed)
-        self.index = torch.randperm(rows.count, generator=generator)[:own].sort().values.to(rows.device)
+        self.sample_index = torch.randperm(rows.num_rows, generator=generator)[:share].sort().values.to(rows.device)
         self.ranks = ranks
-        sample = Rows(ranks.concatenate(rows.take(self.index)))
-        self.passes = FeatureMatrix(sample, constant=passes.constant)
-        self.gram = self._gram()
-        self.scale = total / sample.count
-        self.tail = self._tail()
+        sample = FeatureRows(ranks.concatenate(rows.take(self.sample_index)))
+        self.sample = FeatureMatrix(sample, intercept_scaling=matrix.intercept_scaling)
+        self.gram = self._sample_gram()
+        self.scale = total / sample.num_rows
+        self.tail_eigenvalue = self._median_eigenvalue()
         self.signs = self.costs = torch.empty(0)
         self.factors: list[_Factor | None] = []
 
-    def _gram(self) -> Tensor:
+    def _sample_gram(self) -> Tensor:
         """The sample's Gram matrix (m, m), in the type of the arithmetic."""
-        rows, constant = self.passes.rows, self.passes.constant
+        rows, constant = self.sample.rows, self.sample.intercept_scaling
         parts = []
-        for start in range(0, rows.count, _BLOCK_ROWS):
+        for start in range(0, rows.num_rows, _BLOCK_ROWS):
             block = rows.stored[start : start + _BLOCK_ROWS].to(rows.dtype)
             if constant is not None:
                 block = torch.cat([block, block.new_full((len(block), 1), constant)], 1)
-            parts.append(self.passes.scores(block))
+            parts.append(self.sample.scores(block))
         return torch.cat(parts, 1)
 
-    def _tail(self) -> float:
-        """The eigenvalue that the sample cannot resolve: the median of its Gram matrix.
+    def _median_eigenvalue(self) -> float:
+        """The eigenvalue below which the sample resolves nothing: the median of its Gram matrix.
 
-        Below it a sample's eigenvectors are noise, so those directions get one common value instead: as large as
-        what the sampled rows show there, 0 when the features have fewer dimensions than the sample has rows.
+        Eigenvectors of smaller eigenvalues are noise, so those directions share this value instead: as large as what
+        the sampled rows show there, and 0 if there are fewer features than sampled rows.
         """
-        few = min(len(self.gram), _SPECTRUM_ROWS)
-        spread = torch.linspace(0, len(self.gram) - 1, few, device=self.gram.device).long()
-        return float(torch.linalg.eigvalsh(self.gram[spread][:, spread].double()).clamp(min=0).median())
+        count = min(len(self.gram), _SPECTRUM_ROWS)
+        index = torch.linspace(0, len(self.gram) - 1, count, device=self.gram.device).long()
+        return float(torch.linalg.eigvalsh(self.gram[index][:, index].double()).clamp(min=0).median())
 
-    def start(self, columns: BinaryProblems, scores: Tensor) -> None:
-        """Factors every column anew; `columns` and `scores` (N, columns) are of this rank's rows."""
-        self.signs = self.ranks.concatenate(columns.signs[self.index])
-        self.costs = self.ranks.concatenate(columns.costs[self.index])
+    def initialize(self, problems: BinaryProblems, scores: Tensor) -> None:
+        """Factors every problem from scratch; `problems` and `scores` (N, P) are those of this rank's rows."""
+        self.signs = self.ranks.concatenate(problems.signs[self.sample_index])
+        self.costs = self.ranks.concatenate(problems.costs[self.sample_index])
         self.factors = [None] * scores.shape[1]
-        self.follow(scores)
+        self.update(scores)
 
-    def join(self, columns: BinaryProblems) -> None:
-        """Takes more columns, without factors until `follow`; `columns` are of this rank's rows."""
-        self.signs = torch.cat([self.signs, self.ranks.concatenate(columns.signs[self.index])], 1)
-        self.costs = torch.cat([self.costs, self.ranks.concatenate(columns.costs[self.index])], 1)
-        self.factors = [*self.factors, *[None] * columns.signs.shape[1]]
+    def append(self, problems: BinaryProblems) -> None:
+        """Adds problems, which have no factors until the next `update`; `problems` are those of this rank's rows."""
+        self.signs = torch.cat([self.signs, self.ranks.concatenate(problems.signs[self.sample_index])], 1)
+        self.costs = torch.cat([self.costs, self.ranks.concatenate(problems.costs[self.sample_index])], 1)
+        self.factors = [*self.factors, *[None] * problems.signs.shape[1]]
 
-    def follow(self, scores: Tensor) -> None:
-        """Gives a new factor to the columns whose active set has moved in the sample."""
-        sampled = self.ranks.concatenate(scores[self.index])
+    def select(self, index: Tensor) -> None:
+        """Keeps only the problems with these indices."""
+        self.signs, self.costs = self.signs[:, index], self.costs[:, index]
+        self.factors = [self.factors[problem] for problem in index.tolist()]
+
+    def update(self, scores: Tensor) -> None:
+        """Gives a new factor to each problem whose active rows in the sample have changed too much."""
+        sampled = self.ranks.concatenate(scores[self.sample_index])
         active = (1 - self.signs * sampled > 0) & (self.costs > 0)
-        made: list[_Factor] = []
-        for column, known in enumerate(self.factors):
-            mask = active[:, column]
-            if known is None or not known.serves(mask):
-                self.factors[column] = self._factor(mask, 2 * self.scale * self.costs[:, column], made)
+        new_factors: list[_Factor] = []
+        for problem, factor in enumerate(self.factors):
+            mask = active[:, problem]
+            if factor is None or not factor.is_close_to(mask):
+                weights = 2 * self.scale * self.costs[:, problem]
+                self.factors[problem] = self._find_or_make_factor(mask, weights, new_factors)
 
-    def _factor(self, mask: Tensor, weights: Tensor, made: "list[_Factor]") -> "_Factor":
-        """A factor for these active rows: one just made for another column if it serves, else a new one.
+    def _find_or_make_factor(self, active: Tensor, weights: Tensor, new_factors: "list[_Factor]") -> "_Factor":
+        """A factor for these active rows: one just made for another problem if it is close enough, else a new one.
 
-        Columns of one class at neighbouring C have nearly the same active rows, and the same ridge tau / weights.
+        Problems of one class at neighboring C have nearly the same active rows, and the same ridge tau / weights.
         """
-        chosen = weights[mask]
-        tau = (chosen.mean() * self.tail).clamp(min=1) if len(chosen) else weights.new_ones(())
-        even = len(chosen) > 0 and bool((chosen == chosen[0]).all())
-        ridge = float(tau / chosen[0]) if even else float("nan")
-        for factor in made:
-            if abs(factor.ridge - ridge) <= _SAME * ridge and factor.serves(mask):
-                return _Factor(factor.mask, tau, factor.lower, ridge)
-        index = mask.nonzero()[:, 0]
+        active_weights = weights[active]
+        tau = (
+            (active_weights.mean() * self.tail_eigenvalue).clamp(min=1) if len(active_weights) else weights.new_ones(())
+        )
+        equal = len(active_weights) > 0 and bool((active_weights == active_weights[0]).all())
+        ridge = float(tau / active_weights[0]) if equal else float("nan")
+        for factor in new_factors:
+            if abs(factor.ridge - ridge) <= _RIDGE_TOLERANCE * ridge and factor.is_close_to(active):
+                return _Factor(factor.active, tau, factor.cholesky, ridge)
+        index = active.nonzero()[:, 0]
         matrix = self.gram[index][:, index]
-        matrix.diagonal().add_(tau / chosen)
-        made.append(_Factor(mask, tau, torch.linalg.cholesky(matrix), ridge))
-        return made[-1]
+        matrix.diagonal().add_(tau / active_weights)
+        new_factors.append(_Factor(active, tau, torch.linalg.cholesky(matrix), ridge))
+        return new_factors[-1]
 
-    def gap(self, columns: BinaryProblems, scores: Tensor, gradient: Tensor) -> Tensor:
-        """Objective minus the dual objective at a point near the optimum, per column: a rigorous bound on the error.
+    def apply_inverse(self, vectors: Tensor) -> Tensor:
+        """The inverse sampled Hessian of each problem applied to its vector, (P, D or D + 1)."""
+        sampled = self.sample.scores(vectors)
+        solved = torch.zeros_like(sampled)
+        factors = [factor for factor in self.factors if factor is not None]
+        sharing: dict[int, list[int]] = {}  # problems by their Cholesky factor, which several may share
+        for problem, factor in enumerate(factors):
+            sharing.setdefault(id(factor.cholesky), []).append(problem)
+        for problems in sharing.values():
+            factor = factors[problems[0]]
+            where = factor.active.nonzero(), torch.tensor(problems, device=solved.device)
+            solved[where] = torch.cholesky_solve(sampled[where], factor.cholesky)
+        taus = torch.stack([factor.tau for factor in factors])
+        return (vectors - self.sample.weighted_rows(solved)) / taus[:, None]
+
+    def duality_gap(self, problems: BinaryProblems, scores: Tensor, gradient: Tensor) -> Tensor:
+        """Objective minus the dual objective at a point near the optimum: a rigorous bound on the error, (P,).
 
         With alpha = 2 cost xi and any change delta of it, zero on rows without loss, the gap is
         0.5 ||gradient - X^T (sign delta)||^2 + sum delta^2 / (4 cost), where alpha + delta must not be negative.
-        delta = 0 gives 0.5 ||gradient||^2. Here delta is the best one on the sampled rows: it takes out what the
-        gradient has along large eigenvalues, which the plain bound overrates.
+        delta = 0 gives 0.5 ||gradient||^2. Here delta is the best one on the sampled rows: it removes the part of the
+        gradient along large eigenvalues, which the plain bound overestimates.
         """
-        signs, costs = (self.ranks.concatenate(each[self.index]) for each in (columns.signs, columns.costs))
-        alpha = self.ranks.concatenate(dual_variables(columns, scores)[self.index])
-        sampled = self.passes.scores(gradient)
+        signs, costs = (self.ranks.concatenate(each[self.sample_index]) for each in (problems.signs, problems.costs))
+        alpha = self.ranks.concatenate(dual_variables(problems, scores)[self.sample_index])
+        sampled = self.sample.scores(gradient)
         delta = torch.zeros_like(sampled)
-        for column in range(len(gradient)):
-            index = alpha[:, column].nonzero()[:, 0]
+        for problem in range(len(gradient)):
+            index = alpha[:, problem].nonzero()[:, 0]
             matrix = self.gram[index][:, index]
-            matrix.diagonal().add_(0.5 / costs[index, column])
-            solved = torch.cholesky_solve(sampled[index, column, None], torch.linalg.cholesky(matrix))
-            delta[index, column] = solved[:, 0]
+            matrix.diagonal().add_(0.5 / costs[index, problem])
+            solved = torch.cholesky_solve(sampled[index, problem, None], torch.linalg.cholesky(matrix))
+            delta[index, problem] = solved[:, 0]
         delta = signs * torch.maximum(signs * delta, -alpha)
-        apart = gradient - self.passes.weighted_rows(delta)
-        spent = torch.where(delta != 0, delta * delta / (4 * costs), 0).sum(0, dtype=torch.float64)
-        plain, shifted = (0.5 * each.square().sum(1, dtype=torch.float64) for each in (gradient, apart))
-        return torch.minimum(plain, shifted + spent)
-
-    def keep(self, columns: Tensor) -> None:
-        """Forgets all but these columns."""
-        self.signs, self.costs = self.signs[:, columns], self.costs[:, columns]
-        self.factors = [self.factors[column] for column in columns.tolist()]
-
-    def inverse(self, vectors: Tensor) -> Tensor:
-        """P^-1 of each column applied to its vector, (columns, width)."""
-        sampled = self.passes.scores(vectors)
-        solved = torch.zeros_like(sampled)
-        factors = [factor for factor in self.factors if factor is not None]
-        groups: dict[int, list[int]] = {}
-        for column, factor in enumerate(factors):
-            groups.setdefault(id(factor.lower), []).append(column)
-        for members in groups.values():
-            factor = factors[members[0]]
-            where = factor.mask.nonzero(), torch.tensor(members, device=solved.device)
-            solved[where] = torch.cholesky_solve(sampled[where], factor.lower)
-        taus = torch.stack([factor.tau for factor in factors])
-        return (vectors - self.passes.weighted_rows(solved)) / taus[:, None]
+        remainder = gradient - self.sample.weighted_rows(delta)
+        cost_term = torch.where(delta != 0, delta * delta / (4 * costs), 0).sum(0, dtype=torch.float64)
+        plain, corrected = (0.5 * each.square().sum(1, dtype=torch.float64) for each in (gradient, remainder))
+        return torch.minimum(plain, corrected + cost_term)
 
 
 @dataclass(frozen=True)
 class _Factor:
-    """Cholesky factor of G_SS + diag(tau / weights) for the sampled rows S of a mask."""
+    """Cholesky factor of K_SS + diag(tau / weights) for the active sampled rows S.
 
-    mask: Tensor
+    Attributes:
+        active: mask of S in the sample, bool (m,).
+        tau: eigenvalue of the directions that the sample does not resolve.
+        cholesky: lower factor.
+        ridge: tau / weights if all weights are equal, else NaN.
+    """
+
+    active: Tensor
     tau: Tensor
-    lower: Tensor
-    ridge: float  # tau / weights where all weights are equal, else NaN
+    cholesky: Tensor
+    ridge: float
 
-    def serves(self, mask: Tensor) -> bool:
-        """Whether the factor's active rows are close enough to these."""
-        return int((mask != self.mask).sum()) <= _MOVED * int(self.mask.sum())
+    def is_close_to(self, active: Tensor) -> bool:
+        """Whether few enough active rows differ for the factor to precondition a problem with these."""
+        return int((active != self.active).sum()) <= _MAX_CHANGED_SHARE * int(self.active.sum())

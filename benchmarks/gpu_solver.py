@@ -1,7 +1,7 @@
-"""The L2-SVM on a GPU, for gpu.py: agreement with the CPU at small size, then the times of the whole problem.
+"""The L2-SVM on a GPU, for gpu.py: agreement with the CPU on a small problem, then the times of the full problem.
 
-Features are a feature file's (`--features features.npy`, labels.npy beside it), else made ones: rectified sums of few
-factors, with the large mean and the falling spectrum of a network's features.
+Features come from a file (`--features features.npy`, with labels.npy next to it) or are synthetic: rectified sums of a
+few factors, with the large mean and the decaying spectrum of a network's features.
 """
 
 import time
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from evalkit.probes.classifiers import RELEASE_C_GRID
-from evalkit.solver import fit as path
 from evalkit.solver import l2svm_path, l2svm_subsets
+from evalkit.solver.fit import FEW_ROWS
 
-GRID = list(RELEASE_C_GRID)
+C_VALUES = list(RELEASE_C_GRID)
 WIDTH, FACTORS = 28_672, 300
 
 
-def given(features: Path | None, rows: int, device: torch.device) -> tuple[torch.Tensor, np.ndarray]:
+def load_features(features: Path | None, rows: int, device: torch.device) -> tuple[torch.Tensor, np.ndarray]:
     """float16 features (rows, D) on the device, and their labels."""
     if features is not None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(np.load(features, mmap_mode="r")))[:rows])
@@ -41,52 +41,53 @@ def given(features: Path | None, rows: int, device: torch.device) -> tuple[torch
 def checks(features: torch.Tensor, labels: np.ndarray, device: torch.device) -> Iterator[tuple[str, float, float]]:
     """(name, value, bound): differences between the device and the CPU, on at most 5,000 rows of 2,048 features."""
     features = features[:5000, :2048].float().cpu().numpy()
-    for name, rows in (("kernel solver", path.FEW_ROWS // 4), ("block solver", 5000)):
+    for name, rows in (("dual solver", FEW_ROWS // 4), ("primal solver", 5000)):
         some = slice(0, rows)
         fits = [
-            l2svm_path(features[some], labels[: len(features)][some], GRID, tol=1e-7, device=d) for d in ("cpu", device)
+            l2svm_path(features[some], labels[: len(features)][some], C_VALUES, tol=1e-7, device=d)
+            for d in ("cpu", device)
         ]
         relative = [np.abs(a.objective / b.objective - 1).max() for a, b in zip(*fits, strict=True)]
         yield f"SVM objectives, {name}, largest relative difference", float(np.max(relative)), 2e-6
-    draws, test = [np.arange(0, 1000), np.arange(500, 1400)], np.arange(1400, len(features))
-    found = [
-        l2svm_subsets(features, labels[: len(features)], draws, GRID, evaluate_rows=test, device=d)
+    subsets, test = [np.arange(0, 1000), np.arange(500, 1400)], np.arange(1400, len(features))
+    fits = [
+        l2svm_subsets(features, labels[: len(features)], subsets, C_VALUES, evaluate_rows=test, device=d)
         for d in ("cpu", device)
     ]
     yield (
-        "SVM predictions of draws, share that differs",
-        float((found[0].predictions != found[1].predictions).mean()),
+        "SVM predictions of label subsets, fraction that differs",
+        float((fits[0].predictions != fits[1].predictions).mean()),
         1e-3,
     )
 
 
 def times(features: torch.Tensor, labels: np.ndarray, device: torch.device) -> Iterator[tuple[str, float, str]]:
-    """(name, value, unit): the path of 7 C on all rows but a sixth, and the protocol on draws of 1,000 rows."""
+    """(name, value, unit): the path of 7 C on five sixths of the rows, and the protocol on subsets of 1,000 rows."""
     training, rest = np.split(np.random.default_rng(0).permutation(len(labels)), [len(labels) * 5 // 6])
     validation, test = np.array_split(np.sort(rest), 2)
-    l2svm_path(features[:1000], labels[:1000], GRID[:1], device=device)  # libraries load at first use
+    l2svm_path(features[:1000], labels[:1000], C_VALUES[:1], device=device)  # loads libraries
     for polish in (False, True):
         seconds, fits = _timed(
-            lambda polish=polish: l2svm_path(features, labels, GRID, rows=training, device=device, polish=polish)
+            lambda polish=polish: l2svm_path(features, labels, C_VALUES, rows=training, device=device, polish=polish)
         )
         what = f"SVM, 7 C on {len(training)} x {features.shape[1]}" + (", polished" if polish else "")
         yield what, seconds, f"s, {fits[0].n_passes} passes"
         yield f"{what}, worst error estimate, 1e-6", 1e6 * max(fit.error_estimate.max() for fit in fits), ""
         yield f"{what}, worst duality gap, 1e-6", 1e6 * max(fit.duality_gap.max() for fit in fits), ""
     random = np.random.default_rng(1)
-    draws = [random.choice(training, min(1000, len(training) // 2), replace=False) for _ in range(100)]
+    subsets = [random.choice(training, min(1000, len(training) // 2), replace=False) for _ in range(100)]
     chosen, fits = _timed(
-        lambda: l2svm_subsets(features, labels, draws[:10], GRID, evaluate_rows=validation, device=device)
+        lambda: l2svm_subsets(features, labels, subsets[:10], C_VALUES, evaluate_rows=validation, device=device)
     )
-    best = GRID[int((fits.predictions == labels[validation]).mean((0, 2)).argmax())]
-    tested, _ = _timed(lambda: l2svm_subsets(features, labels, draws, [best], evaluate_rows=test, device=device))
-    yield f"SVM protocol, 7 C x 10 draws of {len(draws[0])}", chosen, "s"
-    yield f"SVM protocol, with 100 draws at C = {best:g}", chosen + tested, "s"
+    best = C_VALUES[int((fits.predictions == labels[validation]).mean((0, 2)).argmax())]
+    tested, _ = _timed(lambda: l2svm_subsets(features, labels, subsets, [best], evaluate_rows=test, device=device))
+    yield f"SVM protocol, 7 C x 10 subsets of {len(subsets[0])}", chosen, "s"
+    yield f"SVM protocol, with 100 subsets at C = {best:g}", chosen + tested, "s"
     yield from _rates(features, device)
 
 
 def _rates(features: torch.Tensor, device: torch.device) -> Iterator[tuple[str, float, str]]:
-    """What the device does in this run, to judge the times by."""
+    """Rates of the device in the same run, to put the times in context."""
     some = features[:8192].float()
     for name, columns in (("70 columns", 70), ("square", len(some))):
         other = some[:columns].clone()
@@ -102,9 +103,9 @@ def _rates(features: torch.Tensor, device: torch.device) -> Iterator[tuple[str, 
 
 
 def _timed(action: Callable) -> tuple[float, object]:
-    """Wall seconds until the device has finished, and what came out."""
+    """Wall seconds until the device has finished, and the result."""
     started = time.perf_counter()
-    found = action()
+    result = action()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started, found
+    return time.perf_counter() - started, result

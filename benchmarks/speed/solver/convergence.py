@@ -1,23 +1,23 @@
-"""Gap and accuracy against seconds and passes: ours, LinearSVC, and L-BFGS without preconditioner. CSV and plot.
+"""Duality gap and accuracy against seconds and passes: L2SVM, LinearSVC and L-BFGS without preconditioner.
 
-    python benchmarks/speed/svm/curve.py --features features.npy --rows 5000 [--C 1e-3] [--label 3]
+    python benchmarks/speed/solver/convergence.py --features features.npy --rows 5000 [--C 1e-3] [--label 3]
 
-One binary problem. The gap of every point is half the squared gradient at its weights over the objective there, which
-bounds the error whoever made them. Ours and LinearSVC (dual) at falling tolerance, each point a fit from the start;
-SciPy's L-BFGS on the same float32 products, each point an iteration.
+One binary problem; writes a CSV file and a plot. The gap of a point is half the squared gradient norm at its weights,
+relative to the objective there, which bounds the error of any method. L2SVM and LinearSVC (dual) run at decreasing
+tolerances, each point is a fit from scratch; SciPy's L-BFGS uses the same float32 products, each point is an iteration.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.optimize
 import torch
-from beside import peer
+from inputs import Inputs, argument_parser, load_inputs, sample_rows
+from linear_svc import fit_linear_svc
 from matplotlib.ticker import NullFormatter
-from rows import Given, chosen_rows, given, parser
-from table import Table, timed
+from results_table import Table, timed
 
 from evalkit.solver import l2svm_path
-from evalkit.solver.passes import matrix_path
+from evalkit.solver.passes import fastest_matrix_product
 
 COLUMNS = ("features", "method", "rows", "dimensions", "C", "seconds", "passes", "gap_by_gradient", "accuracy_percent")
 _METHODS = {"L2SVM": "C0", "LinearSVC": "C1", "L-BFGS, no preconditioner": "C2"}
@@ -27,16 +27,16 @@ _ITERATIONS = 200
 class Problem:
     """One class against the rest at one C."""
 
-    def __init__(self, these: Given, rows: np.ndarray, label: int, C: float) -> None:
+    def __init__(self, inputs: Inputs, rows: np.ndarray, label: int, C: float) -> None:
         self.C, self.passes = C, 0
         self.train, self.test = (
-            torch.from_numpy(these.features[which].astype(np.float32)) for which in (rows, these.test)
+            torch.from_numpy(inputs.features[which].astype(np.float32)) for which in (rows, inputs.test)
         )
-        self.signs, self.truth = (np.where(these.labels[which] == label, 1.0, -1.0) for which in (rows, these.test))
-        self.product = matrix_path(torch.device("cpu"))
+        self.signs, self.truth = (np.where(inputs.labels[which] == label, 1.0, -1.0) for which in (rows, inputs.test))
+        self.product = fastest_matrix_product(torch.device("cpu"))
 
     def value_and_gradient(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """Of weights (D + 1,), the intercept's last; two passes, float32 products."""
+        """Objective and gradient at weights (D + 1,), the intercept last; two passes with float32 products."""
         self.passes += 2
         row = torch.from_numpy(weights[None, :-1].astype(np.float32))
         scores = self.product(self.train, row).double().numpy()[:, 0] + weights[-1]
@@ -45,8 +45,8 @@ class Problem:
         back = self.product(torch.from_numpy(pull[None].astype(np.float32)), self.train.T).double().numpy()[0]
         return 0.5 * weights @ weights + self.C * left @ left, weights - np.append(back, pull.sum())
 
-    def judge(self, weights: np.ndarray) -> tuple[float, float]:
-        """Half the squared gradient relative to the objective, and the accuracy in percent."""
+    def evaluate(self, weights: np.ndarray) -> tuple[float, float]:
+        """Half the squared gradient norm relative to the objective, and the accuracy in percent."""
         value, gradient = self.value_and_gradient(weights)
         scores = (self.test @ torch.from_numpy(weights[:-1]).float()).numpy() + weights[-1]
         return 0.5 * float(gradient @ gradient) / value, 100 * float(((scores > 0) == (self.truth > 0)).mean())
@@ -55,8 +55,8 @@ class Problem:
 Point = tuple[str, float, float, np.ndarray]  # method, seconds, passes, weights
 
 
-def ours(problem: Problem) -> list[Point]:
-    """A fit at each tolerance."""
+def l2svm_points(problem: Problem) -> list[Point]:
+    """One fit per tolerance."""
     points = []
     for tol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
         with timed() as spent:
@@ -65,16 +65,16 @@ def ours(problem: Problem) -> list[Point]:
     return points
 
 
-def linear_svc(problem: Problem) -> list[Point]:
-    """A fit at each tolerance; passes are not counted, as its steps take rows one by one."""
+def linear_svc_points(problem: Problem) -> list[Point]:
+    """One fit per tolerance; passes are not counted, because its steps take rows one by one."""
     features, points = problem.train.double().numpy(), []
     for tol in (1e-1, 1e-2, 1e-3, 1e-4):
-        fit = peer(features, problem.signs, problem.C, tol=tol)
+        fit = fit_linear_svc(features, problem.signs, problem.C, tol=tol)
         points.append(("LinearSVC", fit.wall, float("nan"), np.append(fit.coef, fit.intercept)))
     return points
 
 
-def plain(problem: Problem) -> list[Point]:
+def lbfgs_points(problem: Problem) -> list[Point]:
     """Every fifth iteration of L-BFGS with a history of 20."""
     points: list[Point] = []
     problem.passes = 0
@@ -111,19 +111,25 @@ def plot(lines: list[tuple], path: str, title: str) -> None:
 
 
 def main() -> None:
-    """Reads the command line and measures."""
-    options = parser(__doc__, "curve", rows=5_000)
+    """Parses the command line and runs the benchmark."""
+    options = argument_parser(__doc__, "curve", rows=5_000)
     options.add_argument("--C", type=float, default=1e-3)
-    options.add_argument("--label", type=int, default=3, help="the class that is positive")
+    options.add_argument("--label", type=int, default=3, help="positive class")
     arguments = options.parse_args()
-    these, table = given(arguments), Table(arguments.out, COLUMNS)
-    rows = chosen_rows(these.pool, arguments.rows)
-    problem = Problem(these, rows, arguments.label, arguments.C)
+    inputs, table = load_inputs(arguments), Table(arguments.out, COLUMNS)
+    rows = sample_rows(inputs.pool, arguments.rows)
+    problem = Problem(inputs, rows, arguments.label, arguments.C)
     lines = []
-    for method, seconds, passes, weights in [*ours(problem), *plain(problem), *linear_svc(problem)]:
-        lines.append((method, seconds, passes, *problem.judge(weights)))
-        table.add(these.name, method, *problem.train.shape, arguments.C, *lines[-1][1:])
-    title = f"class {arguments.label} of {these.name}, {len(rows):,} x {these.features.shape[1]:,}, C = {arguments.C:g}"
+    for method, seconds, passes, weights in [
+        *l2svm_points(problem),
+        *lbfgs_points(problem),
+        *linear_svc_points(problem),
+    ]:
+        lines.append((method, seconds, passes, *problem.evaluate(weights)))
+        table.add(inputs.name, method, *problem.train.shape, arguments.C, *lines[-1][1:])
+    title = (
+        f"class {arguments.label} of {inputs.name}, {len(rows):,} x {inputs.features.shape[1]:,}, C = {arguments.C:g}"
+    )
     plot(lines, str(arguments.out.with_suffix(".png")), title)
 
 

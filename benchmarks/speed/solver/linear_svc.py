@@ -1,4 +1,4 @@
-"""LinearSVC on one binary problem, timed, and the objective that both solvers minimise."""
+"""LinearSVC on one binary problem, timed, and the objective that both solvers minimize. Imported by the benchmarks."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from joblib import Parallel, delayed
+from results_table import timed
 from sklearn.svm import LinearSVC
-from table import timed
 
 _PROCESS_BYTES = 7e8  # Python, torch and scikit-learn, as measured
 
 
 @dataclass(frozen=True)
-class PeerFit:
+class LinearSVCFit:
     """A fitted LinearSVC and the (wall, CPU) seconds of its fit."""
 
     coef: np.ndarray
@@ -25,7 +25,7 @@ class PeerFit:
     cpu: float
 
 
-def peer(
+def fit_linear_svc(
     features: np.ndarray,
     signs: np.ndarray,
     C: float,
@@ -33,41 +33,43 @@ def peer(
     dual: bool = True,
     tol: float = 1e-4,
     weight: np.ndarray | None = None,
-) -> PeerFit:
-    """LinearSVC, at its defaults unless told, on float64 features and +-1 labels; that it missed tol is not shown."""
+) -> LinearSVCFit:
+    """Fits LinearSVC (its defaults unless given) to float64 features and labels +1, -1; hides ConvergenceWarning."""
     iterations = 1000 if tol == 1e-4 else 100_000
     with timed() as spent, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = LinearSVC(C=C, random_state=0, dual=dual, tol=tol, max_iter=iterations)
         model.fit(features, signs, sample_weight=weight)
-    return PeerFit(model.coef_[0], float(np.ravel(model.intercept_)[0]), *spent())
+    return LinearSVCFit(model.coef_[0], float(np.ravel(model.intercept_)[0]), *spent())
 
 
-def tight_peer(features: np.ndarray, signs: np.ndarray, C: float, *, weight: np.ndarray | None = None) -> PeerFit:
-    """LinearSVC run until its own rule is far tighter than a comparison to 1e-6."""
+def fit_linear_svc_tightly(
+    features: np.ndarray, signs: np.ndarray, C: float, *, weight: np.ndarray | None = None
+) -> LinearSVCFit:
+    """Fits LinearSVC with a stopping rule far tighter than a comparison to 1e-6 needs."""
     dual = features.shape[1] > features.shape[0]
-    return peer(features, signs, C, dual=dual, tol=1e-6 if dual else 1e-9, weight=weight)
+    return fit_linear_svc(features, signs, C, dual=dual, tol=1e-6 if dual else 1e-9, weight=weight)
 
 
 @contextmanager
-def in_a_file(features: np.ndarray) -> Iterator[np.ndarray]:
+def float64_file(features: np.ndarray) -> Iterator[np.ndarray]:
     """The features as float64 in a temporary file, memory-mapped, so that processes share their pages."""
     with TemporaryDirectory() as folder:
         np.save(f"{folder}/features.npy", features.astype(np.float64))
         yield np.load(f"{folder}/features.npy", mmap_mode="r")
 
 
-def two_peers(features: np.ndarray, signs: np.ndarray, Cs: Sequence[float]) -> float:
-    """Wall seconds of LinearSVC at two C at a time, a process each, on features from `in_a_file`."""
+def two_linear_svcs(features: np.ndarray, signs: np.ndarray, Cs: Sequence[float]) -> float:
+    """Wall seconds of LinearSVC at two C in two processes at the same time, on features from `float64_file`."""
     run = Parallel(n_jobs=2)
-    run(delayed(peer)(features[:64], signs[:64], C) for C in Cs)  # starts the workers
+    run(delayed(fit_linear_svc)(features[:64], signs[:64], C) for C in Cs)  # starts the workers
     with timed() as spent:
-        run(delayed(peer)(features, signs, C) for C in Cs)
+        run(delayed(fit_linear_svc)(features, signs, C) for C in Cs)
     return spent()[0]
 
 
 def check_room(rows: int, dimensions: int) -> None:
-    """Ends the program unless two LinearSVC processes fit in memory: 8 bytes a shared value, 16 in each one's copy."""
+    """Exits unless two LinearSVC processes fit in memory: 8 bytes per shared value, 16 per value of each copy."""
     needed = 8 * rows * dimensions + 2 * (16 * rows * (dimensions + 2) + _PROCESS_BYTES)
     free = available_bytes()
     if needed > free:
@@ -78,7 +80,7 @@ def check_room(rows: int, dimensions: int) -> None:
 
 
 def available_bytes() -> float:
-    """Memory that the system can give without swapping; infinite where it does not say."""
+    """Memory available without swapping, in bytes; infinite if the system does not report it."""
     info = Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), float("inf"))
