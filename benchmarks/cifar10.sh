@@ -3,7 +3,7 @@
 #
 #   benchmarks/cifar10.sh TRAINING_IMAGES CIFAR10_IMAGES [D_UPDATES] [HOME]
 #
-# Both sources are whatever `evalkit prepare` takes. Killed, it goes on where it was.
+# Both sources are anything that `evalkit prepare` takes. Run it again to resume after an interruption.
 set -euo pipefail
 training=$1 cifar=$2 updates=${3:-150000} home=${4:-evalkit-home}
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Other recipes against the paper's at equal updates: half the width, few updates, the probe's accuracy beside each other.
+# Other recipes against the paper's at equal updates: half the width, few updates, the accuracy of the probe.
 #
 #   benchmarks/recipes.sh TRAINING_IMAGES CIFAR10 [UPDATES] > recipes.csv
 #
-# Both are names of image sets in the workspace (EVALKIT_HOME). Takes about a second an update and recipe on two cores;
-# run it again to go on where it was. The moving average of G needs no run: it leaves D's training as it is, to the bit.
+# Both are names of image sets in the workspace (EVALKIT_HOME). Takes about a second per update and recipe on two cores;
+# run it again to resume. The moving average of G needs no run: it does not change D's training, not by a bit.
 set -euo pipefail
 images=$1 cifar10=$2 updates=${3:-600}
 
@@ -17,7 +17,7 @@ run() {
 echo recipe,d_updates,dataset,labels_per_class,validation_images,C,validation_percent
 run paper
 run sn-hinge --recipe imagenet32-sn-hinge
-run flips --set flips=true
+run flips --set random_flip=true
 run l2 --set l2=2.5e-5
 run z100 --set z_dim=100
 run batch32 --set batch_size=32

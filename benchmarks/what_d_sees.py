@@ -1,10 +1,11 @@
-"""What a trained D goes by, and what G's images are like: a row for each checkpoint.
+"""What a trained D responds to, and how G's images compare with real ones: one row per checkpoint.
 
     python benchmarks/what_d_sees.py IMAGES CHECKPOINT... > what-d-sees.csv
 
 IMAGES is the prepared image set that the runs trained on (evalkit-home/images/tiny-imagenet). Mean logits of D itself
-(not of a moving average) on training images, on the same mirrored, upside down and at a quarter of their contrast, in
-the recipe's batches with batch statistics, as in training; its kernels' standard deviation; samples beside images.
+(not of a moving average) on training images, on the same images mirrored, upside down and at a quarter of their
+contrast, in the recipe's batches with batch statistics, as in training; the standard deviation of its kernels; the
+samples' statistics relative to the images'.
 """
 
 import csv
@@ -30,23 +31,23 @@ WAYS = {
 }
 COLUMNS = (
     "run", "d_updates", "images", "logit_std", *(f"logit_{way}" for way in WAYS), "kernels_std",
-    "samples_spread", "samples_contrast", "samples_diversity",
+    "samples_std", "samples_contrast", "samples_diversity",
 )  # fmt: skip
 
 
-def spread(real_images: np.ndarray) -> float:
+def pixel_std(images: np.ndarray) -> float:
     """Root mean square distance of pixels from the mean image."""
-    return float(np.sqrt(real_images.astype(np.float32).var(0).mean()))
+    return float(np.sqrt(images.astype(np.float32).var(0).mean()))
 
 
-def contrast(real_images: np.ndarray) -> float:
-    """Root mean square distance of pixels from their own image's mean colour."""
-    return float(np.sqrt(real_images.astype(np.float32).var((1, 2)).mean()))
+def contrast(images: np.ndarray) -> float:
+    """Root mean square distance of pixels from their own image's mean color."""
+    return float(np.sqrt(images.astype(np.float32).var((1, 2)).mean()))
 
 
 @torch.no_grad()
 def logits(discriminator: Discriminator, real_images: Tensor, way: str) -> Tensor:
-    """D's logits on images shown in one of the WAYS, (N,)."""
+    """D's logits on images changed in one of the WAYS, (N,)."""
     batches = real_images.split(discriminator.recipe.batch_size)
     return torch.cat([discriminator(WAYS[way](batch)) for batch in batches])
 
@@ -59,13 +60,15 @@ def row(checkpoint: Path, real_images: np.ndarray) -> list[str]:
     generator, discriminator = Generator(recipe), Discriminator(recipe).train()
     load_weights(generator, checkpoint / "generator.safetensors")
     load_weights(discriminator, checkpoint / "discriminator.safetensors")
-    found = {way: logits(discriminator, to_network_range(torch.from_numpy(real_images), recipe), way) for way in WAYS}
+    logits_by_way = {
+        way: logits(discriminator, to_network_range(torch.from_numpy(real_images), recipe), way) for way in WAYS
+    }
     samples = sample(generator, recipe, SAMPLES, seed=SEED)
     numbers = [
-        found["as_they_are"].std(),
-        *(each.mean() for each in found.values()),
+        logits_by_way["as_they_are"].std(),
+        *(each.mean() for each in logits_by_way.values()),
         torch.cat([block.conv.weight.flatten() for block in discriminator.blocks]).std(),
-        spread(samples) / spread(real_images),
+        pixel_std(samples) / pixel_std(real_images),
         contrast(samples) / contrast(real_images),
         diversity(samples),
     ]

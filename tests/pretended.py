@@ -1,4 +1,4 @@
-"""A pretended GPU for machines without one: tensors that say they are on it, and refuse to meet those that are not."""
+"""A simulated GPU for machines without one: its tensors report cuda:0 and refuse operations with CPU tensors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _ACROSS = {_aten.copy_.default, _aten._to_copy.default}  # may mix devices
 
 
 class _OnGPU(torch.Tensor):
-    """Says cuda:0; what it holds is an ordinary tensor."""
+    """Reports cuda:0 and wraps an ordinary tensor."""
 
     held: torch.Tensor
 
@@ -40,30 +40,30 @@ class _Mode(TorchDispatchMode):
 
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-    there = any(isinstance(each, _OnGPU) for each in tensors)
-    here = any(not isinstance(each, _OnGPU) and each.dim() for each in tensors)
-    if there and here and operation not in _ACROSS:
+    on_gpu = any(isinstance(each, _OnGPU) for each in tensors)
+    on_cpu = any(not isinstance(each, _OnGPU) and each.dim() for each in tensors)
+    if on_gpu and on_cpu and operation not in _ACROSS:
         raise RuntimeError(f"{operation}: expected all tensors on one device, found cuda:0 and cpu")
     if kwargs.get("device") is not None:
-        there = torch.device(kwargs["device"]).type == "cuda"
+        on_gpu = torch.device(kwargs["device"]).type == "cuda"
         kwargs = {**kwargs, "device": "cpu"}
     given = tree_map(lambda each: each.held if isinstance(each, _OnGPU) else each, (args, kwargs))
-    found = operation(*given[0], **given[1])
+    result = operation(*given[0], **given[1])
     if operation is _aten.copy_.default or "out" in kwargs or operation.__name__.split(".")[0].endswith("_"):
         return kwargs.get("out", args[0])
-    return tree_map(lambda each: _OnGPU(each) if isinstance(each, torch.Tensor) else each, found) if there else found
+    return tree_map(lambda each: _OnGPU(each) if isinstance(each, torch.Tensor) else each, result) if on_gpu else result
 
 
 @contextmanager
 def gpu(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> Iterator[torch.device]:
-    """A device cuda:0 with so much free memory: a pretended one, but the real one where there is one."""
+    """A device cuda:0 that reports so much free memory: the real one where there is one, else a simulated one."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, free_bytes))
     if torch.cuda.is_available():
         yield torch.device("cuda:0")
         return
     torch._C._ensureCUDADeviceGuardSet()
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    for name in ("tensor", "as_tensor"):  # made in C++, out of the mode's sight
+    for name in ("tensor", "as_tensor"):  # implemented in C++, which the mode does not intercept
         original = getattr(torch, name)
 
         def made(value: Any, *, device: Any = None, original: Any = original, **settings: Any) -> torch.Tensor:

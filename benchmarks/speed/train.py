@@ -1,12 +1,12 @@
-"""How fast is training beside the usual loop, and how near to the machine's matrix peak?
+"""How fast is training compared with the usual loop, and how close to the machine's matrix peak?
 
     python benchmarks/speed/train.py [--images IMAGE_SET] [--steps 3] [--rounds 3] [--device cpu] [--out FILE.csv]
 
-Both train the imagenet32 networks at full width, batch 128, one G and one D update a step, in turn, several rounds.
-The usual loop is as tutorials write it: eager, float32, NCHW, a DataLoader over images with a transform each. The
+Both train the imagenet32 networks at full width, batch size 128, one G and one D update per step, in turn, several
+rounds. The usual loop is as tutorials write it: eager, float32, NCHW, a DataLoader that transforms image by image. The
 share of the peak counts the FLOPs of every convolution and matrix product and divides by the fastest of several large
 matrix products in the same arithmetic, measured in the same run. Prints and writes for each loop: images/s (real
-images through D), ratio, GFLOP/s, share of the peaks; and where ours spends its time.
+images through D), ratio, GFLOP/s, share of the peaks; and the profile of ours.
 """
 
 import argparse
@@ -36,14 +36,14 @@ RECIPE = RECIPES["imagenet32"]
 COLUMNS = ("what", "value", "least", "most", "unit", "device", "torch")
 
 
-def made_images(count=4096):
-    """Noise: training time does not depend on what is on the images."""
+def noise_images(count=4096):
+    """Noise: training time does not depend on the content of the images."""
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     return ImageSet("noise", images, np.zeros(count, np.int64), ["noise"], {"train": (0, count)}, {"files": {}})
 
 
 class Images(Dataset):
-    """As tutorials have it: an image at a time, to a tensor, normalised."""
+    """As in tutorials: one image at a time, to a tensor, normalized."""
 
     def __init__(self, images):
         self.images = images
@@ -57,7 +57,7 @@ class Images(Dataset):
 
 
 class Usual:
-    """The tutorial's loop: D on real, D on fake (detached), then G through D, whose gradients are thrown away."""
+    """The tutorial's loop: D on real, D on fake (detached), then G through D, whose gradients are discarded."""
 
     name = "usual loop (eager, float32, NCHW, DataLoader)"
 
@@ -65,9 +65,9 @@ class Usual:
         self.device = device
         self.generator, self.discriminator = (network.to(device) for network in build_networks(RECIPE, seed=0))
         self.loss = nn.BCEWithLogitsLoss()
-        optimizer = {"lr": RECIPE.lr, "betas": (RECIPE.beta1, RECIPE.beta2)}
-        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), **optimizer)
-        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), **optimizer)
+        adam = {"lr": RECIPE.lr, "betas": (RECIPE.beta1, RECIPE.beta2)}
+        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), **adam)
+        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), **adam)
         loader = DataLoader(Images(images.images), RECIPE.batch_size, shuffle=True, num_workers=2, drop_last=True)
         self.batches = self._forever(loader)
 
@@ -91,7 +91,7 @@ class Usual:
 
 
 class Ours:
-    """evalkit's step, in the precision that it takes by itself or the one given."""
+    """evalkit's step in the given precision."""
 
     def __init__(self, images, device, precision):
         self.name = f"evalkit, {precision}"
@@ -145,31 +145,31 @@ def rows_of(loops, rounds, steps, device):
     times = {loop.name: [] for loop in loops}
     peaks = {torch.float32: [], torch.bfloat16: []}
     for _ in range(rounds):
-        for dtype, found in peaks.items():
-            found.append(matrix_peak(dtype, device))
+        for dtype, rates in peaks.items():
+            rates.append(matrix_peak(dtype, device))
         for loop in loops:
             taken = seconds_of(lambda loop=loop: [loop.step() for _ in range(steps)], device)
             times[loop.name].append(taken / steps)
-    for dtype, found in peaks.items():
-        yield f"matrix peak, {str(dtype).removeprefix('torch.')}", found, "GFLOP/s"
+    for dtype, rates in peaks.items():
+        yield f"matrix peak, {str(dtype).removeprefix('torch.')}", rates, "GFLOP/s"
     usual = times[loops[0].name]
     for loop in loops:
         taken, work = times[loop.name], flops(loop) / 1e9
         yield f"{loop.name}: a G and a D update", taken, "s"
         yield f"{loop.name}: real images", [RECIPE.batch_size / t for t in taken], "images/s"
-        yield f"{loop.name}: work", [work], "GFLOP a step"
+        yield f"{loop.name}: work", [work], "GFLOP per step"
         yield f"{loop.name}: rate", [work / t for t in taken], "GFLOP/s"
-        for dtype, found in peaks.items():
-            share = [100 * work / t / max(found) for t in taken]
+        for dtype, rates in peaks.items():
+            share = [100 * work / t / max(rates) for t in taken]
             yield f"{loop.name}: share of the {str(dtype).removeprefix('torch.')} peak", share, "%"
         yield f"{loop.name}: times as fast as the usual loop", [u / t for u, t in zip(usual, taken, strict=True)], "x"
 
 
 def profiled(loop):
     """(what, seconds, unit) of the operations that take most of a step."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled_step:
         loop.step()
-    table = sorted(found.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    table = sorted(profiled_step.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in table)
     for row in table[:8]:
         yield f"profile of {loop.name}: {row.key}", [100 * row.self_cpu_time_total / total], "% of a step"
@@ -184,15 +184,15 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("train-speed.csv"))
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
-    images = load_images(arguments.images) if arguments.images else made_images()
+    images = load_images(arguments.images) if arguments.images else noise_images()
     loops = [Usual(images, device), *(Ours(images, device, precision) for precision in ("float32", "bfloat16"))]
     about = (describe_device(device), torch.__version__)
-    found = [*rows_of(loops, arguments.rounds, arguments.steps, device)]
-    found += [] if device.type == "cuda" else [*profiled(loops[-1])]
+    results = [*rows_of(loops, arguments.rounds, arguments.steps, device)]
+    results += [] if device.type == "cuda" else [*profiled(loops[-1])]
     with open(arguments.out, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for what, values, unit in found:
+        for what, values, unit in results:
             cells = [f"{v:.4g}" for v in (statistics.median(values), min(values), max(values))]
             writer.writerow([what, *cells, unit, *about])
             print(f"{what}: {cells[0]} {unit} ({cells[1]} to {cells[2]}, n = {len(values)})")
