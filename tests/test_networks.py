@@ -22,7 +22,7 @@ def count(network):
 
 
 @pytest.mark.parametrize(
-    ("name", "d_parameters", "taps"),
+    ("name", "d_parameters", "layers"),
     [
         ("imagenet32", 4_586_112, [(128, 32), (128, 16), (256, 16), (256, 8), (512, 8), (512, 4)]),
         ("svhn", 1_033_664, [(64, 16), (128, 8), (256, 4)]),
@@ -30,14 +30,14 @@ def count(network):
         ("mnist", 6_688_202, [(64, 14), (128, 7)]),
     ],
 )
-def test_pinned_sizes_of_discriminators(name, d_parameters, taps):
+def test_pinned_sizes_of_discriminators(name, d_parameters, layers):
     recipe = RECIPES[name]
     discriminator = Discriminator(recipe)
     images = torch.zeros(2, recipe.channels, recipe.size, recipe.size)
     classes = torch.eye(recipe.classes)[:2] if recipe.classes else None
     assert count(discriminator) == d_parameters
     assert [tuple(t.shape[1:]) for t in discriminator.layer_outputs(images, classes).values()] == [
-        (m, s, s) for m, s in taps
+        (m, s, s) for m, s in layers
     ]
 
 
@@ -49,7 +49,7 @@ def test_pinned_parameters_of_the_imagenet_generator():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_draws_images_of_its_size_and_range(name):
+def test_every_recipe_generates_images_of_its_size_and_range(name):
     recipe = RECIPES[name]
     generator, discriminator = build_networks(override(recipe, {"base_channels": 4}), seed=1)
     classes = torch.eye(recipe.classes)[:3] if recipe.classes else None
@@ -60,7 +60,7 @@ def test_every_recipe_draws_images_of_its_size_and_range(name):
 
 
 @pytest.mark.parametrize("name", ["imagenet32", "svhn", "faces64"])
-def test_a_discriminator_that_trains_cannot_see_the_contrast_of_a_batch(name):
+def test_discriminator_in_training_mode_does_not_see_the_contrast_of_a_batch(name):
     discriminator = build_networks(override(RECIPES[name], {"base_channels": 8, "norm_eps": 1e-12}), seed=1)[1].train()
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     if name == "faces64":
@@ -79,7 +79,8 @@ def test_value_of_initial_weights():
 
 def test_equal_seeds_give_equal_weights_and_others_do_not():
     first, again, other = (build_networks(RECIPES["digits"], seed=s)[1].out.weight for s in (3, 3, 4))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_value_of_network_range():
@@ -91,7 +92,7 @@ def test_value_of_network_range():
 
 
 @pytest.mark.parametrize("name", ["imagenet32", "mnist"])
-def test_images_survive_the_way_to_the_networks_range_and_back(name):
+def test_round_trip_of_images_through_the_network_range(name):
     every_value = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
     back = to_images(to_network_range(every_value, RECIPES[name]), RECIPES[name])
     assert np.array_equal(back, every_value[..., : RECIPES[name].channels])
@@ -103,11 +104,13 @@ def test_value_of_joined_classes():
     assert torch.equal(join_classes(maps, one_hot), expected)
 
 
-def test_z_laws():
+def test_moments_of_z():
     random = torch.Generator().manual_seed(0)
     uniform, normal = draw_z(500, RECIPES["imagenet32"], random), draw_z(500, RECIPES["svhn"], random)
-    assert uniform.abs().max() <= 1 and uniform.var().item() == pytest.approx(1 / 3, rel=0.02)  # 128,000 draws
-    assert normal.abs().max() > 3 and normal.var().item() == pytest.approx(1, rel=0.02)
+    assert uniform.abs().max() <= 1
+    assert uniform.var().item() == pytest.approx(1 / 3, rel=0.02)  # 128,000 draws
+    assert normal.abs().max() > 3
+    assert normal.var().item() == pytest.approx(1, rel=0.02)
 
 
 def test_toml_recipe(tmp_path):

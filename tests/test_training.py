@@ -1,4 +1,4 @@
-"""Training: steps against a float64 reference, resume against an undisturbed run, schedules, and what is refused."""
+"""Training: steps against a float64 reference, resume against an uninterrupted run, schedules, and what is refused."""
 
 import dataclasses
 import gc
@@ -35,7 +35,7 @@ from evalkit.images.imageset import load_images
 # -- reference: the same update written out by hand in float64
 
 
-def normalise(x, gain, bias, eps=1e-8):
+def normalize(x, gain, bias, eps=1e-8):
     axes = (0, 2, 3) if x.ndim == 4 else (0,)
     mean = x.mean(axes, keepdim=True)
     variance = ((x - mean) ** 2).mean(axes, keepdim=True)  # biased
@@ -44,12 +44,12 @@ def normalise(x, gain, bias, eps=1e-8):
 
 
 def reference_generator(p, z):
-    x = torch.relu(normalise(z @ p["linears.0.weight"].T, p["linear_norms.0.weight"], p["linear_norms.0.bias"]))
+    x = torch.relu(normalize(z @ p["linears.0.weight"].T, p["linear_norms.0.weight"], p["linear_norms.0.bias"]))
     x = x.view(len(z), -1, 4, 4)
     for i in range(3):
         x = F.conv_transpose2d(x, p[f"deconvs.{i}.weight"], stride=2, padding=2, output_padding=1)
         if i < 2:
-            x = torch.relu(normalise(x, p[f"deconv_norms.{i}.weight"], p[f"deconv_norms.{i}.bias"]))
+            x = torch.relu(normalize(x, p[f"deconv_norms.{i}.weight"], p[f"deconv_norms.{i}.bias"]))
     return torch.tanh(x)
 
 
@@ -57,7 +57,7 @@ def reference_logits(p, x):
     for i in range(3):
         x = F.conv2d(x, p[f"blocks.{i}.conv.weight"], stride=2, padding=2)
         if i > 0:
-            x = normalise(x, p[f"blocks.{i}.norm.weight"], p[f"blocks.{i}.norm.bias"])
+            x = normalize(x, p[f"blocks.{i}.norm.weight"], p[f"blocks.{i}.norm.bias"])
         x = torch.where(x > 0, x, 0.2 * x)
     return x.flatten(1) @ p["out.weight"][0]
 
@@ -138,21 +138,21 @@ def test_which_network_a_minibatch_updates(striped, tmp_path, schedule, moved):
     state = new_state(override(SMALL, {"schedule": schedule}), seed=0, device=torch.device("cpu"))
     minibatches = Minibatches(striped, state.recipe, seed=0, device=torch.device("cpu"))
     training = Trainer(tmp_path, state, minibatches, OPTIONS, precision="float32", made_from={})
-    found = []
+    updated = []
     for t in range(2):
         before = {name: first_weight(state, name).clone() for name in ("generator", "discriminator")}
         training.step(t)
-        found.append(
+        updated.append(
             [
                 name
                 for name in ("generator", "discriminator")
                 if not torch.equal(before[name], first_weight(state, name))
             ]
         )
-    assert found == moved
+    assert updated == moved
 
 
-def test_an_epoch_shows_every_image_once_and_depends_on_the_seed(striped):
+def test_epoch_has_every_image_once_and_depends_on_the_seed(striped):
     minibatches = Minibatches(striped, SMALL, seed=1, device=torch.device("cpu"))
     epoch = np.concatenate([minibatches.rows(t) for t in range(minibatches.batches_per_epoch)])
     assert len(set(epoch)) == len(epoch) == 240 // 32 * 32
@@ -175,7 +175,7 @@ def test_value_of_linear_decay():
 
 
 @pytest.mark.parametrize("schedule", ["alternate", "both"])
-def test_resumed_run_equals_an_undisturbed_one(striped, tmp_path, schedule):
+def test_resumed_run_equals_an_uninterrupted_one(striped, tmp_path, schedule):
     recipe = override(SMALL, {"schedule": schedule})
     whole = train(striped, tmp_path / "whole", recipe, options=OPTIONS)
     train(striped, tmp_path / "parts", dataclasses.replace(recipe, d_updates=2), options=OPTIONS)
@@ -188,7 +188,8 @@ def test_resumed_run_equals_an_undisturbed_one(striped, tmp_path, schedule):
         ]
         for run in ("whole", "parts")
     ]
-    assert without_seconds[0] == without_seconds[1] and len(without_seconds[0]) == 7
+    assert without_seconds[0] == without_seconds[1]
+    assert len(without_seconds[0]) == 7
 
 
 TRAIN_SCRIPT = """
@@ -222,7 +223,7 @@ def train_on(images, run):
     train(load_images(images), run, override(SMALL, {"d_updates": 30}), options=OPTIONS)
 
 
-def test_run_killed_at_ten_random_moments_equals_an_undisturbed_one(striped, tmp_path):
+def test_run_killed_at_ten_random_moments_equals_an_uninterrupted_one(striped, tmp_path):
     whole = train(striped, tmp_path / "whole", override(SMALL, {"d_updates": 30}), options=OPTIONS)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["evalkit.gan.train"])  # so that the moments are of training, not of importing
@@ -321,7 +322,7 @@ def test_checkpoint_of_another_recipe_is_refused(striped, tmp_path):
     assert (tmp_path / "run/checkpoints/d-00000006/manifest.json").is_file()
 
 
-def test_images_that_vanished_are_told(striped, tmp_path):
+def test_missing_images_are_reported(striped, tmp_path):
     train(striped, tmp_path / "run", override(SMALL, {"d_updates": 2}), options=OPTIONS)
     (tmp_path / "striped" / "images.npy").unlink()
     with pytest.raises(ArtifactError, match="images.npy: missing, the manifest says .* make the artifact again"):
@@ -338,14 +339,15 @@ def test_flipped_byte_in_a_checkpoint_is_refused(striped, tmp_path):
         train(striped, tmp_path / "run", override(SMALL, {"d_updates": 9}), options=OPTIONS)
 
 
-def test_loss_that_is_no_number_ends_the_run_before_it_is_saved(striped, tmp_path, monkeypatch):
+def test_nan_loss_stops_the_run_before_it_is_saved(striped, tmp_path, monkeypatch):
     state = new_state(SMALL, seed=0, device=torch.device("cpu"))
     with torch.no_grad():
         state.discriminator.out.weight.fill_(float("nan"))
     monkeypatch.setattr("evalkit.gan.train.new_state", lambda *args, **kwargs: state)
     with pytest.raises(EvalkitError, match="no longer finite after 1 D updates"):
         train(striped, tmp_path / "run", SMALL, options=OPTIONS)
-    assert isinstance(state, TrainingState) and checkpoints(tmp_path / "run") == []
+    assert isinstance(state, TrainingState)
+    assert checkpoints(tmp_path / "run") == []
 
 
 def test_images_that_do_not_fit_are_refused(striped, tmp_path):
