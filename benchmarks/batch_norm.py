@@ -1,10 +1,11 @@
-"""What each batch-norm mode and bf16 do to accuracy: one encoder, the same images and the same label draws.
+"""What each batch-norm mode and bf16 do to accuracy: one encoder, the same images and the same label subsets.
 
     python benchmarks/batch_norm.py CHECKPOINT IMAGES SOURCE_IMAGES WORK [--out benchmarks/results/batch-norm.csv]
 
-CHECKPOINT is a training run's checkpoint, IMAGES a prepared CIFAR-10, SOURCE_IMAGES the images trained on. A sample
-of each split stands for all of it (--train, --test, --source), in feature sets under WORK; a killed run goes on.
-C is chosen on validation rows for each row of the table; `difference` is to `target` in bf16, draw by draw.
+CHECKPOINT is a training run's checkpoint, IMAGES a prepared CIFAR-10, SOURCE_IMAGES the images it was trained on. A
+sample of each split stands for all of it (--train, --test, --source). WORK is a workspace for the image and feature
+sets, so that an interrupted run resumes. C is selected on validation rows for each row of the table; `difference` is to
+`target` in bf16, per label subset.
 """
 
 import argparse
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.artifacts import new_manifest, write_artifact
 from evalkit.encoders import load_encoder
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.protocol import Protocol
@@ -30,35 +30,32 @@ COLUMNS = ["batch_norm", "precision", "dtype", "accuracy_percent", "std", "n", "
 
 
 def sample(images: ImageSet, folder: Path, counts: dict[str, int], order: str) -> ImageSet:
-    """An image set of some rows of each split in `counts`: the first as stored, or a random draw in random order."""
-    settings = {"name": f"{images.name}-sample", "rows": counts, "order": order}
-    with write_artifact(
-        folder / settings["name"], settings=settings, made_from={"images_sha256": images.sha256}
-    ) as artifact:
-        random = np.random.default_rng(0)
-        splits_rows = {name: np.arange(*images.splits[name]) for name in counts}
-        if order == "random":
-            splits_rows = {name: random.permutation(rows) for name, rows in splits_rows.items()}
-        rows = np.concatenate([splits_rows[name][:count] for name, count in counts.items()])
-        np.save(artifact.path / "images.npy", images.images[rows])
-        np.save(artifact.path / "labels.npy", images.labels[rows])
-        ends = np.cumsum([0, *counts.values()]).tolist()
-        splits = {name: [ends[i], ends[i + 1]] for i, name in enumerate(counts)}
-        head = new_manifest("image set", settings=settings, made_from={"images_sha256": images.sha256})
-        artifact.finish(head | {"class_names": list(images.class_names), "splits": splits})
-        target = artifact.target
-    return load_images(target)
+    """An image set of some rows of each split in `counts`: the first as stored, or random rows in random order."""
+    random = np.random.default_rng(0)
+    rows_by_split = {name: np.arange(*images.splits[name]) for name in counts}
+    if order == "random":
+        rows_by_split = {name: random.permutation(rows) for name, rows in rows_by_split.items()}
+    rows = np.concatenate([rows_by_split[name][:count] for name, count in counts.items()])
+    ends = np.cumsum([0, *counts.values()]).tolist()
+    return ImageSet.from_arrays(
+        images.images[rows],
+        images.labels[rows],
+        splits={name: (ends[i], ends[i + 1]) for i, name in enumerate(counts)},
+        name=f"{images.name}-sample",
+        class_names=images.class_names,
+        home=folder,
+    )
 
 
 def accuracies(checkpoint: Path, images: ImageSet, source: ImageSet, work: Path, row: tuple, protocol: Protocol):
-    """The figure, and the test accuracy of each draw in percent."""
+    """The result, and the test accuracy of each label subset in percent."""
     mode, precision, dtype = row
     encoder = load_encoder(str(checkpoint), home=work)
-    encoder = replace(encoder, images_sha256=source.sha256)  # a sample of the images that it was trained on
-    features = extract(images, encoder, work / f"{mode}-{precision}", batch_norm=mode, source_images=source,
+    encoder = replace(encoder, images_sha256=source.sha256)  # a sample of the images it was trained on
+    features = extract(images, encoder, out=work / f"{mode}-{precision}", batch_norm=mode, source_images=source,
                        dtype=dtype, precision=precision)  # fmt: skip
-    found = evaluate(features, protocol, say=print)
-    return found.result, 100 * (found.predictions == found.test_labels).mean(axis=1)
+    evaluation = evaluate(features, protocol)
+    return evaluation.result, 100 * (evaluation.predictions == evaluation.test_labels).mean(axis=1)
 
 
 def main():
@@ -70,7 +67,7 @@ def main():
         ("test", 5000),
         ("source", 10_000),
         ("labels-per-class", 100),
-        ("num_test_subsets", 10),
+        ("num-test-subsets", 10),
     ):
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--order", choices=["random", "stored"], default="random", help="files may be sorted by class")
@@ -80,15 +77,15 @@ def main():
     images = sample(load_images(asked.images), asked.work, {"train": asked.train, "test": asked.test}, asked.order)
     source = load_images(asked.source_images)
     source = sample(source, asked.work, {next(iter(source.splits)): asked.source}, asked.order)
-    protocol = Protocol(asked.labels_per_class, num_test_subsets=asked.repeats, num_selection_subsets=5)
+    protocol = Protocol(asked.labels_per_class, num_test_subsets=asked.num_test_subsets, num_selection_subsets=5)
     table, reference = [], None
     for row in ROWS:
-        figure, by_draw = accuracies(asked.checkpoint, images, source, asked.work, row, protocol)
-        reference = by_draw if reference is None else reference
-        difference = by_draw - reference
-        numbers = [by_draw.mean(), by_draw.std(), len(by_draw), difference.mean(), difference.std(), figure.C]
+        result, by_subset = accuracies(asked.checkpoint, images, source, asked.work, row, protocol)
+        reference = by_subset if reference is None else reference
+        difference = by_subset - reference
+        numbers = [by_subset.mean(), by_subset.std(), len(by_subset), difference.mean(), difference.std(), result.C]
         about = [
-            figure.encoder.split(" (")[0],
+            result.encoder.split(" (")[0],
             asked.order,
             asked.labels_per_class,
             asked.train,
@@ -96,7 +93,7 @@ def main():
             asked.source,
         ]
         numbers = [f"{x:.2f}" if isinstance(x, float) and i < 5 else f"{x:g}" for i, x in enumerate(numbers)]
-        table.append([*row, *numbers, *about, figure.device, figure.versions, figure.date])
+        table.append([*row, *numbers, *about, result.device, result.versions, result.date])
         print(*(f"{name} {value}" for name, value in zip(COLUMNS[:9], table[-1], strict=False)), sep=", ", flush=True)
     with open(asked.out, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])

@@ -21,7 +21,8 @@ import torch
 
 from evalkit.encoders.dcgan import discriminator_encoder
 from evalkit.features.batchnorm import set_statistics
-from evalkit.features.pooling import LayerSelection, feature_columns, join
+from evalkit.features.options import LayerSelection
+from evalkit.features.pooling import feature_columns, join, pool_output
 from evalkit.gan.checkpoint import new_state
 from evalkit.gan.networks import draw_z, to_network_range
 from evalkit.gan.recipes import RECIPES, override
@@ -52,7 +53,7 @@ def features(recipe, device):
     with torch.inference_mode():
         maps = network(step(torch.from_numpy(IMAGES).to(device)), names, None)
     layers = feature_columns({name: each.shape[1:] for name, each in maps.items()}, LayerSelection())
-    return join({name: LayerSelection()(each) for name, each in maps.items()}, layers).cpu().numpy()
+    return join({name: pool_output(each, LayerSelection()) for name, each in maps.items()}, layers).cpu().numpy()
 
 
 def checks(recipe, device):

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from evalkit.features.describe import describe_features as describe_features
     from evalkit.features.exporting import export_features as export_features
     from evalkit.features.extract import extract as extract
+    from evalkit.features.extract import list_layers as list_layers
     from evalkit.features.featureset import FeatureSet as FeatureSet
     from evalkit.features.featureset import load_features as load_features
     from evalkit.features.importing import import_features as import_features
+    from evalkit.features.options import Augmentation as Augmentation
+    from evalkit.features.options import LayerSelection as LayerSelection
     from evalkit.gan.recipes import Recipe as Recipe
     from evalkit.gan.recipes import TrainOptions as TrainOptions
     from evalkit.gan.recipes import load_recipe as load_recipe
@@ -61,11 +64,13 @@ if TYPE_CHECKING:
     from evalkit.workspace import Workspace as Workspace
 
 _HOMES = {
+    "Augmentation": "features.options",
     "DedupOptions": "images.options",
     "FeatureSet": "features.featureset",
     "ImageSet": "images.imageset",
     "ImportOptions": "pretrained",
     "L2SVM": "probes.l2svm",
+    "LayerSelection": "features.options",
     "PrepareOptions": "images.options",
     "Protocol": "evaluation.protocol",
     "Recipe": "gan.recipes",
@@ -94,6 +99,7 @@ _HOMES = {
     "latent_walk": "latent.samples",
     "list_datasets": "images.datasets",
     "list_pretrained": "pretrained.registry",
+    "list_layers": "features.extract",
     "load_encoder": "encoders",
     "load_features": "features.featureset",
     "load_images": "images.imageset",

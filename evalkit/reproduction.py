@@ -12,7 +12,7 @@ import pandas as pd
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.measure import is_measured, measure
 from evalkit.evaluation.protocol import REPRODUCTIONS, Protocol
-from evalkit.features.extract import extract_features
+from evalkit.features.extract import extract
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.gan.recipes import TrainOptions
 from evalkit.gan.train import train_gan
@@ -67,7 +67,7 @@ def reproduce(
         options = TrainOptions(device=device)
         encoder = str(train_gan(images, table.recipe, home=workspace, options=options, download=download))
     for each in (encoder, *(table.baselines if baselines else ())):
-        features = extract_features(workspace, dataset, each, device=device, download=download, say=logger.info)
+        features = extract(dataset, each, home=workspace, device=device, download=download)
         path = workspace.path_of(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
         for labels_per_class in table.labels_per_class:
             protocol = Protocol(labels_per_class=labels_per_class)

@@ -11,9 +11,10 @@ from evalkit.encoders.encoder import Preprocessing
 from evalkit.encoders.module import HookedNetwork
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.batchnorm import MODES
-from evalkit.features.encoder_setup import list_layers
+from evalkit.features.encoder_setup import layer_table
 from evalkit.features.extract import extract
-from evalkit.features.pooling import LayerSelection, pool_to_grid
+from evalkit.features.options import LayerSelection
+from evalkit.features.pooling import pool_output, pool_to_grid
 
 CPU = {"device": "cpu", "precision": "float32"}
 
@@ -24,7 +25,7 @@ def own(module, preprocessing=None, **about):
 
 
 def rows(images, encoder, folder, selection=LayerSelection(), **options):
-    return extract(images, encoder, folder, layer_selection=selection, dtype="float32", **CPU | options).features
+    return extract(images, encoder, out=folder, layers=selection, dtype="float32", **CPU | options).features
 
 
 def as_input(images):
@@ -74,7 +75,7 @@ def test_reference_resizing_is_that_of_torchvision():
 
 
 def test_manifest_has_the_preprocessing(striped, tmp_path):
-    features = extract(striped, own(nn.Flatten(), Preprocessing(range=(-1, 1))), tmp_path / "f", **CPU)
+    features = extract(striped, own(nn.Flatten(), Preprocessing(range=(-1, 1))), out=tmp_path / "f", **CPU)
     expected = {"size": None, "resize": False, "channels": 3, "range": [-1, 1], "mean": [0.0], "std": [1.0]}
     assert features.manifest["preprocessing"] == expected
 
@@ -84,17 +85,17 @@ def test_manifest_has_the_preprocessing(striped, tmp_path):
 
 def test_value_of_average_pooling_and_of_whole_maps():
     ascending = torch.arange(16.0).view(1, 1, 4, 4)
-    assert LayerSelection(pool_size=2, pool="average")(ascending).tolist() == [[2.5, 4.5, 10.5, 12.5]]
-    assert LayerSelection(pool_size=2, pool="none")(ascending).tolist() == [list(range(16))]
-    assert LayerSelection(pool_size=8)(ascending).tolist() == [
+    assert pool_output(ascending, LayerSelection(pool_size=2, pool="average")).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+    assert pool_output(ascending, LayerSelection(pool_size=2, pool="none")).tolist() == [list(range(16))]
+    assert pool_output(ascending, LayerSelection(pool_size=8)).tolist() == [
         list(range(16))
     ]  # no cell is repeated to fill a larger grid
 
 
 def test_value_of_tokens():
     tokens = torch.tensor([[[1.0, 2], [3, 6]]])
-    assert LayerSelection(tokens="class")(tokens).tolist() == [[1, 2]]
-    assert LayerSelection()(tokens).tolist() == [[2, 4]]
+    assert pool_output(tokens, LayerSelection(tokens="class")).tolist() == [[1, 2]]
+    assert pool_output(tokens, LayerSelection()).tolist() == [[2, 4]]
 
 
 def test_reference_layer_outputs_are_those_before_later_layers_overwrite_them(striped, tmp_path):
@@ -173,9 +174,9 @@ def test_reference_batch_mode_normalises_each_128_images_of_a_split(striped, tmp
 
 def test_name_of_the_features_says_what_differs_from_the_default(striped, tmp_path):
     selection = LayerSelection(("bn1", "bn2"), pool_size=2, pool="average")
-    features = extract(striped, own(TwoBlocks()), tmp_path / "f", layer_selection=selection, batch_norm="target", **CPU)
-    assert features.encoder == "own (target batch norm, bn1+bn2, grid 2, average pooled)"
-    plain = extract(striped, own(TwoBlocks()), tmp_path / "g", **CPU)
+    features = extract(striped, own(TwoBlocks()), out=tmp_path / "f", layers=selection, batch_norm="target", **CPU)
+    assert features.encoder == "own (target batch norm, bn1+bn2, pool size 2, average pooled)"
+    plain = extract(striped, own(TwoBlocks()), out=tmp_path / "g", **CPU)
     assert plain.encoder == "own"
     assert [(x.name, x.length) for x in plain.layers] == [("output", 5)]
 
@@ -215,7 +216,7 @@ def test_value_of_maps_with_channels_last(striped, tmp_path, only):
     module = BothLayouts(only=only)
     names = ("conv", "back", "forth", "fixed")
     features = extract(
-        striped, own(module), tmp_path / "f", layer_selection=LayerSelection(names, pool_size=2), dtype="float32", **CPU
+        striped, own(module), out=tmp_path / "f", layers=LayerSelection(names, pool_size=2), dtype="float32", **CPU
     )
     assert [(x.name, x.channels, x.grid, x.channels_last) for x in features.layers] == [
         ("conv", 5, 2, False), ("back", 5, 2, True), ("forth", 5, 2, False), ("fixed", 5, 2, True)
@@ -231,15 +232,15 @@ def test_value_of_maps_with_channels_last(striped, tmp_path, only):
 def test_maps_with_as_many_channels_as_rows_need_growth_or_the_layout_option(striped, tmp_path):
     """8 channels of 8 x 8: growth tells the axes apart; if the network takes one size, only `layout` can."""
     names = ("conv", "back")
-    grown = extract(striped, own(BothLayouts(channels=8)), tmp_path / "a", layer_selection=LayerSelection(names), **CPU)
+    grown = extract(striped, own(BothLayouts(channels=8)), out=tmp_path / "a", layers=LayerSelection(names), **CPU)
     assert [layer.channels_last for layer in grown.layers] == [False, True]
     one = BothLayouts(channels=8, only=32)
     assert not any(
         x.channels_last
-        for x in extract(striped, own(one), tmp_path / "b", layer_selection=LayerSelection(names), **CPU).layers
+        for x in extract(striped, own(one), out=tmp_path / "b", layers=LayerSelection(names), **CPU).layers
     )
     stated = extract(
-        striped, own(one), tmp_path / "c", layer_selection=LayerSelection(("back",), layout="channels-last"), **CPU
+        striped, own(one), out=tmp_path / "c", layers=LayerSelection(("back",), layout="channels-last"), **CPU
     )
     assert stated.layers[0].channels_last
     assert stated.encoder == "own (back, channels-last)"
@@ -249,7 +250,7 @@ def test_maps_with_as_many_channels_as_rows_need_growth_or_the_layout_option(str
 def test_layers_of_swin_have_channels_last(monkeypatch, tmp_path):
     monkeypatch.setattr("evalkit.encoders.hub._SIZE", 64)
     encoder = load_encoder("torchvision:swin_t", home=tmp_path)
-    listed = list_layers(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), LayerSelection())
+    listed = layer_table(encoder, torch.zeros(2, 64, 64, 3, dtype=torch.uint8), LayerSelection())
     found = {layer.name: (shape, layer.channels, layer.channels_last) for layer, shape, _ in listed}
     assert found["features.0.0"] == ((96, 16, 16), 96, False)  # the convolution that makes patches
     assert found["features.1"] == ((16, 16, 96), 96, True)
@@ -309,12 +310,12 @@ def test_numbers_too_large_for_float16_are_refused(striped, tmp_path):
     with torch.no_grad():
         module[1].weight.fill_(1e3)
     with pytest.raises(ArtifactError, match=r"is inf as float16; .* \(--dtype float32\)"):
-        extract(striped, own(module), tmp_path / "f", **CPU)
+        extract(striped, own(module), out=tmp_path / "f", **CPU)
 
 
 def test_images_of_another_size_are_refused(striped, tmp_path):
     with pytest.raises(EvalkitError, match="own takes images of 64x64, these are 32x32; prepare them with --size 64"):
-        extract(striped, own(nn.Flatten(), Preprocessing(size=64)), tmp_path / "f", **CPU)
+        extract(striped, own(nn.Flatten(), Preprocessing(size=64)), out=tmp_path / "f", **CPU)
     assert_refused(striped, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "own: fails on 8 images of 32x32", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Features: pooling by hand, against plain numpy, batch-norm statistics, resume, provenance."""
+"""Features: pooling by hand, features against plain NumPy, batch-norm statistics, resuming, provenance."""
 
 import os
 import socket
@@ -19,12 +19,12 @@ from evalkit.encoders.dcgan import preprocessing_of
 from evalkit.encoders.module import HookedNetwork
 from evalkit.encoders.shallow import pixels_encoder
 from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.features.augmentation import Augmentation
 from evalkit.features.batchnorm import set_statistics, statistics
 from evalkit.features.extract import _BATCH as BATCH
 from evalkit.features.extract import extract
 from evalkit.features.featureset import load_features
-from evalkit.features.pooling import LayerSelection, feature_columns, join, pool_to_grid
+from evalkit.features.options import Augmentation, LayerSelection
+from evalkit.features.pooling import feature_columns, join, pool_output, pool_to_grid
 from evalkit.features.writer import recorded
 from evalkit.gan.networks import build_networks, to_network_range
 from evalkit.gan.recipes import RECIPES
@@ -34,7 +34,7 @@ from evalkit.workspace import Workspace
 PIXELS = pixels_encoder()
 
 
-# -- pooling and layout
+# -- pooling and columns
 
 
 def test_value_of_pooling_an_8x8_map():
@@ -50,12 +50,12 @@ def test_value_of_pooling_a_map_that_the_grid_does_not_divide():
     assert pool_to_grid(ascending, 4).view(4, 4)[:, 3].tolist() == [13, 27, 41, 48]
 
 
-def test_pinned_layout_of_the_paper():
-    taps = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().layer_outputs(torch.zeros(1, 3, 32, 32))
-    layers = feature_columns({name: tap.shape[1:] for name, tap in taps.items()}, LayerSelection())
+def test_pinned_columns_of_the_papers_networks():
+    outputs = build_networks(RECIPES["imagenet32"], seed=0)[1].eval().layer_outputs(torch.zeros(1, 3, 32, 32))
+    layers = feature_columns({name: output.shape[1:] for name, output in outputs.items()}, LayerSelection())
     assert [layer.length for layer in layers] == [2048, 2048, 4096, 4096, 8192, 8192]
     assert layers[-1].offset + layers[-1].length == 28_672
-    assert [taps[layer.name].shape[2] // 4 for layer in layers] == [8, 4, 4, 2, 2, 1]  # the windows
+    assert [outputs[layer.name].shape[2] // 4 for layer in layers] == [8, 4, 4, 2, 2, 1]  # the windows
     svhn = build_networks(RECIPES["svhn"], seed=0)[1].eval().layer_outputs(torch.zeros(1, 3, 32, 32))
     assert (
         sum(layer.length for layer in feature_columns({k: v.shape[1:] for k, v in svhn.items()}, LayerSelection()))
@@ -68,11 +68,11 @@ def test_value_of_concatenation_is_map_by_map_layer_by_layer():
     second = torch.tensor([[[[9.0, 8], [7, 6]]]])
     layers = feature_columns({"a": (2, 2, 2), "b": (1, 2, 2), "c": (3,)}, LayerSelection(pool_size=2))
     outputs = {"a": first, "b": second, "c": torch.tensor([[-1.0, -2, -3]])}
-    rows = join({name: LayerSelection(pool_size=2)(output) for name, output in outputs.items()}, layers)
+    rows = join({name: pool_output(output, LayerSelection(pool_size=2)) for name, output in outputs.items()}, layers)
     assert rows.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 7, 6, -1, -2, -3]]
 
 
-# -- reference: the whole way in plain numpy
+# -- reference: the features in plain NumPy
 
 
 def convolve(x, weight, stride):
@@ -107,7 +107,7 @@ def test_reference_features_with_target_statistics(striped, tmp_path):
     with torch.no_grad():  # gains and biases that would show a mistake in folding
         for norm in encoder.network.discriminator.batch_norms().values():
             norm.bias.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
-    features = extract(striped, encoder, tmp_path / "features", dtype="float32", **CPU)
+    features = extract(striped, encoder, out=tmp_path / "features", dtype="float32", **CPU)
     expected = numpy_features(random_encoder_like(encoder), striped.split("train"), striped.images)
     # float32 through six layers whose inputs are normalised to about 1
     np.testing.assert_allclose(features.features, expected, rtol=0, atol=2e-4)
@@ -118,29 +118,34 @@ def random_encoder_like(encoder):
     return encoder.network.discriminator.cpu()
 
 
-def test_reference_features_averaged_over_views(striped, tmp_path):
+def test_reference_features_averaged_over_augmented_copies(striped, tmp_path):
     encoder = random_encoder()
     d, training, images = encoder.network.discriminator, np.array(striped.training), np.array(striped.images[:40])
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     corners = [padded[:, y : y + 32, x : x + 32] for y in (0, 4) for x in (0, 4)]
-    for views, copies, said in (
+    for augmentation, copies, variant in (
         (Augmentation(hflip=True), [images], "with mirror image"),
         (Augmentation(hflip=True, shift=2), [images, *corners], "shifted by 2, with mirror image"),
     ):
-        found = extract(striped, encoder, tmp_path / "features", augmentation=views, dtype="float32", **CPU)
+        averaged = extract(
+            striped, encoder, out=tmp_path / "features", augmentation=augmentation, dtype="float32", **CPU
+        )
         copies = [*copies, *(copy[:, :, ::-1] for copy in copies)]
         expected = np.mean([numpy_features(d, training, copy) for copy in copies], axis=0)
-        np.testing.assert_allclose(found.features[:40], expected, rtol=1e-4, atol=1e-5)
-        assert found.encoder == f"random:tiny ({said})"
-    alone = extract(striped, encoder, tmp_path / "features", **CPU)  # in the same place: made anew
-    assert alone.encoder == "random:tiny" and not np.array_equal(alone.features, found.features)
+        np.testing.assert_allclose(averaged.features[:40], expected, rtol=1e-4, atol=1e-5)
+        assert averaged.encoder == f"random:tiny ({variant})"
+    alone = extract(
+        striped, encoder, out=tmp_path / "features", **CPU
+    )  # another variant in the same directory replaces it
+    assert alone.encoder == "random:tiny"
+    assert not np.array_equal(alone.features, averaged.features)
 
 
-def test_shifts_that_cannot_be_are_refused(striped, tmp_path):
+def test_impossible_shifts_are_refused(striped, tmp_path):
     with pytest.raises(EvalkitError, match="shift = -1, expected a number of pixels"):
         Augmentation(shift=-1)
     with pytest.raises(EvalkitError, match="shift = 32, expected less than the images' 32 pixels"):
-        extract(striped, random_encoder(), tmp_path / "features", augmentation=Augmentation(shift=32), **CPU)
+        extract(striped, random_encoder(), out=tmp_path / "features", augmentation=Augmentation(shift=32), **CPU)
     assert not list(tmp_path.rglob("statistics.safetensors"))  # nothing was computed for it
 
 
@@ -158,8 +163,8 @@ def test_a_norm_used_twice_averages_both_uses(striped):
     set_statistics(network, images, preprocessing=preprocessing_of(TINY), **where)
     batches = [to_network_range(torch.from_numpy(np.array(p)), TINY) for p in (images[:128], images[128:])]
     expected = sum((1 + 3) * batch.mean((0, 2, 3)) for batch in batches) / 4
-    found = {name: value for name, value in statistics(network).items() if name.endswith("mean")}
-    torch.testing.assert_close(next(iter(found.values())), expected, rtol=1e-5, atol=1e-6)
+    means = {name: value for name, value in statistics(network).items() if name.endswith("mean")}
+    torch.testing.assert_close(next(iter(means.values())), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_norm_the_network_does_not_use_keeps_its_buffers(striped):
@@ -178,13 +183,14 @@ def test_a_norm_the_network_does_not_use_keeps_its_buffers(striped):
     set_statistics(network, striped.images[:128], preprocessing=preprocessing_of(TINY), **where)
     batch = to_network_range(torch.from_numpy(np.array(striped.images[:128])), TINY)
     torch.testing.assert_close(network.module.norm.running_mean, batch.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
-    assert network.module.spare.running_mean.tolist() == [7, 7, 7] and network.module.spare.momentum == 0.3
+    assert network.module.spare.running_mean.tolist() == [7, 7, 7]
+    assert network.module.spare.momentum == 0.3
     assert not network.module.norm.track_running_stats
 
 
 def test_bfloat16_features_stay_near_float32(striped, tmp_path):
-    whole = extract(striped, random_encoder(), tmp_path / "a", **CPU).features.astype(np.float32)
-    half = extract(striped, random_encoder(), tmp_path / "b", device="cpu", precision="bfloat16").features
+    whole = extract(striped, random_encoder(), out=tmp_path / "a", **CPU).features.astype(np.float32)
+    half = extract(striped, random_encoder(), out=tmp_path / "b", device="cpu", precision="bfloat16").features
     # bf16 keeps 8 bits; the error of six layers stays within a few units in the last place of values of about 1
     assert np.abs(half.astype(np.float32) - whole).mean() < 0.02
 
@@ -218,21 +224,24 @@ def trained(striped, tmp_path):
 def test_batch_norm_modes_differ_and_source_is_checked(striped, trained, tmp_path):
     encoder = load_encoder("tiny", home=trained)
     assert encoder.name == "tiny@2"
-    target = extract(striped, encoder, tmp_path / "target", **CPU)
-    running = extract(striped, load_encoder("latest", home=trained), tmp_path / "running", batch_norm="running", **CPU)
+    target = extract(striped, encoder, out=tmp_path / "target", **CPU)
+    running = extract(
+        striped, load_encoder("latest", home=trained), out=tmp_path / "running", batch_norm="running", **CPU
+    )
     source = extract(
         striped,
         load_encoder("latest", home=trained),
-        tmp_path / "source",
+        out=tmp_path / "source",
         batch_norm="source",
         source_images=striped,
         **CPU,
     )
     assert np.array_equal(source.features, target.features)  # trained on the same images
     assert np.abs(running.features[:, -512:].astype(float) - target.features[:, -512:]).mean() > 0.05
-    assert running.encoder == "tiny@2 (running batch norm)" and target.encoder == "tiny@2"
+    assert running.encoder == "tiny@2 (running batch norm)"
+    assert target.encoder == "tiny@2"
     with pytest.raises(EvalkitError, match="needs the images it was trained on, found none given"):
-        extract(striped, encoder, tmp_path / "none", batch_norm="source", **CPU)
+        extract(striped, encoder, out=tmp_path / "none", batch_norm="source", **CPU)
 
 
 EXTRACT_SCRIPT = """
@@ -244,13 +253,13 @@ import evalkit.features.extract as module, evalkit.features.writer as rows
 from helpers import CPU, random_encoder
 from evalkit.images.imageset import load_images
 module._BATCH["cpu"] = rows._RECORD_EVERY = 8
-module.extract(load_images(Path({images!r})), random_encoder(), Path({target!r}), **CPU)
+module.extract(load_images(Path({images!r})), random_encoder(), out=Path({target!r}), **CPU)
 """
 
 
-def test_killed_extraction_equals_an_undisturbed_one(striped, tmp_path, monkeypatch):
+def test_a_killed_extraction_that_resumes_equals_an_uninterrupted_one(striped, tmp_path, monkeypatch):
     monkeypatch.setitem(BATCH, "cpu", 8)
-    whole = extract(striped, random_encoder(), tmp_path / "whole", **CPU)
+    whole = extract(striped, random_encoder(), out=tmp_path / "whole", **CPU)
     target = tmp_path / "killed"
     script = EXTRACT_SCRIPT.format(
         tests=str(Path(__file__).parent), images=str(tmp_path / "striped"), target=str(target)
@@ -263,15 +272,15 @@ def test_killed_extraction_equals_an_undisturbed_one(striped, tmp_path, monkeypa
     process.wait()
     done = sum(end - first for first, end in recorded(record.parent))
     assert 0 < done < 360
-    resumed = extract(striped, random_encoder(), target, **CPU)
+    resumed = extract(striped, random_encoder(), out=target, **CPU)
     assert resumed.sha256 == whole.sha256
     assert {path.name for path in target.iterdir()} == {*whole.manifest["files"], "manifest.json"}
 
 
 def test_two_processes_write_the_same_files_as_one(striped, tmp_path, monkeypatch):
-    """Batches, statistics' too, are shared by turns."""
+    """The processes take turns at the batches, those of the statistics included."""
     monkeypatch.setitem(BATCH, "cpu", 8)
-    whole = extract(striped, random_encoder(), tmp_path / "whole", **CPU)
+    whole = extract(striped, random_encoder(), out=tmp_path / "whole", **CPU)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -290,47 +299,47 @@ def test_two_processes_write_the_same_files_as_one(striped, tmp_path, monkeypatc
 
 
 def test_finished_extraction_is_not_repeated_but_other_weights_are(striped, tmp_path):
-    first = extract(striped, random_encoder(), tmp_path / "features", **CPU)
-    again = extract(striped, random_encoder(), tmp_path / "features", **CPU)
+    first = extract(striped, random_encoder(), out=tmp_path / "features", **CPU)
+    again = extract(striped, random_encoder(), out=tmp_path / "features", **CPU)
     assert first.manifest["created"] == again.manifest["created"]
-    other = extract(striped, random_encoder(seed=1), tmp_path / "features", **CPU)
+    other = extract(striped, random_encoder(seed=1), out=tmp_path / "features", **CPU)
     assert other.sha256 != first.sha256
 
 
 def test_changed_weights_are_noticed(striped, trained, tmp_path):
     encoder = load_encoder("tiny", home=trained)
-    extract(striped, encoder, tmp_path / "features", **CPU)
+    extract(striped, encoder, out=tmp_path / "features", **CPU)
     assert load_features(tmp_path / "features").weights_sha256 == encoder.sha256
     Path(encoder.weights).write_bytes(b"other weights")
     with pytest.raises(EvalkitError, match="no longer the weights these features were made with"):
         load_features(tmp_path / "features")
 
 
-def test_kept_statistics_are_those_used(striped, tmp_path):
+def test_stored_statistics_are_those_used(striped, tmp_path):
     encoder = random_encoder()
-    extract(striped, encoder, tmp_path / "features", **CPU)
-    kept = load_file(tmp_path / "features" / "statistics.safetensors")
-    assert list(kept) == sorted(statistics(encoder.network))
+    extract(striped, encoder, out=tmp_path / "features", **CPU)
+    stored = load_file(tmp_path / "features" / "statistics.safetensors")
+    assert list(stored) == sorted(statistics(encoder.network))
     where = {"precision": "float32", "device": torch.device("cpu"), "progress": False}
     set_statistics(encoder.network, striped.split("train"), preprocessing=preprocessing_of(TINY), **where)
-    assert torch.equal(kept["conv6.mean"], statistics(encoder.network)["conv6.mean"])
+    assert torch.equal(stored["conv6.mean"], statistics(encoder.network)["conv6.mean"])
 
 
 def test_value_of_pixel_features(striped, tmp_path):
-    pixels = extract(striped, PIXELS, tmp_path / "pixels", dtype="float32", **CPU)
+    pixels = extract(striped, PIXELS, out=tmp_path / "pixels", dtype="float32", **CPU)
     np.testing.assert_allclose(pixels.features, striped.images.reshape(360, -1) / 255, rtol=1e-6)
 
 
-def test_features_that_are_no_numbers_are_refused(striped, tmp_path):
+def test_features_that_are_nan_are_refused(striped, tmp_path):
     encoder = random_encoder()
     with torch.no_grad():
         encoder.network.discriminator.blocks[5].conv.weight.fill_(float("inf"))
     with pytest.raises(EvalkitError, match="layer conv6 gives nan, expected finite numbers; the weights"):
-        extract(striped, encoder, tmp_path / "features", **CPU)
+        extract(striped, encoder, out=tmp_path / "features", **CPU)
 
 
-def test_feature_file_cut_short_is_refused(striped, tmp_path):
-    extract(striped, PIXELS, tmp_path / "pixels", **CPU)
+def test_a_truncated_feature_file_is_refused(striped, tmp_path):
+    extract(striped, PIXELS, out=tmp_path / "pixels", **CPU)
     path = tmp_path / "pixels" / "features.npy"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="features.npy: .* bytes, the manifest says"):
@@ -348,6 +357,7 @@ def test_encoders_that_do_not_exist_are_refused(tmp_path):
 
 def test_a_checkpoint_by_its_number_of_updates_is_that_one_of_the_run(trained):
     encoder = load_encoder("tiny@2", home=trained)
-    assert encoder.name == "tiny@2" and encoder.sha256 == load_encoder("tiny", home=trained).sha256
+    assert encoder.name == "tiny@2"
+    assert encoder.sha256 == load_encoder("tiny", home=trained).sha256
     with pytest.raises(ArtifactError, match="tiny: no checkpoint after 3 D updates; it has 2"):
         load_encoder("tiny@3", home=trained)

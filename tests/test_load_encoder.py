@@ -21,14 +21,14 @@ from evalkit.cli import main
 from evalkit.encoders import ENCODERS
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.features.extract import extract
-from evalkit.features.pooling import LayerSelection
+from evalkit.features.options import LayerSelection
 
 CPU = {"device": "cpu", "precision": "float32"}
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def rows(images, encoder, folder, selection=LayerSelection(), **options):
-    return extract(images, encoder, folder, layer_selection=selection, dtype="float32", **CPU | options).features
+    return extract(images, encoder, out=folder, layers=selection, dtype="float32", **CPU | options).features
 
 
 def as_input(images):
@@ -277,7 +277,7 @@ def test_the_ten_lines_in_the_readme_are_an_encoder(striped, tmp_path):
     run += ["--encoder", f"{tmp_path / 'mine.py'}:network"]
     listed = CliRunner().invoke(main, [*run, "--list-layers"])
     assert listed.exit_code == 0, listed.output
-    assert re.search(r"\* output +256 x 7 x 7  C H W +4,096\n\* taken: 4,096 features an image", listed.stdout), (
+    assert re.search(r"\* output +256 x 7 x 7  C H W +4,096\n\* selected: 4,096 features per image", listed.stdout), (
         listed.stdout
     )
     assert not (tmp_path / "features").exists()
@@ -334,7 +334,7 @@ def test_a_program_with_a_fixed_number_of_images_is_refused(striped, tmp_path):
     exported = torch.export.export(nn.Conv2d(3, 2, 3), (torch.zeros(1, 3, 32, 32),))
     torch.export.save(exported, tmp_path / "one.pt2")
     with pytest.raises(EvalkitError, match="one.pt2: fails on 8 images .* expected a network for any number of image"):
-        extract(striped, load_encoder(str(tmp_path / "one.pt2"), home=tmp_path), tmp_path / "f", **CPU)
+        extract(striped, load_encoder(str(tmp_path / "one.pt2"), home=tmp_path), out=tmp_path / "f", **CPU)
 
 
 def test_pickles_in_an_exported_program_are_refused_before_they_run(tmp_path):

@@ -257,11 +257,15 @@ def test_arrays_of_another_kind_are_refused(svhn, workspace, monkeypatch, array,
 def test_a_release_has_no_running_statistics(svhn, workspace, striped, tmp_path):
     import_weights([svhn], home=workspace, options=ImportOptions(layers="conv1,conv2"))
     name = "pretrained:dcgan-svhn-conv1to2"
-    features = extract(striped, load_encoder(name, home=workspace), tmp_path / "features", device="cpu")
+    features = extract(striped, load_encoder(name, home=workspace), out=tmp_path / "features", device="cpu")
     assert features.features.shape == (360, 16 * (64 + 128))
     assert features.encoder == name
-    with pytest.raises(EvalkitError, match="`running` needs statistics gathered in training, these weights have none"):
-        extract(striped, load_encoder(name, home=workspace), tmp_path / "running", batch_norm="running", device="cpu")
+    with pytest.raises(
+        EvalkitError, match="`running` needs the statistics of the training, and these weights have none"
+    ):
+        extract(
+            striped, load_encoder(name, home=workspace), out=tmp_path / "running", batch_norm="running", device="cpu"
+        )
 
 
 # -- reference: pytorch/examples' DCGAN

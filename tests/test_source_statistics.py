@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from evalkit.cli import main
 from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
-from evalkit.features.extract import extract, extract_features
+from evalkit.features.extract import extract
 from evalkit.gan.recipes import RECIPES, override
 from evalkit.gan.train import TrainOptions, train
 from evalkit.images import load_images
@@ -61,16 +61,16 @@ def test_reference_stored_statistics_give_the_features_of_the_images_trained_on(
     first = next(iter(complete.source_statistics.values()))
     assert first.dtype == torch.float32
     assert not torch.equal(first, first.half().float())
-    expected = extract(other, plain, tmp_path / "a", batch_norm="source", source_images=images, device="cpu")
-    found = extract(other, complete, tmp_path / "b", batch_norm="source", device="cpu")
-    assert np.array_equal(found.features, expected.features)
-    assert found.manifest["made_from"] == expected.manifest["made_from"]
-    target = extract(other, complete, tmp_path / "c", batch_norm="target", device="cpu")
-    assert not np.array_equal(found.features, target.features)
+    expected = extract(other, plain, out=tmp_path / "a", batch_norm="source", source_images=images, device="cpu")
+    given = extract(other, complete, out=tmp_path / "b", batch_norm="source", device="cpu")
+    assert np.array_equal(given.features, expected.features)
+    assert given.manifest["made_from"] == expected.manifest["made_from"]
+    target = extract(other, complete, out=tmp_path / "c", batch_norm="target", device="cpu")
+    assert not np.array_equal(given.features, target.features)
     kept = load_file(tmp_path / "b/statistics.safetensors")
     assert all(torch.equal(kept[name], value) for name, value in complete.source_statistics.items())
     with pytest.raises(EvalkitError, match="pretrained:plain: batch norm `source` needs the images it was trained"):
-        extract(other, plain, tmp_path / "d", batch_norm="source", device="cpu")
+        extract(other, plain, out=tmp_path / "d", batch_norm="source", device="cpu")
 
 
 def test_extract_by_source_statistics_stored_with_the_weights_needs_no_images(striped, other, workspace):
@@ -87,7 +87,7 @@ def test_extract_by_source_statistics_stored_with_the_weights_needs_no_images(st
     assert "holds other pretrained weights (source_statistics" in again.stderr  # those without the statistics
     for path in workspace.path_of("image set", "striped").iterdir():
         path.unlink()
-    features = extract_features(workspace, "other", "pretrained:mine", batch_norm="source", device="cpu")
+    features = extract("other", "pretrained:mine", home=workspace, batch_norm="source", device="cpu")
     assert features.encoder == "pretrained:mine (source batch norm)"
     assert features.manifest["made_from"]["statistics_sha256"] == images.sha256
 

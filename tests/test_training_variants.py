@@ -208,7 +208,7 @@ def test_source_statistics_of_larger_images_are_refused(striped, places, tmp_pat
     )
     encoder = load_encoder(str(checkpoint), home=tmp_path)
     with pytest.raises(EvalkitError, match="batch norm `source` takes images of 32x32, these are 40x36"):
-        extract(striped, encoder, tmp_path / "features", batch_norm="source", source_images=places, device="cpu")
+        extract(striped, encoder, out=tmp_path / "features", batch_norm="source", source_images=places, device="cpu")
 
 
 def test_larger_images_without_crops_are_refused(places):

@@ -1,12 +1,13 @@
-"""How fast is extract beside the usual loop, how near to the machine's matrix peak, and in how much memory?
+"""How fast is `extract` compared with the usual loop and the machine's matrix peak, and how much memory does it take?
 
     python benchmarks/speed/extract.py [--images 8192] [--usual 2048] [--rounds 3] [--device cpu] [--out FILE.csv]
 
-Both take the 28,672 features of the imagenet32 discriminator (random weights, running statistics), in turn, several
-rounds. The usual loop is as tutorials write it: a DataLoader over images with a transform each, eager float32, NCHW,
-forward hooks, max-pooling, .cpu().numpy() and np.concatenate at the end, in memory. Ours is the whole `extract` call:
-trying the encoder, folding, computing, writing to disk, fsync, hashes, manifest. FLOPs are those of the convolutions;
-the peak is the fastest of several bf16 matrix products in the same run. Peak memory is that of a process of its own.
+Both compute the 28,672 features of the imagenet32 discriminator (random weights, running statistics), in turn, for
+several rounds. The usual loop is as tutorials write it: a DataLoader that transforms one image at a time, eager
+float32, NCHW, forward hooks, max-pooling, .cpu().numpy() and np.concatenate at the end, in memory. Ours is the whole
+`extract` call: checking the encoder, folding, computing, writing to disk, fsync, hashes, manifest. FLOPs are those of
+the convolutions; the peak is the fastest of several bf16 matrix products in the same run. Peak memory is measured in a
+separate process.
 """
 
 import argparse
@@ -37,15 +38,14 @@ RECIPE = RECIPES["imagenet32"]
 COLUMNS = ("what", "value", "least", "most", "unit", "images", "device", "torch")
 
 
-def made_images(count):
-    """Noise: the time does not depend on what is on the images."""
+def noise_images(count):
+    """Noise: the time does not depend on the images' content."""
     images = np.random.default_rng(0).integers(0, 256, (count, RECIPE.size, RECIPE.size, 3), dtype=np.uint8)
-    manifest = {"files": {"images.npy": {"sha256": ""}}, "made_from": {}}
-    return ImageSet("noise", images, np.zeros(count, np.int64), ["noise"], {"train": (0, count)}, manifest)
+    return ImageSet.from_arrays(images, name="noise")
 
 
 class Images(Dataset):
-    """As tutorials have it: an image at a time, to a tensor, normalised."""
+    """As tutorials write it: one image at a time, converted to a tensor and normalised."""
 
     def __init__(self, images):
         self.images = images
@@ -76,7 +76,7 @@ def usual(images, device, folder):
 def ours(images, device, folder):
     """Features (N, 28672) float16 on disk."""
     encoder = discriminator_encoder("random", build_networks(RECIPE, seed=0)[1], sha256="")
-    extract(images, encoder, folder / "features", batch_norm="running", device=str(device))
+    extract(images, encoder, out=folder / "features", batch_norm="running", device=str(device))
 
 
 def peak(device, precision):
@@ -98,13 +98,13 @@ def timed(call, device):
 
 
 def run(method, count, device):
-    """Seconds of one run of a method on made images; what it wrote is deleted after that."""
+    """Seconds of one run of a method on synthetic images; what it writes is deleted afterwards."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        images = made_images(count)
+        images = noise_images(count)
         return timed(lambda: method(images, device, Path(folder)), device)
 
 
-def flops_a_image():
+def flops_per_image():
     network = build_networks(RECIPE, seed=0)[1].eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.layer_outputs(torch.zeros(1, RECIPE.channels, RECIPE.size, RECIPE.size))
@@ -112,7 +112,7 @@ def flops_a_image():
 
 
 def peak_memory(which, count, device):
-    """Largest resident memory of a process that imports, makes the images and runs one of the two (MiB)."""
+    """Peak resident memory of a process that imports, makes the images and runs one of the two methods, in MiB."""
     command = [sys.executable, __file__, "--memory-of", which, "--images", str(count), "--device", str(device)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -120,7 +120,7 @@ def peak_memory(which, count, device):
 def measure(asked, device):
     """Rows of the table without the last three columns."""
     methods = {"usual loop": (usual, asked.usual), "evalkit": (ours, asked.images)}
-    precision, flops = resolve_precision("auto", device), flops_a_image()
+    precision, flops = resolve_precision("auto", device), flops_per_image()
     seconds, peaks = {name: [] for name in methods}, []
     for method, _ in methods.values():
         run(method, 256, device)  # warm-up
@@ -133,7 +133,7 @@ def measure(asked, device):
         yield name, statistics.median(rates), min(rates), max(rates), "images/s", count
     ratios = [a / b for a, b in zip(seconds["usual loop"], seconds["evalkit"], strict=True)]
     yield "evalkit / usual loop", statistics.median(ratios), min(ratios), max(ratios), "ratio", asked.images
-    yield "FLOPs an image", flops / 1e6, flops / 1e6, flops / 1e6, "MFLOP", 1
+    yield "FLOPs per image", flops / 1e6, flops / 1e6, flops / 1e6, "MFLOP", 1
     yield f"matrix peak, {precision}", max(peaks) / 1e9, min(peaks) / 1e9, max(peaks) / 1e9, "GFLOP/s", 0
     shares = [100 * flops / each / max(peaks) for each in seconds["evalkit"]]
     yield "evalkit, share of the peak", statistics.median(shares), min(shares), max(shares), "%", asked.images
@@ -146,10 +146,10 @@ def measure(asked, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=8192)
-    parser.add_argument("--usual", type=int, default=2048, help="images of the usual loop, which is slower")
+    parser.add_argument("--usual", type=int, default=2048, help="images for the usual loop, which is slower")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory-of", choices=["usual", "ours"], help="run this one once and print its peak memory")
+    parser.add_argument("--memory-of", choices=["usual", "ours"], help="run this method once and print its peak memory")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/extract-speed.csv"))
     asked = parser.parse_args()
     device = resolve_device(asked.device)

@@ -6,6 +6,7 @@ A transductive SVM (tables 1 and 2 of the paper quote one) is not among them: no
 stays a published one.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import Evaluation
 from evalkit.evaluation.measure import measure, measure_on, quiet
 from evalkit.evaluation.protocol import BASELINES, Baseline, BaselineOptions, Protocol
-from evalkit.features.extract import Say, extract_features
+from evalkit.features.extract import extract
 from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet
 from evalkit.gan.recipes import load_recipe
 from evalkit.images import ImageSet, find_images
 from evalkit.probes.supervised import Search, supervised_cnn
 from evalkit.workspace import Workspace
+
+Say = Callable[[str], None]
 
 
 def run_baseline(
@@ -112,5 +115,5 @@ def _own_features(workspace: Workspace, baseline: Baseline, dataset: str, option
         images = find_images(workspace, dataset, progress=True)
         train_kmeans(images, place, centroids=options.centroids, patches=options.patches)
     encoder = baseline.encoder.format(recipe=options.recipe, dictionary=dictionary)
-    extract_features(workspace, dataset, encoder, device=options.device, say=say)
+    extract(dataset, encoder, home=workspace, device=options.device)
     return str(workspace.latest(FEATURES))

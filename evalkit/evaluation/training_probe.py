@@ -85,7 +85,7 @@ class TrainingProbe:
         """The C chosen and the validation accuracy in percent."""
         target = run / "probe" / "features"
         shutil.rmtree(target, ignore_errors=True)
-        found = extract(self.images, load_encoder(str(checkpoint), home=run), target, device=self._device)
+        found = extract(self.images, load_encoder(str(checkpoint), home=run), out=target, device=self._device)
         fit, validation = found.rows("train"), found.rows("validation")
 
         def score(Cs: Sequence[float]) -> list[float]:

@@ -1,18 +1,16 @@
 """Batch-norm statistics for features: which images normalise the network at inference.
 
-`target` (the paper's release): one pass over the training images of the data set that is evaluated, in batches of
-128, each normalised by itself; per-batch means and biased variances averaged over the batches, then frozen.
-`source`: the same over the images that the network was trained on.
-`running`: the buffers filled during training; in a GAN's they mix in generated images, and where features come from
-a moving average of D they are still D's own.
-`batch`: each batch of 128 images by its own statistics, so that features depend on their neighbours in the data set.
-
-Weights may come with the statistics of the images they were trained on (pretrained.import_weights); `source` needs no
-images then but those that are encoded.
+`target` (the paper's release): one pass over the training images of the evaluated data set in batches of 128, each
+normalised by itself; the per-batch means and biased variances are averaged over the batches and frozen.
+`source`: the same over the images that the network was trained on. Weights may come with these statistics
+(pretrained.import_weights); then the images themselves are not needed.
+`running`: the buffers filled during training. A GAN's also contain generated images, and where features come from a
+moving average of D, they are still those of D itself.
+`batch`: each batch of 128 images by its own statistics, so that features depend on the other images of the batch.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import torch
@@ -20,10 +18,10 @@ from torch import Tensor
 
 from evalkit.batch_statistics import freeze_batch_norms, image_statistics
 from evalkit.encoders.encoder import Network, Preprocessing
+from evalkit.features.options import BatchNormMode
 from evalkit.runtime import Ranks
 
-BatchNormMode = Literal["target", "source", "running", "batch"]
-MODES: tuple[BatchNormMode, ...] = ("target", "source", "running", "batch")
+MODES: tuple[BatchNormMode, ...] = get_args(BatchNormMode)
 
 
 def set_statistics(
@@ -54,27 +52,27 @@ def _nothing(name: str, output: Tensor) -> Tensor:
 
 
 def statistics(network: Network) -> dict[str, Tensor]:
-    """The frozen statistics by name, e.g. "conv2.mean" (maps,) float32."""
-    found = {}
+    """The frozen statistics by name, e.g. "conv2.mean" (channels,) float32."""
+    by_name = {}
     for name, norm in network.batch_norms().items():
         if norm.running_mean is not None and norm.running_var is not None:
-            found[f"{name}.mean"], found[f"{name}.variance"] = norm.running_mean, norm.running_var
-    return found
+            by_name[f"{name}.mean"], by_name[f"{name}.variance"] = norm.running_mean, norm.running_var
+    return by_name
 
 
-def load_statistics(network: Network, found: Mapping[str, Tensor]) -> None:
+def load_statistics(network: Network, by_name: Mapping[str, Tensor]) -> None:
     """Freezes the network's batch norms at statistics as `statistics` returns them."""
-    freeze_batch_norms(network.batch_norms(), found, next(network.parameters()))  # a norm may have no weights
+    freeze_batch_norms(network.batch_norms(), by_name, next(network.parameters()))  # a norm may have no weights
     network.eval()
 
 
 def has_running_statistics(network: Network) -> bool:
-    """Whether training has left statistics in any batch norm: means that are not 0, or variances that are not 1."""
+    """Whether any batch norm has statistics of a training: means that are not 0, or variances that are not 1."""
     pairs = [(norm.running_mean, norm.running_var) for norm in network.batch_norms().values()]
     return any(bool(m.any() or (v != 1).any()) for m, v in pairs if m is not None and v is not None)
 
 
 def normalise_by_batch(network: Network) -> None:
-    """Makes the network's batch norms use the statistics of the batch at hand."""
+    """Makes the network's batch norms use the statistics of each batch."""
     for norm in network.batch_norms().values():
         norm.running_mean = norm.running_var = None

@@ -63,7 +63,8 @@ def concat_features(
     workspace = Workspace.of(home)
     target = Path(out) if out else workspace.path_of(KIND, name or _default_name(sets))
     joined = write_features(content, target, settings=settings, made_from=made_from, replace=replace)
-    workspace.mark_latest(target)
+    if out is None:
+        workspace.mark_latest(target)
     count, length = joined.features.shape
     logger.info("%s x %s features by %s", f"{count:,}", f"{length:,}", joined.encoder)
     return joined.kept_by(workspace)

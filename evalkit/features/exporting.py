@@ -134,7 +134,7 @@ def _safetensors(rows: _Rows, file: BinaryIO) -> None:
     """
     sizes, header, place = [rows.features.nbytes, rows.labels.nbytes], {}, 0
     for name, array, size in zip(("features", "labels"), (rows.features, rows.labels), sizes, strict=True):
-        kind = {"float16": "F16", "float32": "F32", "int64": "I64"}[str(array.dtype)]
+        kind = {"float16": "F16", "float32": "F32", "int64": "I64", "uint8": "U8"}[str(array.dtype)]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [place, place + size]}
         place += size
     texts = {"splits": json.dumps(rows.splits), "class_names": json.dumps(rows.class_names)}

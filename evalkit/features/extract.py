@@ -1,9 +1,14 @@
-"""extract: from an image set and an encoder to a feature set; bounded memory, resumable, one process or many."""
+"""Extract: from images and an encoder to a feature set; bounded memory, resumable, one process or several.
 
+`encoder_setup.py` makes the encoder ready, the loop here runs it over the images, and `writer.py` writes the rows.
+"""
+
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,80 +19,170 @@ from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write
 from evalkit.batch_statistics import STATISTICS_BATCH
 from evalkit.encoders import load_encoder
 from evalkit.encoders.encoder import Encoder
-from evalkit.features.augmentation import Augmentation
-from evalkit.features.batchnorm import BatchNormMode
-from evalkit.features.encoder_setup import ExtractionJob, list_layers, setup_encoder, variant
+from evalkit.errors import EvalkitError
+from evalkit.features.augmentation import augmented
+from evalkit.features.encoder_setup import ExtractionJob, LayerEntry, layer_table, setup_encoder, variant
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
-from evalkit.features.pooling import LayerSelection, join
-from evalkit.features.writer import RowsWriter, batches, create_rows, recorded
-from evalkit.images import find_images, find_images_by_sha256
+from evalkit.features.options import Augmentation, BatchNormMode, ExtractOptions, FeatureType, LayerSelection
+from evalkit.features.pooling import join, pool_output
+from evalkit.features.writer import RowsWriter, batches, create_rows, layout, recorded
+from evalkit.images import as_image_set, find_images_by_sha256
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import describe_device, joined, local_device, resolve_device, resolve_precision
 from evalkit.workspace import Workspace
 
-Say = Callable[[str], None]
-_BATCH = {"cpu": 64, "cuda": 1024}  # images a pass: on a CPU, maps that stay in its cache; no effect on the features
+logger = logging.getLogger(__name__)
+
+_BATCH = {"cpu": 64, "cuda": 1024}  # images; on a CPU, so few that maps stay in its cache; no effect on the features
 
 
 def extract(
-    images: ImageSet,
-    encoder: Encoder,
-    target: Path,
+    images: Any,
+    encoder: Any = "latest",
     *,
-    layer_selection: LayerSelection = LayerSelection(),
-    batch_norm: BatchNormMode | None = None,
-    source_images: ImageSet | None = None,
+    home: Workspace | Path | str | None = None,
+    layers: LayerSelection | Sequence[str] | str = LayerSelection(),
+    batch_norm: BatchNormMode | None = ExtractOptions.batch_norm,
+    source_images: Any = None,
     augmentation: Augmentation = Augmentation(),
-    dtype: str = "float16",
+    dtype: FeatureType = ExtractOptions.dtype,
     device: str = "auto",
     precision: str = "auto",
+    data: Path | str | None = None,
+    download: bool = True,
+    out: Path | str | None = None,
 ) -> FeatureSet:
-    """Features of every image of `images`, written to `target`; an interrupted extraction goes on where it was.
+    """Features of every image of `images` by `encoder`, written to disk; an interrupted extraction resumes.
 
     Under `torchrun` each process takes a share of the images; the arrays are the same, byte for byte.
 
     Args:
-        images: images of a size that the encoder takes.
-        encoder: from `load_encoder`. Its batch norms stay as they are: a copy's are set.
-        target: the feature set's directory. One with equal settings and inputs is returned as it is.
-        taps: which layers, pooled to which grid; by default the paper's.
-        batch_norm: whose statistics normalise: `target`, `source`, `running`, `batch`; None:
-            the encoder's own choice.
-        source_images: the images that the encoder was trained on; `source` needs them, or an encoder that brings
-            their statistics.
-        views: copies of each image whose features are averaged; by default the image alone.
+        images: what `as_image_set` takes: the name or path of an image set, an ImageSet, arrays, a torch Dataset or
+            DataLoader.
+        encoder: what `load_encoder` takes: a name, the path of a run or checkpoint, an `nn.Module`, an Encoder. Its
+            batch norms stay as they are: those of a copy are set.
+        home: the workspace; None: a temporary one that lasts as long as the feature set.
+        layers: names of layers, or a LayerSelection, which also says how they are pooled; by default the paper's.
+        batch_norm: whose statistics normalise: `target`, `source`, `running` or `batch`, see `batchnorm.py`; None: the
+            encoder's own choice.
+        source_images: the images that the encoder was trained on, for batch norm `source`; by default they are looked
+            up in the workspace. Not needed for an encoder that comes with their statistics.
+        augmentation: copies of each image whose features are averaged with its own; by default none.
         dtype: float16 or float32 on disk.
+        device: cpu, cuda, ... or auto.
+        precision: arithmetic of convolutions: float32, bfloat16, or auto.
+        data: the files of a named data set, in place of a download.
+        download: whether missing images and released weights may be downloaded.
+        out: the feature set's directory, in place of DATASET--ENCODER(--VARIANT) in the workspace. A feature set with
+            equal settings and inputs is returned as it is, another one is replaced.
 
     Raises:
         EvalkitError: images of another size, no such layer, outputs that are not finite or depend on the batch.
     """
+    workspace, selection = Workspace.of(home), _as_selection(layers)
+    image_set = as_image_set(images, home=home, data=data, download=download)
+    logger.info("images: %s (%s images)", image_set.name, f"{len(image_set):,}")
+    loaded = _loaded(encoder, workspace, download)
+    if source_images is not None:
+        source_images = as_image_set(source_images, home=home)
+    elif batch_norm == "source":
+        source_images = find_images_by_sha256(workspace, loaded.images_sha256)
+    target = Path(out) if out else _default_target(workspace, image_set, loaded, selection, batch_norm, augmentation)
     with joined(resolve_device(device)) as ranks:
-        where, mode = local_device(resolve_device(device)), batch_norm or encoder.batch_norm
+        where = local_device(resolve_device(device))
         job = ExtractionJob(
-            images=images,
-            encoder=encoder,
-            layer_selection=layer_selection,
+            images=image_set,
+            encoder=loaded,
+            selection=selection,
             augmentation=augmentation,
-            mode=mode if encoder.network.batch_norms() else "",
+            mode=(batch_norm or loaded.batch_norm) if loaded.network.batch_norms() else "",
             source_images=source_images,
             dtype=dtype,
             precision=resolve_precision(precision, where),
             device=where,
             ranks=ranks,
         )
-        # a wrong source of statistics is an error even if the features exist
-        existing = already_built(target, KIND, settings=job.settings, made_from=job.made_from, replace=True)
-        if not ranks.objects(existing is not None)[0]:
-            with _shared_building(target, job) as artifact:
-                network, layers = setup_encoder(job, artifact)
-                hashes = _write_rows(job, network, layers, artifact)
-                if ranks.writes:
-                    _finish(job, layers, artifact, hashes)
-    return load_features(target)
+        features = _run(job, ranks.objects(target)[0])  # without a workspace every process has a target of its own
+    if out is None:
+        workspace.mark_latest(target)
+    return features.kept_by(workspace)
+
+
+def list_layers(
+    encoder: Any = "latest",
+    images: Any = None,
+    *,
+    home: Workspace | Path | str | None = None,
+    layers: LayerSelection | Sequence[str] | str = LayerSelection(),
+    data: Path | str | None = None,
+    download: bool = True,
+) -> list[LayerEntry]:
+    """An encoder's layers in the order in which they are computed, with output shapes and numbers of features.
+
+    Args:
+        encoder: what `load_encoder` takes.
+        images: what `as_image_set` takes; only their size is used, and only if the encoder takes images of any size.
+        home, layers, data, download: as in `extract`.
+
+    Raises:
+        EvalkitError: no such layer, or an encoder for images of any size without `images`.
+    """
+    workspace = Workspace.of(home)
+    loaded = _loaded(encoder, workspace, download)
+    if loaded.preprocessing.size:
+        shape: tuple[int, ...] = (loaded.preprocessing.size, loaded.preprocessing.size, 3)
+    elif images is None:
+        raise EvalkitError(f"{loaded.name}: takes images of any size; give images= to say which")
+    else:
+        shape = as_image_set(images, home=home, data=data, download=download).images.shape[1:]
+    return layer_table(loaded, torch.zeros(2, *shape, dtype=torch.uint8), _as_selection(layers))
+
+
+def _as_selection(layers: LayerSelection | Sequence[str] | str) -> LayerSelection:
+    if isinstance(layers, LayerSelection):
+        return layers
+    return LayerSelection((layers,) if isinstance(layers, str) else tuple(layers))
+
+
+def _loaded(encoder: Any, workspace: Workspace, download: bool) -> Encoder:
+    loaded = load_encoder(encoder, home=workspace, download=download)
+    logger.info("encoder: %s%s", loaded.name, f", {loaded.weights}" if loaded.weights else "")
+    logger.info("images to tensors: %s", loaded.preprocessing.describe())
+    return loaded
+
+
+def _default_target(
+    workspace: Workspace,
+    images: ImageSet,
+    encoder: Encoder,
+    selection: LayerSelection,
+    batch_norm: BatchNormMode | None,
+    augmentation: Augmentation,
+) -> Path:
+    """DATASET--ENCODER(--VARIANT) in the workspace."""
+    parts = [images.name, encoder.name, *variant(encoder, selection, batch_norm, augmentation)]
+    return workspace.path_of(KIND, "--".join(re.sub(r"[^\w.@+-]+", "-", part) for part in parts))
+
+
+def _run(job: ExtractionJob, target: Path) -> FeatureSet:
+    """The feature set at `target`, written by all processes unless it exists."""
+    # wrong source images are an error even if the features exist
+    existing = already_built(target, KIND, settings=job.settings, made_from=job.made_from, replace=True)
+    if not job.ranks.objects(existing is not None)[0]:
+        with _shared_artifact(target, job) as artifact:
+            network, layers = setup_encoder(job, artifact)
+            hashes = _write_rows(job, network, layers, artifact)
+            if job.ranks.writes:
+                _finish(job, layers, artifact, hashes)
+    features = load_features(target)
+    for layer in features.layers:
+        end = layer.offset + layer.length
+        logger.info("%s: %d channels, columns %d to %d", layer.name, layer.channels, layer.offset, end - 1)
+    return features
 
 
 @contextmanager
-def _shared_building(target: Path, job: ExtractionJob) -> Iterator[ArtifactWriter]:
+def _shared_artifact(target: Path, job: ExtractionJob) -> Iterator[ArtifactWriter]:
     """The artifact under construction, opened by the first process for all."""
     inputs = {"settings": job.settings, "made_from": job.made_from}
     if job.ranks.writes:
@@ -104,7 +199,7 @@ def _shared_building(target: Path, job: ExtractionJob) -> Iterator[ArtifactWrite
 def _write_rows(
     job: ExtractionJob, network: nn.Module, layers: list[Layer], artifact: ArtifactWriter
 ) -> dict[str, str]:
-    """Computes this process's share of the rows that are not on disk yet and has them written; returns known hashes."""
+    """Computes and writes this process's share of the rows that are not on disk yet; returns the hashes it knows."""
     if job.ranks.writes:
         create_rows(artifact.path / "features.npy", (len(job.images), sum(x.length for x in layers)), job.dtype)
     job.ranks.wait()
@@ -118,24 +213,24 @@ def _write_rows(
         desc="features",
         disable=None if job.ranks.writes else True,
     )
-    job.ranks.wait()  # no process records rows before all have read what is recorded
+    job.ranks.wait()  # no process records rows before all have read the records
     with torch.inference_mode(), bar, RowsWriter(artifact.path, layers, job.images.name, rank=job.ranks.number) as out:
         for first, end in todo[job.ranks.number :: job.ranks.count]:
-            out.put(_encoded(job, network, layers, job.encoder.preprocessing(job.tensor(first, end))), first)
+            out.put(_encode(job, network, layers, job.encoder.preprocessing(job.tensor(first, end))), first)
             bar.update((end - first) * job.ranks.count)
     job.ranks.wait()
     return out.hashes
 
 
-def _encoded(job: ExtractionJob, network: nn.Module, layers: list[Layer], images: Tensor) -> Tensor:
+def _encode(job: ExtractionJob, network: nn.Module, layers: list[Layer], images: Tensor) -> Tensor:
     """Rows of features, (n, D) in the type on disk, of images in the network's range (n, C, h, w)."""
     by_name, dtype = {layer.name: layer for layer in layers}, getattr(torch, job.dtype)
 
     def reduce(name: str, output: Tensor) -> Tensor:
-        numbers = job.layer_selection(output, channels_last=by_name[name].channels_last)
-        return numbers.to(dtype, copy=True)  # a view could be overwritten by the layers to come
+        numbers = pool_output(output, job.selection, channels_last=by_name[name].channels_last)
+        return numbers.to(dtype, copy=True)  # later layers could overwrite a view
 
-    rows = [join(network(view, list(by_name), reduce), layers) for view in job.augmentation(images)]
+    rows = [join(network(copy, list(by_name), reduce), layers) for copy in augmented(images, job.augmentation)]
     return rows[0] if len(rows) == 1 else torch.stack(rows).float().mean(0).to(dtype)
 
 
@@ -143,70 +238,9 @@ def _finish(job: ExtractionJob, layers: list[Layer], artifact: ArtifactWriter, h
     np.save(artifact.path / "labels.npy", job.images.labels)
     for record in artifact.path.glob("rows-*.txt"):
         record.unlink()
-    about = {
-        "variant": variant(job.encoder, job.layer_selection, job.mode or None, job.augmentation),
+    manifest = new_manifest(KIND, settings=job.settings, made_from=job.made_from) | {
+        "variant": variant(job.encoder, job.selection, job.mode or None, job.augmentation),
         "preprocessing": job.encoder.preprocessing.as_dict(),
         "device": describe_device(job.device),
-        "layers": [layer.as_dict() for layer in layers],
-        "class_names": list(job.images.class_names),
-        "splits": {name: list(rows) for name, rows in job.images.splits.items()},
     }
-    artifact.finish(new_manifest(KIND, settings=job.settings, made_from=job.made_from) | about, hashes=hashes)
-
-
-def extract_features(
-    workspace: Workspace,
-    dataset: str,
-    encoder: str = "latest",
-    *,
-    layer_selection: LayerSelection = LayerSelection(),
-    batch_norm: BatchNormMode | None = None,
-    augmentation: Augmentation = Augmentation(),
-    dtype: str = "float16",
-    device: str = "auto",
-    precision: str = "auto",
-    download: bool = True,
-    say: Say = lambda line: None,
-) -> FeatureSet:
-    """Features of a data set by an encoder, in the workspace as DATASET--ENCODER(--VARIANT)."""
-    images = find_images(workspace, dataset, download=download, progress=True)
-    found = load_encoder(encoder, home=workspace, download=download)
-    say(f"images: {images.name} ({len(images):,} images)")
-    say(f"encoder: {found.name}" + (f", {found.weights}" if found.weights else ""))
-    say(f"images to tensors: {found.preprocessing.describe()}")
-    source = find_images_by_sha256(workspace, found.images_sha256) if batch_norm == "source" else None
-    parts = [images.name, found.name, *variant(found, layer_selection, batch_norm, augmentation)]
-    target = workspace.path_of(KIND, "--".join(re.sub(r"[^\w.@+-]+", "-", part) for part in parts))
-    features = extract(
-        images,
-        found,
-        target,
-        layer_selection=layer_selection,
-        batch_norm=batch_norm,
-        source_images=source,
-        augmentation=augmentation,
-        dtype=dtype,
-        device=device,
-        precision=precision,
-    )
-    workspace.mark_latest(target)
-    return features
-
-
-def encoder_layers(
-    workspace: Workspace,
-    dataset: str,
-    encoder: str,
-    layer_selection: LayerSelection,
-    *,
-    download: bool = True,
-    say: Say = lambda line: None,
-) -> list[tuple[Layer, tuple[int, ...], bool]]:
-    """An encoder's layers for the data set's images (of its own size, where it takes one only): see `list_layers`."""
-    found = load_encoder(encoder, home=workspace, download=download)
-    say(f"encoder: {found.name}; images to tensors: {found.preprocessing.describe()}")
-    if found.preprocessing.size:
-        shape = (found.preprocessing.size, found.preprocessing.size, 3)
-    else:
-        shape = find_images(workspace, dataset, download=download, progress=True).images.shape[1:]
-    return list_layers(found, torch.zeros(2, *shape, dtype=torch.uint8), layer_selection)
+    artifact.finish(manifest | layout(job.images.class_names, job.images.splits, layers), hashes=hashes)

@@ -73,7 +73,8 @@ def import_features(
         read_files = [*paths, *tests, *([split_file] if split_file else [])]
         made_from = {"files": {path.name: sha256_file(path) for path in read_files}}
         features = write_features(content, target, settings=settings, made_from=made_from, replace=replace)
-    workspace.mark_latest(target)
+    if out is None:
+        workspace.mark_latest(target)
     count, length = features.features.shape
     logger.info("%s x %s features, %d classes", f"{count:,}", f"{length:,}", len(features.class_names))
     return features.kept_by(workspace)

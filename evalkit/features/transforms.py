@@ -73,7 +73,8 @@ def _whitener(features: FeatureSet) -> tuple[Transform, list[Layer]]:
 def _write_rows(features: FeatureSet, transform: Transform, artifact: ArtifactWriter) -> None:
     done = artifact.progress.get("rows", 0)
     length = transform(np.asarray(features.features[:1], np.float32)).shape[1]
-    with NpyWriter(artifact.path / "features.npy", (length,), features.features.dtype, rows=done) as writer:
+    dtype = np.result_type(features.features.dtype, np.float16)  # uint8 cannot hold scaled columns
+    with NpyWriter(artifact.path / "features.npy", (length,), dtype, rows=done) as writer:
         for first in range(done, len(features.features), _CHUNK):
             writer.append(transform(np.asarray(features.features[first : first + _CHUNK], np.float32)))
             writer.sync()

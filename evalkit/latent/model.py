@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from evalkit.artifacts import Manifest
 from evalkit.batch_statistics import BatchNorm, batch_statistics, freeze_batch_norms
 from evalkit.errors import EvalkitError
-from evalkit.features.pooling import LayerSelection
+from evalkit.features.options import LayerSelection
+from evalkit.features.pooling import pool_output
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images, to_network_range
 from evalkit.gan.recipes import Recipe
@@ -229,10 +230,11 @@ class FrozenDiscriminator:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """All conv layers max-pooled to 4 x 4 and concatenated, float32 (n, D): the features that results are on."""
-        rows, pool = [], LayerSelection()
+        rows = []
         with torch.no_grad():
             for chunk in self._chunks(images):
-                rows.append(torch.cat([pool(maps) for maps in self._layer_outputs(chunk).values()], dim=1).cpu())
+                pooled = [pool_output(maps, LayerSelection()) for maps in self._layer_outputs(chunk).values()]
+                rows.append(torch.cat(pooled, dim=1).cpu())
         return torch.cat(rows).numpy()
 
     @property

@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from evalkit.features.augmentation import Augmentation
+from evalkit.features.options import Augmentation
 from evalkit.gan.recipes import RECIPES, Recipe
 from evalkit.report.data import ResultWithCard, best_result
 from evalkit.report.tables import images_kind, original

@@ -1,4 +1,4 @@
-"""Feature sets and other tools' files: round trips, an SVM on plain arrays, and each wrong input as one line."""
+"""Importing and exporting features: round trips, an SVM on plain arrays, and a one-line error for each wrong input."""
 
 import json
 import re
@@ -33,13 +33,13 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Every array here is read and written in many pieces."""
+    """Every array here is read and written in many chunks."""
     monkeypatch.setattr(write_module, "_CHUNK_BYTES", 4 * 8 * 7)
 
 
 @pytest.fixture
 def arrays(tmp_path):
-    """(X float32 (40, 8), y (40,) from 0 to 3), also as X.npy and y.npy and with a split's name a row in s.txt."""
+    """(X float32 (40, 8), y (40,) from 0 to 3), also as X.npy and y.npy, and the name of a split per row in s.txt."""
     random = np.random.default_rng(0)
     X, y = random.normal(size=(40, 8)).astype(np.float32), np.tile(np.arange(4), 10)
     np.save(tmp_path / "X.npy", X)
@@ -64,7 +64,8 @@ def test_value_of_imported_rows_in_the_order_of_their_splits(arrays, imported, t
     X, y = arrays
     assert imported.splits == {"train": (0, 30), "test": (30, 40)}
     assert np.array_equal(np.load(tmp_path / "sets/mine/features.npy"), X[order()])  # anybody's numpy opens it
-    assert np.array_equal(imported.labels, y[order()]) and imported.class_names == ["0", "1", "2", "3"]
+    assert np.array_equal(imported.labels, y[order()])
+    assert imported.class_names == ["0", "1", "2", "3"]
     assert (imported.dataset, imported.encoder, imported.features.dtype) == ("mine", "theirs", np.float32)
     assert list((tmp_path / "sets").glob(".import-*")) == []
 
@@ -87,26 +88,31 @@ def test_round_trip_of_exported_sets(arrays, tmp_path, suffix, dtype):
     first = import_features(paths, out=tmp_path / "a", splits=splits, dtype=dtype, **NAMES)
     out = export_features(first, tmp_path / f"out{suffix}")
     again = import_features([out], out=tmp_path / "b", **NAMES)
-    assert again.sha256 == first.sha256 and again.features.dtype == dtype
+    assert again.sha256 == first.sha256
+    assert again.features.dtype == dtype
     assert np.array_equal(again.labels, first.labels)
     assert (again.splits, again.class_names) == (first.splits, first.class_names)
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_reference_other_readers_find_the_same_numbers(imported, tmp_path):
+def test_reference_other_readers_read_the_same_numbers(imported, tmp_path):
     X, y = np.array(imported.features), imported.labels
     with np.load(export_features(imported, tmp_path / "a.npz")) as archive:
-        assert np.array_equal(archive["features"], X) and archive["split"].tolist() == ["train"] * 30 + ["test"] * 10
+        assert np.array_equal(archive["features"], X)
+        assert archive["split"].tolist() == ["train"] * 30 + ["test"] * 10
     table = pq.read_table(export_features(imported, tmp_path / "a.parquet"))
     assert np.array_equal(np.array(table["features"].to_pylist(), np.float32), X)
-    assert table["label"].to_pylist() == y.tolist() and table["split"].to_pylist()[29:31] == ["train", "test"]
+    assert table["label"].to_pylist() == y.tolist()
+    assert table["split"].to_pylist()[29:31] == ["train", "test"]
     with safe_open(export_features(imported, tmp_path / "a.safetensors"), framework="np") as file:
-        assert np.array_equal(file.get_tensor("features"), X) and np.array_equal(file.get_tensor("labels"), y)
+        assert np.array_equal(file.get_tensor("features"), X)
+        assert np.array_equal(file.get_tensor("labels"), y)
         assert json.loads(file.metadata()["splits"]) == {"train": [0, 30], "test": [30, 40]}
     loaded = torch.load(export_features(imported, tmp_path / "a.pt"), weights_only=True)
-    assert np.array_equal(loaded["features"], X) and loaded["splits"]["test"] == [30, 40]
-    found, labels = load_svmlight_file(str(export_features(imported, tmp_path / "a.libsvm", split="test")))
-    np.testing.assert_allclose(found.toarray(), X[30:], rtol=1e-7)  # decimal text of float32
+    assert np.array_equal(loaded["features"], X)
+    assert loaded["splits"]["test"] == [30, 40]
+    rows, labels = load_svmlight_file(str(export_features(imported, tmp_path / "a.libsvm", split="test")))
+    np.testing.assert_allclose(rows.toarray(), X[30:], rtol=1e-7)  # decimal text of float32
     assert np.array_equal(labels, y[30:])
 
 
@@ -115,25 +121,28 @@ def test_names_as_labels_bfloat16_tensors_and_split_arrays(tmp_path):
     X = torch.randn(6, 3, generator=random).bfloat16()
     labels = {"y_train": torch.tensor([1, 2, 1, 2, 1, 2]), "y_test": torch.zeros(2)}
     save_file({"X_train": X, "X_test": X[:2].clone()} | labels, tmp_path / "bundle.safetensors")
-    found = import_features([tmp_path / "bundle.safetensors"], out=tmp_path / "a", **NAMES)
-    assert np.array_equal(found.features[:6], X.float().numpy()) and found.class_names == ["0", "1", "2"]
+    features = import_features([tmp_path / "bundle.safetensors"], out=tmp_path / "a", **NAMES)
+    assert np.array_equal(features.features[:6], X.float().numpy())
+    assert features.class_names == ["0", "1", "2"]
     np.save(tmp_path / "X.npy", X.double().numpy())
     (tmp_path / "y.txt").write_text("dog\ncat\ndog\ncat\ndog\ncat\n")
     pair = [tmp_path / "X.npy", tmp_path / "y.txt"]
-    found = import_features(pair, out=tmp_path / "b", test=pair, **NAMES)
-    assert found.class_names == ["cat", "dog"] and found.labels[:3].tolist() == [1, 0, 1]
-    assert found.splits == {"train": (0, 6), "test": (6, 12)} and found.features.dtype == np.float32
+    features = import_features(pair, out=tmp_path / "b", test=pair, **NAMES)
+    assert features.class_names == ["cat", "dog"]
+    assert features.labels[:3].tolist() == [1, 0, 1]
+    assert features.splits == {"train": (0, 6), "test": (6, 12)}
+    assert features.features.dtype == np.float32
 
 
 def test_splits_as_ranges_leave_other_rows_out(arrays, tmp_path):
     (tmp_path / "s.json").write_text('{"test": [30, 35], "train": [5, 20]}')
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
-    found = import_features(paths, out=tmp_path / "a", splits=tmp_path / "s.json", **NAMES)
-    assert found.splits == {"test": (0, 5), "train": (5, 20)}
-    assert np.array_equal(found.features, arrays[0][[*range(30, 35), *range(5, 20)]])
+    features = import_features(paths, out=tmp_path / "a", splits=tmp_path / "s.json", **NAMES)
+    assert features.splits == {"test": (0, 5), "train": (5, 20)}
+    assert np.array_equal(features.features, arrays[0][[*range(30, 35), *range(5, 20)]])
 
 
-def test_an_interrupted_import_goes_on(arrays, imported, tmp_path, monkeypatch):
+def test_an_interrupted_import_resumes(arrays, imported, tmp_path, monkeypatch):
     calls = iter(range(3))
     monkeypatch.setattr("evalkit.npy.NpyWriter.append", _append_until(calls))
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
@@ -156,33 +165,34 @@ def _append_until(calls):
     return interrupted
 
 
-# -- joined sets
+# -- concatenated sets
 
 
 @pytest.fixture
 def pixels(striped, tmp_path):
     workspace = Workspace(tmp_path / "home")
     return [
-        extract(striped, load_encoder(name, home=workspace), tmp_path / name.partition(":")[0], device="cpu")
+        extract(striped, load_encoder(name, home=workspace), out=tmp_path / name.partition(":")[0], device="cpu")
         for name in ("pixels", "random:digits")
     ]
 
 
-def test_value_of_joined_sets(pixels, tmp_path, monkeypatch):
+def test_value_of_concatenated_sets(pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(write_module, "_CHUNK_BYTES", 1 << 20)
     joined = concat_features(pixels, out=tmp_path / "joined")
     first, second = (each.features.shape[1] for each in pixels)
     assert np.array_equal(joined.features[:, :first], pixels[0].features)
     assert np.array_equal(joined.features[:, first:], pixels[1].features)
     assert [(x.name, x.offset) for x in joined.layers[:2]] == [("pixels", 0), ("conv1", first)]
-    assert joined.encoder == "pixels + random:digits" and joined.splits == pixels[0].splits
+    assert joined.encoder == "pixels + random:digits"
+    assert joined.splits == pixels[0].splits
     assert joined.manifest["made_from"]["images_sha256"] == pixels[0].manifest["made_from"]["images_sha256"]
     twice = concat_features([joined, pixels[1]], out=tmp_path / "twice")
     assert [layer.name for layer in twice.layers[1:3]] == ["1/conv1", "1/conv2"]
     assert twice.features.shape == (360, first + 2 * second)
 
 
-def test_sets_of_other_images_are_not_joined(arrays, imported, pixels, tmp_path, striped):
+def test_sets_of_other_images_are_not_concatenated(arrays, imported, pixels, tmp_path, striped):
     with pytest.raises(EvalkitError, match="mine by theirs and striped by pixels: 40 and 360 rows, expected the same"):
         concat_features([imported, pixels[0]], out=tmp_path / "x")
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
@@ -195,7 +205,7 @@ def test_sets_of_other_images_are_not_joined(arrays, imported, pixels, tmp_path,
     with pytest.raises(EvalkitError, match=r"splits {'train': \(0, 30\).* and {'train': \(0, 20\).*, expected"):
         concat_features([imported, halves], out=tmp_path / "x")
     striped.manifest["files"]["images.npy"]["sha256"] = "0" * 64  # as if of other images
-    elsewhere = extract(striped, load_encoder("pixels", home=tmp_path), tmp_path / "elsewhere", device="cpu")
+    elsewhere = extract(striped, load_encoder("pixels", home=tmp_path), out=tmp_path / "elsewhere", device="cpu")
     with pytest.raises(EvalkitError, match=r"made from different images \([0-9a-f]{12}… and 000000000000…\), expected"):
         concat_features([pixels[0], elsewhere], out=tmp_path / "x")
     with pytest.raises(EvalkitError, match="1 feature set, expected two or more"):
@@ -232,7 +242,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_arrays_are_one_line(arrays, tmp_path, case):
+def test_wrong_arrays_are_one_line_errors(arrays, tmp_path, case):
     options, files, message = WRONG[case]
     for name, content in files.items():
         if isinstance(content, str):
@@ -242,7 +252,8 @@ def test_wrong_arrays_are_one_line(arrays, tmp_path, case):
     paths = [tmp_path / "X.npy", tmp_path / "y.npy"]
     with pytest.raises(EvalkitError, match=message):
         import_features(paths, out=tmp_path / "sets/x", **{"splits": tmp_path / "s.txt"} | options, **NAMES)
-    assert not (tmp_path / "sets/x").exists() and not list((tmp_path / "sets").glob(".import-*"))
+    assert not (tmp_path / "sets/x").exists()
+    assert not list((tmp_path / "sets").glob(".import-*"))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +263,7 @@ def test_wrong_arrays_are_one_line(arrays, tmp_path, case):
         (1e5, "float16", "mine: number 5 of row 22 is inf as float16"),
     ],
 )
-def test_numbers_that_are_not_finite_are_refused(arrays, tmp_path, value, dtype, message):
+def test_values_that_are_not_finite_are_refused(arrays, tmp_path, value, dtype, message):
     X = arrays[0].copy()
     X[order()[22], 5] = value
     np.save(tmp_path / "X.npy", X)
@@ -262,7 +273,7 @@ def test_numbers_that_are_not_finite_are_refused(arrays, tmp_path, value, dtype,
     assert not (tmp_path / "x").exists()
 
 
-def test_files_of_other_forms_are_one_line(arrays, tmp_path):
+def test_files_of_other_formats_are_one_line_errors(arrays, tmp_path):
     def refused(message, *names, **options):
         with pytest.raises(EvalkitError, match=message):
             import_features([tmp_path / name for name in names], out=tmp_path / "x", **options, **NAMES)
@@ -292,7 +303,7 @@ def test_files_of_other_forms_are_one_line(arrays, tmp_path):
     refused("narrow.npy: rows of 7 numbers, expected 8 as in .*X.npy", "X.npy", "y.npy", test=test)
 
 
-def test_other_features_of_that_name_stay(arrays, imported, tmp_path):
+def test_other_features_of_the_same_name_are_kept(arrays, imported, tmp_path):
     np.save(tmp_path / "X.npy", arrays[0] + 1)
     paths, splits = [tmp_path / "X.npy", tmp_path / "y.npy"], tmp_path / "s.txt"
     with pytest.raises(EvalkitError, match="mine: holds another feature set .made from .*; choose another name"):
@@ -302,7 +313,7 @@ def test_other_features_of_that_name_stay(arrays, imported, tmp_path):
     assert replaced.sha256 != imported.sha256
 
 
-def test_exports_that_cannot_be(imported, tmp_path, monkeypatch):
+def test_exports_that_are_refused(imported, tmp_path, monkeypatch):
     with pytest.raises(EvalkitError, match="a.csv: no format of that suffix; choose .npz, .parquet, .libsvm, .saf"):
         export_features(imported, tmp_path / "a.csv")
     with pytest.raises(EvalkitError, match="LIBSVM cannot hold splits; choose one by --split train or test"):
@@ -318,7 +329,7 @@ def test_exports_that_cannot_be(imported, tmp_path, monkeypatch):
 # -- the commands
 
 
-def test_the_commands_of_the_readme_serve_people_who_bring_only_arrays(tmp_path, monkeypatch):
+def test_the_commands_of_the_readme_work_on_plain_arrays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(write_module, "_CHUNK_BYTES", 1 << 20)
     digits = load_digits()
@@ -347,7 +358,7 @@ def test_the_commands_of_the_readme_serve_people_who_bring_only_arrays(tmp_path,
     assert means == [pytest.approx(X.mean(), abs=1e-4)]
 
 
-def test_refusals_of_the_commands(arrays, tmp_path):
+def test_errors_of_the_commands(arrays, tmp_path):
     def run(*arguments):
         return CliRunner().invoke(main, ["--home", str(tmp_path / "home"), "features", *map(str, arguments)])
 
