@@ -1,6 +1,7 @@
-"""The commands as functions over a workspace: each finds its input there, unless told, and puts its output there.
+"""Reproduction: everything that a table of the paper needs, from images to results, as far as it is missing.
 
-What `evalkit reproduce` can reproduce.
+Above images, gan, features and evaluation, whose functions it calls in turn. Not named `reproduce`: a module of that
+name would hide the function `evalkit.reproduce`.
 """
 
 import logging

@@ -20,6 +20,7 @@ from evalkit.errors import EvalkitError
 from evalkit.gan.checkpoint import TrainingState
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images
 from evalkit.gan.recipes import Recipe
+from evalkit.neighbors import NearestNeighbors
 from evalkit.runtime import ALONE, Ranks
 
 COLUMNS = (
@@ -232,11 +233,11 @@ def nearest_sample_distance(generator: Generator, recipe: Recipe, images: np.nda
     pixels = np.asarray(images[chosen])[..., : recipe.channels]
     top, left = ((side - recipe.size) // 2 for side in pixels.shape[1:3])
     real = _flat(pixels[:, top : top + recipe.size, left : left + recipe.size], device)
-    nearest = torch.full((len(real),), torch.inf, device=device)
+    nearest = NearestNeighbors(real)
     for first in range(0, samples, _NND_BATCH):
         drawn = sample(generator, recipe, min(_NND_BATCH, samples - first), seed=_NND_SEED + first)
-        torch.minimum(nearest, torch.cdist(real, _flat(drawn, device)).amin(1), out=nearest)
-    return float(nearest.mean())
+        nearest.update(_flat(drawn, device), torch.arange(first, first + len(drawn), device=device))
+    return float(nearest.distances.clamp_min(0).sqrt().mean())
 
 
 @torch.no_grad()

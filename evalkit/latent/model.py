@@ -265,20 +265,20 @@ def training_images(gan: FrozenGAN, images: Any = None, *, home: Workspace | Pat
     """
     workspace = Workspace.of(home)
     if images is None:
-        found = find_images_by_sha256(workspace, gan.made_from.get("images_sha256", ""))
+        chosen = find_images_by_sha256(workspace, gan.made_from.get("images_sha256", ""))
     else:
-        found = as_image_set(images, home=home)
-    if found is None:
+        chosen = as_image_set(images, home=home)
+    if chosen is None:
         raise EvalkitError(
             f"{gan.name}: the images it was trained on are not in {workspace.home}; name a set: --images"
         )
-    height = found.images.shape[1]
-    if found.images.shape[1:3] != (gan.recipe.size, gan.recipe.size):
+    height = chosen.images.shape[1]
+    if chosen.images.shape[1:3] != (gan.recipe.size, gan.recipe.size):
         raise EvalkitError(
-            f"{found.name}: images are {height} pixels high, {gan.name} generates {gan.recipe.size}; "
+            f"{chosen.name}: images are {height} pixels high, {gan.name} generates {gan.recipe.size}; "
             f"use a set prepared with --size {gan.recipe.size}"
         )
-    return found
+    return chosen
 
 
 def as_z(gan: FrozenGAN, z: Tensor | np.ndarray) -> Tensor:
