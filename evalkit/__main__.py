@@ -1,4 +1,4 @@
-"""`python -m evalkit`."""
+"""`python -m evalkit`, the same as the command `evalkit`."""
 
 from evalkit.cli import main
 

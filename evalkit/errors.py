@@ -1,15 +1,15 @@
-"""The errors that evalkit raises on purpose. Imports nothing; everything else may import it."""
+"""The errors that evalkit raises on purpose. This module imports nothing; every other may import it."""
 
 
 class EvalkitError(Exception):
-    """Something the user can mend. The command line shows the message as one line, exit status 1.
+    """An error that the user can fix. The command line shows the message as one line, exit status 1.
 
     The message says what was found, what was expected and what to do next.
     """
 
 
 def one_line(error: Exception) -> str:
-    """Somebody else's error, as a line that a message of ours can carry: its kind and at most 300 characters."""
+    """An error of another library as part of a message: its type and at most 300 characters, on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"
 
@@ -23,4 +23,4 @@ class ImageError(EvalkitError):
 
 
 class ConvergenceError(EvalkitError):
-    """A fit ended before it reached its tolerance; its numbers must not be used."""
+    """A fit stopped before it reached its tolerance; its numbers must not be used."""

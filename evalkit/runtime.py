@@ -1,8 +1,7 @@
-"""Which device and which arithmetic to compute with.
+"""Devices, arithmetic, and the processes of a job: what training, extraction and the solver compute with.
 
-One process or many: what training, extraction and the solver need of torch.distributed, and no more.
-
-With one process every operation returns what it is given, so that callers are written once.
+`Ranks` is all that they need of torch.distributed. With one process its operations return what they are given, so that
+callers are written once.
 """
 
 import os
@@ -18,10 +17,11 @@ from torch import Tensor
 from evalkit.errors import EvalkitError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+_TIMEOUT = timedelta(minutes=30)  # how long a rank waits for another, e.g. for the one that writes a checkpoint
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` (CUDA when there is one, else the CPU), or a device by torch's name.
+    """The device of a name: `auto` (CUDA if there is one, else the CPU), or a name of torch's.
 
     Raises:
         EvalkitError: no such device on this machine.
@@ -40,7 +40,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` becomes bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    """The arithmetic: for `auto` bfloat16 where the hardware multiplies it faster than float32, else float32."""
     if name not in PRECISIONS:
         raise EvalkitError(f"precision {name!r}: expected {', '.join(PRECISIONS)}")
     if name != "auto":
@@ -63,7 +63,7 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device's product name, as results carry it."""
+    """The device's product name, as results hold it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
@@ -76,9 +76,6 @@ def _cpu_name() -> str:
     except OSError:
         names = []
     return names[0] if names else "CPU"
-
-
-_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another, e.g. for the writer of a checkpoint
 
 
 class Ranks:
@@ -94,7 +91,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
+        """Whether this process is the one that writes files and messages."""
         return self.number == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -104,7 +101,7 @@ class Ranks:
         return tensor
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces each tensor by its mean over ranks, in one message."""
+        """Replaces each tensor by its mean over ranks, in one all-reduce."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -134,7 +131,7 @@ class Ranks:
         return values
 
     def wait(self) -> None:
-        """Returns when every rank has come here."""
+        """Returns when every rank has called it."""
         if self.count > 1:
             dist.barrier()
 
@@ -149,10 +146,10 @@ def under_torchrun() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """The ranks that `torchrun` started, connected for the time of the block; alone without it.
+    """The ranks that `torchrun` started, connected while the block runs; without torchrun, this process alone.
 
     Raises:
-        EvalkitError: the variables that torchrun sets are there in part only, or the processes do not find each other.
+        EvalkitError: only some of torchrun's variables are set, or the processes do not find each other.
     """
     if not under_torchrun() or dist.is_initialized():
         yield Ranks(distributed=dist.is_initialized())

@@ -1,6 +1,6 @@
-"""Fields of settings dataclasses: a default, its help, bounds and choices stand here once; the command line reads them.
+"""Fields of settings dataclasses: default, help, bounds and choices are written once, and the command line reads them.
 
-Standard library only, so that `evalkit --help` need not wait for torch, numpy or pandas.
+Standard library only, so that `evalkit --help` does not wait for torch, numpy or pandas.
 """
 
 from dataclasses import field

@@ -1,4 +1,4 @@
-"""The version of evalkit, and the versions of what a result depends on."""
+"""The version of evalkit, and the versions of the packages that a result depends on."""
 
 import platform
 from datetime import UTC, datetime
@@ -11,13 +11,13 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, evalkit and the packages that can move a number, for a manifest."""
-    found = {name: version(name) for name in _PACKAGES}
-    return {"evalkit": __version__, "python": platform.python_version(), **found}
+    """Versions of Python, evalkit and the packages that can change a number, as manifests hold them."""
+    packages = {name: version(name) for name in _PACKAGES}
+    return {"evalkit": __version__, "python": platform.python_version(), **packages}
 
 
 def stamps() -> dict[str, Any]:
-    """The versions and the date that a figure carries."""
-    found = versions()
-    named = " ".join(f"{name} {found[name]}" for name in ("evalkit", "torch", "numpy"))
+    """The columns `versions` and `date` of a result."""
+    installed = versions()
+    named = " ".join(f"{name} {installed[name]}" for name in ("evalkit", "torch", "numpy"))
     return {"versions": named, "date": datetime.now(UTC).date().isoformat()}

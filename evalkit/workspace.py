@@ -1,9 +1,10 @@
-"""The workspace: one folder in which commands find each other's latest output.
+"""The workspace: a folder in which commands find each other's latest output.
 
-HOME/images/NAME   image sets       HOME/features/NAME     feature sets
-HOME/runs/NAME     training runs    HOME/pretrained/NAME   weights fetched or imported
-HOME/results.csv   measured figures HOME/kmeans/NAME       dictionaries of K-means features
-HOME/draws/*.json  label draws      HOME/latent/NAME       experiments of `evalkit latent`
+HOME/images/NAME    image sets       HOME/features/NAME    feature sets
+HOME/runs/NAME      training runs    HOME/pretrained/NAME  downloaded or imported weights
+HOME/results.csv    results          HOME/kmeans/NAME      dictionaries of K-means features
+HOME/cards/*        run cards        HOME/draws/*.json     label subsets
+HOME/downloads      data set files   HOME/latent/NAME      experiments of `evalkit latent`
 """
 
 import os
@@ -52,9 +53,9 @@ class Workspace:
 
     @classmethod
     def of(cls, home: "Workspace | Path | str | None" = None) -> "Workspace":
-        """The workspace in a folder; without one a temporary workspace, which goes with the object that is returned.
+        """The workspace in a folder; by default a temporary one, deleted along with the object that is returned.
 
-        Whatever points into a temporary workspace has to hold it: an image set, a feature set.
+        An image set or feature set whose files are in a temporary workspace has to hold a reference to it.
         """
         if isinstance(home, Workspace):
             return home
@@ -65,17 +66,17 @@ class Workspace:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether it goes with this object."""
+        """Whether the folder is deleted along with this object."""
         return self._folder is not None
 
     @property
     def results(self) -> Path:
-        """The CSV of measured figures."""
+        """The CSV of results."""
         return self.home / "results.csv"
 
     @property
     def label_subsets(self) -> Path:
-        """The folder of label draws that figures were measured on."""
+        """The folder of the label subsets that results were measured on."""
         return self.home / "draws"
 
     @property
@@ -86,19 +87,19 @@ class Workspace:
     def path_of(self, kind: str, name: str) -> Path:
         """Where the artifact `name` of a kind ("image set", "run", "feature set") belongs."""
         if not name or name != Path(name).name or name.startswith("."):
-            raise EvalkitError(f"{name!r} is no name for a {kind}: expected one word without slashes or a leading dot")
+            raise EvalkitError(f"{name!r} is no name for a {kind}; give one without slashes and without a leading dot")
         return self.home / _FOLDERS[kind] / name
 
     def artifacts(self, kind: str) -> list[Path]:
         """The finished artifacts of a kind, oldest first."""
         folder = self.home / _FOLDERS[kind]
-        found = [path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"]
-        return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
+        finished = [path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"]
+        return sorted(finished, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
 
     def mark_latest(self, path: Path) -> None:
-        """Makes an artifact the latest of its kind: a command that finds its output finished has chosen it, too."""
+        """Makes an artifact the latest of its kind, also where a command finds its output finished."""
         if (path / MANIFEST).is_file():
-            now = time.time_ns()  # finer than the file system's own clock, which ticks every few milliseconds
+            now = time.time_ns()  # finer than the file system's own clock, which advances every few milliseconds
             os.utime(path / MANIFEST, ns=(now, now))
 
     def latest(self, kind: str) -> Path:
@@ -107,10 +108,10 @@ class Workspace:
         Raises:
             ArtifactError: there is none; the message names the command that makes one.
         """
-        found = self.artifacts(kind)
-        if not found:
+        finished = self.artifacts(kind)
+        if not finished:
             raise ArtifactError(f"{self.home}: no {kind} in this workspace; make one with `{_MAKERS[kind]}`")
-        return found[-1]
+        return finished[-1]
 
     def find(self, kind: str, name_or_path: str) -> Path:
         """An artifact by explicit path, else by its name in the workspace.
@@ -123,5 +124,5 @@ class Workspace:
             return path
         if path.name == name_or_path and (self.path_of(kind, name_or_path) / MANIFEST).is_file():
             return self.path_of(kind, name_or_path)
-        names = ", ".join(found.name for found in self.artifacts(kind)) or "none"
+        names = ", ".join(each.name for each in self.artifacts(kind)) or "none"
         raise ArtifactError(f"{name_or_path}: no such {kind}; in {self.home}: {names}")

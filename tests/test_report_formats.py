@@ -351,7 +351,7 @@ def unwritable(home):
         (lambda home: None, ["--results", "nowhere.csv"], "nowhere.csv"),
         (other_columns, [], "not a results.csv of this evalkit"),
         (lambda home: (home / "results.csv").unlink(), [], "no results measured yet; run `evalkit svm`"),
-        (unwritable, [], ": Is a directory; what was finished is kept"),
+        (unwritable, [], ": Is a directory; finished work is kept"),
     ],
 )
 def test_errors_are_one_line(home, break_it, arguments, message):

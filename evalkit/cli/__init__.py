@@ -1,6 +1,6 @@
-"""The command line: a thin shell over the Python API. Each command parses, calls one function and prints.
+"""The command line: each command parses its options, calls one public function of evalkit and prints the result.
 
-Commands import what they run only when they run, so that `--help` and shell completion do not wait for torch.
+Commands import what they need when they run, so that `--help` and shell completion do not wait for torch.
 """
 
 from evalkit.cli.main import main as main

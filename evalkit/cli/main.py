@@ -1,4 +1,4 @@
-"""The `evalkit` group: the workspace option, and the border where errors become one line."""
+"""The `evalkit` command: its workspace option, its subcommands, and the place where errors become one line."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 from evalkit.workspace import Workspace
 
-_USERS_TO_MEND = (
+_FIXABLE = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -40,7 +40,7 @@ _USERS_TO_MEND = (
 
 
 class Group(click.Group):
-    """Shows an error that the user can mend as one line, exit status 1; anything else keeps its traceback."""
+    """Shows an error that the user can fix as one line, exit status 1; anything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,10 +48,10 @@ class Group(click.Group):
         except EvalkitError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            if error.errno not in _USERS_TO_MEND:
+            if error.errno not in _FIXABLE:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror}; what was finished is kept") from error
+            raise click.ClickException(f"{where}{error.strerror}; finished work is kept") from error
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -63,13 +63,13 @@ class Group(click.Group):
     envvar="EVALKIT_HOME",
     show_default=True,
     show_envvar=True,
-    help="Workspace in which commands find each other's output.",
+    help="Workspace: the folder in which commands find each other's output.",
 )
 @click.pass_context
 def main(ctx: click.Context, home: Path) -> None:
     """How good is an image representation?
 
-    Train the DCGAN paper's network, take features, fit exact linear SVMs, print the number beside the published one.
+    Train the DCGAN, extract features with any encoder, fit exact linear SVMs, and compare with the published results.
 
     \b
     Example:
@@ -79,7 +79,7 @@ def main(ctx: click.Context, home: Path) -> None:
       evalkit svm
       evalkit report
     """
-    # Before torch loads: threads that wait sleep. Spinning ones cost a busy machine several times the time, measured.
+    # Set before torch loads: waiting threads sleep. On a busy machine, spinning ones took several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     log_to_stderr()
     ctx.obj = Workspace(home)

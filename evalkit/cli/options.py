@@ -24,10 +24,10 @@ Command = Callable[..., Any]
 
 
 def settings_options(settings: type, *names: str) -> Callable[[Command], Command]:
-    """Options built from the fields of a settings dataclass: all that `setting` made, or those named.
+    """Options built from the fields of a settings dataclass: those named, or all that are made by `setting`.
 
-    Literal becomes a choice, bool a --flag/--no-flag pair, numbers keep the field's bounds; the option of a field
-    `num_test_subsets` is --num-test-subsets and its value comes as the keyword argument `num_test_subsets`.
+    The field `num_test_subsets` becomes the option --num-test-subsets, its value the keyword argument
+    `num_test_subsets`. A Literal becomes a choice, a bool a --flag/--no-flag pair; numbers keep the field's bounds.
     """
     types_of = typing.get_type_hints(settings)
     chosen = [each for each in fields(settings) if (each.name in names if names else "help" in each.metadata)]
@@ -59,7 +59,12 @@ def _option(each: "Field[Any]", kind: Any) -> Callable[[Command], Command]:
 
 def device_option(command: Command) -> Command:
     """--device"""
-    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(command)
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Device to compute on: auto (CUDA if there is one), cpu, cuda or cuda:N.",
+    )(command)
 
 
 def precision_option(command: Command) -> Command:
@@ -69,19 +74,19 @@ def precision_option(command: Command) -> Command:
         type=click.Choice(["auto", "float32", "bfloat16"]),
         default="auto",
         show_default=True,
-        help="Arithmetic of convolutions; auto takes bfloat16 where the hardware is faster in it.",
+        help="Arithmetic of convolutions; auto is bfloat16 where the hardware is faster with it.",
     )(command)
 
 
 def download_option(command: Command) -> Command:
     """--download / --no-download"""
     return click.option(
-        "--download/--no-download", default=True, show_default=True, help="Fetch a named data set's missing files."
+        "--download/--no-download", default=True, show_default=True, help="Download missing files of a named data set."
     )(command)
 
 
 class _ToStderr(logging.Handler):
-    """Writes messages as plain lines to what sys.stderr is at the time, above a progress bar where there is one."""
+    """Writes messages as plain lines to the current sys.stderr, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -109,7 +114,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """A function that shows a line in place of the one before, on standard error, if that is a terminal."""
+    """A function that shows a line on standard error in place of the previous one, if that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
