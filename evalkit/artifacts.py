@@ -31,7 +31,7 @@ FORMATS = {
     "pretrained weights": 2,
     "run card": 2,
     "k-means dictionary": 1,
-    "finding": 2,
+    "experiment": 1,
     "1-NN fit": 1,
 }
 MANIFEST = "manifest.json"
