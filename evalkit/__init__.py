@@ -12,9 +12,16 @@ from evalkit.version import __version__ as __version__
 if TYPE_CHECKING:
     from evalkit.encoders import load_encoder as load_encoder
     from evalkit.environment import doctor as doctor
+    from evalkit.evaluation.ablation import ablate as ablate
+    from evalkit.evaluation.baselines import baseline as baseline
+    from evalkit.evaluation.comparison import compare as compare
     from evalkit.evaluation.evaluate import evaluate as evaluate
+    from evalkit.evaluation.label_curve import label_curve as label_curve
+    from evalkit.evaluation.nn_error import nn_error as nn_error
+    from evalkit.evaluation.protocol import BaselineOptions as BaselineOptions
     from evalkit.evaluation.protocol import Protocol as Protocol
     from evalkit.evaluation.training_probe import TrainingProbe as TrainingProbe
+    from evalkit.evaluation.verify import verify as verify
     from evalkit.features.concat import concat_features as concat_features
     from evalkit.features.describe import describe_features as describe_features
     from evalkit.features.exporting import export_features as export_features
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Augmentation": "features.options",
+    "BaselineOptions": "evaluation.protocol",
     "DedupOptions": "images.options",
     "FeatureSet": "features.featureset",
     "ImageSet": "images.imageset",
@@ -78,7 +86,10 @@ _HOMES = {
     "TrainedGAN": "gan.train",
     "TrainingProbe": "evaluation.training_probe",
     "Workspace": "workspace",
+    "ablate": "evaluation.ablation",
     "as_image_set": "images.datasets",
+    "baseline": "evaluation.baselines",
+    "compare": "evaluation.comparison",
     "compare_with_published": "report.tables",
     "concat_features": "features.concat",
     "dedup": "images.dedup.dedup",
@@ -94,17 +105,19 @@ _HOMES = {
     "import_features": "features.importing",
     "import_weights": "pretrained.import_weights",
     "invert_images": "latent.invert",
+    "label_curve": "evaluation.label_curve",
     "latent_arithmetic": "latent.samples",
     "latent_turn": "latent.samples",
     "latent_walk": "latent.samples",
     "list_datasets": "images.datasets",
-    "list_pretrained": "pretrained.registry",
     "list_layers": "features.extract",
+    "list_pretrained": "pretrained.registry",
     "load_encoder": "encoders",
     "load_features": "features.featureset",
     "load_images": "images.imageset",
     "load_recipe": "gan.recipes",
     "nearest_training_images": "latent.nearest",
+    "nn_error": "evaluation.nn_error",
     "open_gan": "latent.model",
     "prepare": "images.prepare",
     "published_results": "report.tables",
@@ -113,6 +126,7 @@ _HOMES = {
     "sample_gan": "latent.samples",
     "save_experiment": "latent.experiment",
     "train_gan": "gan.train",
+    "verify": "evaluation.verify",
     "visualize_filters": "latent.filters",
     "write_card": "pretrained.registry",
     "write_report": "report.render",

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.measure import is_measured, measure
+from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.protocol import REPRODUCTIONS, Protocol
+from evalkit.evaluation.record import recorded_result
 from evalkit.features.extract import extract
-from evalkit.features.featureset import KIND as FEATURES
 from evalkit.gan.recipes import TrainOptions
 from evalkit.gan.train import train_gan
 from evalkit.images import prepare_from
@@ -69,11 +69,10 @@ def reproduce(
         encoder = str(train_gan(images, table.recipe, home=workspace, options=options, download=download))
     for each in (encoder, *(table.baselines if baselines else ())):
         features = extract(dataset, each, home=workspace, device=device, download=download)
-        path = workspace.path_of(FEATURES, f"{features.dataset}--{features.encoder.replace(':', '-')}")
         for labels_per_class in table.labels_per_class:
             protocol = Protocol(labels_per_class=labels_per_class)
-            if not is_measured(workspace, features, protocol):
+            if recorded_result(features, protocol, results=workspace.results) is None:
                 logger.info("protocol: %s", protocol.name)
-                on_result(measure(workspace, protocol, features=str(path), device=device, say=logger.info).result)
+                on_result(evaluate(features, protocol, home=workspace, device=device).result)
     compared = compare_with_published(workspace.results)
     return compared[compared["dataset"].map(original) == name]

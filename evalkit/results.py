@@ -1,9 +1,10 @@
-"""results.csv: one row a measured figure, with all it takes to find out how it came about.
+"""results.csv and run cards: one row per measured result, and all that led to it.
 
-Run cards: what a figure of results.csv leads to. Written when a figure is measured, read by report and verify.
+`evaluate` writes them, `report` and `verify` read them.
 
-cards/NAME.json (beside results.csv)   how the figure came about, and what its predictions hash to
-cards/NAME.npz                         the predictions, and the labels that they were judged by
+results.csv                            one row per result (`Result`)
+cards/NAME.json (beside results.csv)   how the result came about, and the hash of its predictions
+cards/NAME.npz                         the predictions, and the labels that they were scored against
 
 NAME is the start of the SHA-256 of the card's content: a card that was changed no longer has its name.
 """
@@ -31,25 +32,34 @@ class Result:
     """One measured number.
 
     Attributes:
-        dataset, encoder: names; features: D, numbers an image.
-        protocol: "all" or labels a class; metric: accuracy_percent or error_percent.
+        dataset, encoder: names.
+        num_features: D, features per image.
+        protocol: "all" or the labels per class.
+        metric: accuracy_percent or error_percent.
         value: in percent; the mean over fits.
-        spread: half width in percent; spread_kind names what it is of: single fits over draws, or the test images.
-        n: fits behind the value.
-        C: chosen on validation (empty for classifiers without one); grid: the values tried.
-        validation_percent: mean accuracy there at the chosen value.
+        uncertainty, uncertainty_type: half width in percent points, and what it is: of single fits over label subsets,
+            or over the test images.
+        n: number of fits behind the value.
+        C: selected on validation; empty for classifiers without one.
+        search_range: the values of the hyperparameter that were tried.
+        validation_percent: mean validation accuracy at the selected value.
         n_train, n_validation, n_test: rows.
         duality_gap: rigorous relative gap, the largest of all classes and fits.
-        error_estimate: the solver's estimate of the relative error of the objective, likewise.
+        error_estimate: the solver's estimate of the relative error of the objective, the largest likewise.
         weights_sha256, features_sha256: of the encoder's weights and of features.npy.
+        seed: of the validation split and the label subsets.
         seconds: wall time of the protocol without feature extraction.
-        classifier: as tables name it, e.g. "L2-SVM"; layers: the encoder's layers used, empty for all.
-        scaling: "standardised", or empty for features as they are; chosen: the setting picked, e.g. "C = 0.0005".
-        selected_on: "validation", or "test" where --select-on-test was given.
+        device, versions, date: where, with what and when it was measured.
+        classifier: as tables name it, e.g. "L2-SVM".
+        layers: the encoder's layers used; empty for all.
+        scaling: "standardised" or "PCA-whitened"; empty for features as they are.
+        hyperparameter: the value selected, e.g. "C = 0.0005".
+        select_on: "validation", or "test" where --select-on test was given.
         std: sample standard deviation over fits (n - 1), in percent points; empty for one fit.
-        interval_low, interval_high: in percent; interval_kind names what it is of: the mean over fits, or the images.
-        draws_sha256: of the validation rows and label draws.
-        card: name of the run card, empty where there is none.
+        interval_low, interval_high, interval_type: a 95 % interval in percent, and what it is of: the mean over fits,
+            or the test images.
+        label_subsets_sha256: of the validation rows and label subsets.
+        card: name of the run card; empty where there is none.
     """
 
     dataset: str
@@ -120,9 +130,9 @@ def method_name(row: pd.Series) -> str:
 
 
 def read_results(path: Path) -> pd.DataFrame:
-    """All figures of a results.csv; text columns as text, an empty table when there is no file.
+    """All results of a results.csv, text columns as text; an empty table if there is no file.
 
-    Columns that came with later versions have their defaults where a file is older.
+    Columns that a later version added have their defaults where a file is older.
 
     Raises:
         ArtifactError: a file with other columns.
@@ -134,7 +144,7 @@ def read_results(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=empty)
     except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not readable as a table of figures ({error})") from None
+        raise ArtifactError(f"{path}: not readable as a table of results ({error})") from None
     odd = sorted(set(table.columns) ^ set(COLUMNS))
     if not set(odd) <= set(_DEFAULTS) or not set(table.columns) <= set(COLUMNS):
         raise ArtifactError(f"{path}: not a results.csv of this evalkit (columns that differ: {', '.join(odd)})")
@@ -142,7 +152,7 @@ def read_results(path: Path) -> pd.DataFrame:
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the order of files and tables: by KEY, 20 labels a class before 100."""
+    """The rows in the order of files and tables: by KEY, 20 labels per class before 100."""
     return table.sort_values(KEY, kind="stable", key=_by_number)
 
 
@@ -151,14 +161,14 @@ def _by_number(column: pd.Series) -> pd.Series:
 
 
 def as_written(column: str, value: Any) -> str:
-    """A value as results.csv holds it: numbers in the column's format, nothing for a number that is not there."""
+    """A value as results.csv holds it: numbers in the column's format, NaN and None as nothing."""
     if value is None or value != value:
         return ""
     return _FORMATS[column].format(float(value)) if column in _FORMATS else str(value)
 
 
 def write_results(path: Path, table: pd.DataFrame) -> None:
-    """Writes figures in the fixed order of columns and rows, LF line ends, fixed number formats; atomically."""
+    """Writes results in the fixed order of columns and rows, with LF line ends and fixed number formats; atomically."""
     table = ordered(table)[list(COLUMNS)].copy()
     for column in _FORMATS:
         table[column] = [as_written(column, value) for value in table[column]]
@@ -168,18 +178,15 @@ def write_results(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def add_result(path: Path, figure: Result) -> None:
-    """Puts a figure into results.csv, replacing the row of the same key; a row without a draws' hash has any."""
+def add_result(path: Path, result: Result) -> None:
+    """Adds a result to results.csv, replacing the row of the same key; an empty hash of label subsets matches any."""
     with locked(path):
         table = read_results(path)
-        row = pd.DataFrame([asdict(figure)])
+        row = pd.DataFrame([asdict(result)])
         same = pd.Series(True, index=table.index)
         for key in KEY:
-            same &= (
-                table[key]
-                .astype(str)
-                .isin([str(getattr(figure, key)), *([""] if key == "label_subsets_sha256" else [])])
-            )
+            matching = [str(getattr(result, key)), *([""] if key == "label_subsets_sha256" else [])]
+            same &= table[key].astype(str).isin(matching)
         kept = table[~same]
         write_results(path, row if kept.empty else pd.concat([kept, row], ignore_index=True))
 
@@ -220,11 +227,11 @@ def _name(card: Card) -> str:
 
 
 def _arrays_sha256(*arrays: np.ndarray) -> str:
-    """Hex SHA-256 of shapes and values: packed bytes differ between versions of the packer."""
-    found = hashlib.sha256()
+    """Hex SHA-256 of shapes and values; compressed bytes differ between versions of zlib."""
+    digest = hashlib.sha256()
     for array in arrays:
-        found.update(str(array.shape).encode() + np.ascontiguousarray(array, "<i8").tobytes())
-    return found.hexdigest()
+        digest.update(str(array.shape).encode() + np.ascontiguousarray(array, "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def read_card(results: Path, name: str) -> Card:
@@ -239,7 +246,7 @@ def read_card(results: Path, name: str) -> Card:
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such run card; copy the cards folder along with {results.name}") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not readable as a run card ({error}); measure the figure again") from None
+        raise ArtifactError(f"{path}: not readable as a run card ({error}); measure the result again") from None
     if not isinstance(card, dict) or card.get("kind") != KIND:
         raise ArtifactError(f"{path}: not a run card; measure the result again")
     check_format(path, card, KIND)
@@ -261,7 +268,7 @@ def read_predictions(results: Path, name: str, card: Card) -> tuple[np.ndarray, 
         with open(path, "rb") as file, np.load(file) as arrays:
             predictions, labels = arrays["predictions"].astype(np.int64), arrays["labels"].astype(np.int64)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArtifactError(f"{path}: not readable as predictions ({error}); measure the figure again") from None
+        raise ArtifactError(f"{path}: not readable as predictions ({error}); measure the result again") from None
     if _arrays_sha256(predictions, labels) != card["predictions_sha256"]:
         raise ArtifactError(f"{path}: its predictions are not those of the run card")
     return predictions, labels

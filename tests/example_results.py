@@ -50,8 +50,8 @@ RESULT = Result(
     interval_type="95% bootstrap interval over test images",
     label_subsets_sha256="d1",
 )
-FEW = {"protocol": "400", "uncertainty": 0.5, "uncertainty_type": "1.96 std over draws", "n": 2, "n_train": 4000,
-       "std": 0.25,
+FEW = {"protocol": "400", "uncertainty": 0.5, "uncertainty_type": "1.96 std over label subsets", "n": 2,
+       "n_train": 4000, "std": 0.25,
        "interval_type": "95% t interval of the mean"}  # fmt: skip
 TRAINING = {
     "recipe": {"name": "imagenet32", "lr": 0.0001},
@@ -77,7 +77,7 @@ def add_example(results, *, right=20, trained=True, **changes):
             "num_selection_subsets": 3,
             "num_test_subsets": 2,
         },
-        "curve": [[1e-4, 81.0], [2e-4, 82.1], [5e-4, 80.5]],
+        "validation_curve": [[1e-4, 81.0], [2e-4, 82.1], [5e-4, 80.5]],
         "class_names": CLASSES,
         "training": TRAINING if trained else {},
     }

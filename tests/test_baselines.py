@@ -12,7 +12,7 @@ from evalkit.features.featureset import load_features
 from evalkit.features.transforms import scale
 from evalkit.gan.recipes import load_recipe
 from evalkit.probes.classifiers import SolverOptions
-from evalkit.probes.supervised import Search, SupervisedCNN, draw_trial
+from evalkit.probes.supervised import Search, SupervisedCNN, sample_trial
 from evalkit.results import read_results
 from evalkit.workspace import Workspace
 
@@ -44,26 +44,29 @@ def test_every_baseline_by_one_command(run, home, name):
     assert row["classifier"].startswith({"knn": "kNN", "logistic": "logistic", "cnn": "supervised"}.get(name, "L2-SVM"))
 
 
-def test_a_baseline_on_other_features_and_on_an_earlier_runs_draws(run, home):
+def test_a_baseline_on_other_features_and_on_the_label_subsets_of_an_earlier_run(run, home):
     run("extract", "--dataset", "striped", "--encoder", "random:digits", "--device", "cpu")
     assert run("svm", "--protocol", "striped:8", "--num-test-subsets", 2, "--num-selection-subsets", 2).exit_code == 0
-    (draws,) = (home / "draws").iterdir()
+    (subsets,) = Workspace(home).label_subsets.iterdir()
     result = run(
-        "baseline", "knn", "--features", "striped--random-digits", "--dataset", "striped", "--label-subsets", draws
+        "baseline", "knn", "--features", "striped--random-digits", "--dataset", "striped", "--label-subsets", subsets
     )
     assert result.exit_code == 0, result.output
     table = read_results(home / "results.csv")
-    assert table["encoder"].tolist() == ["random:digits"] * 2 and table["label_subsets_sha256"].nunique() == 1
+    assert table["encoder"].tolist() == ["random:digits"] * 2
+    assert table["label_subsets_sha256"].nunique() == 1
 
 
-def test_a_protocol_of_another_data_set_is_one_line(run):
+def test_a_protocol_for_another_data_set_is_refused_in_one_line(run):
     run("extract", "--dataset", "striped", "--encoder", "pixels")
     result = run("svm", "--protocol", "cifar10:400")
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
     assert (
-        "the protocol is of cifar10, features are of striped; run `evalkit extract --dataset cifar10`" in result.stderr
+        "the protocol is for cifar10, the features are of striped; run `evalkit extract --dataset cifar10`"
+        in result.stderr
     )
-    assert "the protocol is of cifar10" in run("svm", "--protocol", "cifar10", "--features", "striped--pixels").stderr
+    assert "the protocol is for cifar10" in run("svm", "--protocol", "cifar10", "--features", "striped--pixels").stderr
 
 
 def test_the_ablation_measures_each_layer_once(run, home):
@@ -71,7 +74,8 @@ def test_the_ablation_measures_each_layer_once(run, home):
     options = ["--protocol", "striped:8", "--num-test-subsets", 2, "--num-selection-subsets", 2, "--device", "cpu"]
     assert run("ablate", *options).stdout.count("\n") == 3
     again = run("ablate", *options)
-    assert again.stdout == "" and again.stderr.count("measured before") == 3
+    assert again.stdout == ""
+    assert again.stderr.count("already measured") == 3
     assert run("ablate", *options, "--cumulative").stdout.count("\n") == 3
     table = read_results(home / "results.csv").set_index("layers")
     assert table["num_features"].to_dict() == {
@@ -107,10 +111,11 @@ def test_pca_of_too_many_columns_is_refused(run, monkeypatch):
     assert "pixels: 3,072 columns, PCA takes at most 100; use --scaling standardise" in result.stderr
 
 
-def test_a_search_out_of_time_keeps_its_fits_and_goes_on(run, home):
+def test_a_search_that_runs_out_of_time_keeps_its_fits_and_resumes(run, home):
     options = ["--protocol", "striped:8", "--recipe", "digits", "--device", "cpu", "--updates", 2]
     stopped = run("baseline", "cnn", *options, "--trials", 2, "--minutes", 0)
-    assert stopped.exit_code == 1 and "0 minutes are over, 0 fits are kept; run the same" in stopped.stderr
+    assert stopped.exit_code == 1
+    assert "0 minutes are over, 0 fits are kept; run the same" in stopped.stderr
     first = run("baseline", "cnn", *options, "--trials", 2)
     assert "supervised CNN (best of 2 trials)" in first.stdout
     again = run("baseline", "cnn", *options, "--trials", 2, "--minutes", 0)  # everything is there already
@@ -118,12 +123,14 @@ def test_a_search_out_of_time_keeps_its_fits_and_goes_on(run, home):
 
 
 def test_trials_differ_and_depend_on_the_seed_alone():
-    trials = [draw_trial(number, seed=0) for number in range(64)]
-    assert trials == [draw_trial(number, seed=0) for number in range(64)] and len(set(trials)) == 64
-    assert draw_trial(0, seed=1) != trials[0] and all(1e-4 <= trial.lr <= 1e-2 for trial in trials)
+    trials = [sample_trial(number, seed=0) for number in range(64)]
+    assert trials == [sample_trial(number, seed=0) for number in range(64)]
+    assert len(set(trials)) == 64
+    assert sample_trial(0, seed=1) != trials[0]
+    assert all(1e-4 <= trial.lr <= 1e-2 for trial in trials)
 
 
-def test_the_supervised_network_is_the_discriminator_with_an_output_a_class():
+def test_the_supervised_network_is_the_discriminator_with_an_output_per_class():
     """Pinned: 4,586,112 of D, its 8,192 output weights replaced by ten classes' and their biases."""
     network = SupervisedCNN(load_recipe("imagenet32"), 10, dropout=0.0, seed=0)
     assert sum(p.numel() for p in network.parameters()) == 4_586_112 - 8192 + 8192 * 10 + 10

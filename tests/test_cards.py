@@ -9,7 +9,7 @@ from helpers import feature_set
 from evalkit.errors import ArtifactError
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.protocol import Protocol
-from evalkit.evaluation.record import command_line, record
+from evalkit.evaluation.record import command_line
 from evalkit.results import card_path, read_card, read_predictions, read_results, write_card
 from evalkit.workspace import Workspace
 
@@ -24,29 +24,35 @@ def results(tmp_path):
 def test_round_trip_and_a_name_that_follows_the_content(results):
     name = write_card(results, {"seed": 3}, predictions=PREDICTIONS, labels=LABELS)
     card = read_card(results, name)
-    assert card["seed"] == 3 and card["kind"] == "run card"
+    assert card["seed"] == 3
+    assert card["kind"] == "run card"
     predictions, labels = read_predictions(results, name, card)
-    assert np.array_equal(predictions, PREDICTIONS) and np.array_equal(labels, LABELS)
+    assert np.array_equal(predictions, PREDICTIONS)
+    assert np.array_equal(labels, LABELS)
     assert write_card(results, {"seed": 3}, predictions=PREDICTIONS, labels=LABELS) == name
     assert write_card(results, {"seed": 4}, predictions=PREDICTIONS, labels=LABELS) != name
     assert write_card(results, {"seed": 3}, predictions=PREDICTIONS[::-1], labels=LABELS) != name
     assert sorted(path.suffix for path in results.parent.glob("cards/*")) == [".json"] * 3 + [".npz"] * 3
 
 
-def test_a_recorded_figure_leads_to_its_card(tmp_path):
+def test_a_recorded_result_leads_to_its_card(tmp_path):
     workspace, features = Workspace(tmp_path), feature_set()
     protocol = Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=4)
-    evaluation = record(workspace, evaluate(features, protocol, device="cpu"), features, protocol)
+    evaluation = evaluate(features, protocol, home=workspace, device="cpu")
     row = read_results(workspace.results).iloc[0]
     assert row["card"] == evaluation.result.card
     card = read_card(workspace.results, row["card"])
     predictions, labels = read_predictions(workspace.results, row["card"], card)
     assert 100 * (predictions == labels).mean() == pytest.approx(card["result"]["value"]) == evaluation.result.value
-    assert card["protocol"]["num_test_subsets"] == 4 and card["protocol"]["seed"] == 0
-    assert card["label_subsets_sha256"] == row["label_subsets_sha256"] and card["features_sha256"] == "f"
-    assert dict(card["curve"])[row["C"]] == pytest.approx(row["validation_percent"], abs=0.005)
-    assert set(card["seconds"]) == {"draw", "choose", "test"} and card["versions"]["python"]
-    assert card["solver"]["duality_gap"] <= 1e-6 and card["hardware"]["cores"] >= 1
+    assert card["protocol"]["num_test_subsets"] == 4
+    assert card["protocol"]["seed"] == 0
+    assert card["label_subsets_sha256"] == row["label_subsets_sha256"]
+    assert card["features_sha256"] == "f"
+    assert dict(card["validation_curve"])[row["C"]] == pytest.approx(row["validation_percent"], abs=0.005)
+    assert set(card["seconds"]) == {"label_subsets", "selection", "test"}
+    assert card["versions"]["python"]
+    assert card["solver"]["duality_gap"] <= 1e-6
+    assert card["hardware"]["cores"] >= 1
 
 
 def write(change):
@@ -79,13 +85,13 @@ def broken_predictions(results, name):
         (lambda results, name: card_path(results, name).with_suffix(".npz").unlink(), "no such predictions"),
     ],
 )
-def test_a_card_that_is_not_as_written_is_refused(results, tamper, message):
+def test_a_changed_or_incomplete_card_is_refused(results, tamper, message):
     name = write_card(results, {"seed": 3}, predictions=PREDICTIONS, labels=LABELS)
     tamper(results, name)
     with pytest.raises(ArtifactError, match=message):
         read_predictions(results, name, read_card(results, name))
 
 
-def test_a_command_names_no_places_of_the_machine(monkeypatch):
+def test_the_recorded_command_has_no_absolute_paths(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/lib/evalkit/__main__.py", "--home", "/mine/a home", "svm", "--C", "1e-4"])
     assert command_line() == "evalkit --home 'a home' svm --C 1e-4"

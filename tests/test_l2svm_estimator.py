@@ -46,9 +46,8 @@ def test_weights_and_intercepts_are_liblinears(settings, classes):
         ours = L2SVM(C=C, **settings).fit(features, labels)
         theirs = liblinear(features, labels, C=C, **settings)
         size = np.abs(theirs.coef_).max()
-        assert ours.coef_.shape == theirs.coef_.shape and ours.intercept_.shape == np.shape(
-            theirs.intercept_ + ours.intercept_
-        )
+        assert ours.coef_.shape == theirs.coef_.shape
+        assert ours.intercept_.shape == np.shape(theirs.intercept_ + ours.intercept_)
         np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=3e-5 * size)  # liblinear's own rest at its tightest
         np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=2e-5 * size)
 

@@ -27,8 +27,9 @@ RESULT = dataclasses.replace(
 GOLDEN_RESULTS = (
     ",".join(COLUMNS)
     + """
-cifar10,imagenet32@150000,28672,400,accuracy_percent,73.25,0.50,1.96 std over draws,10,0.0001,extended 1e-05..0.01,\
-82.10,4000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,C = 0.0001,\
+cifar10,imagenet32@150000,28672,400,accuracy_percent,73.25,0.50,1.96 std over label subsets,10,0.0001,\
+extended 1e-05..0.01,82.10,4000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,\
+C = 0.0001,\
 validation,0.250,73.10,73.40,95% t interval of the mean,d1,mine
 cifar10,imagenet32@150000,28672,all,accuracy_percent,82.50,0.75,95% binomial interval over test images,1,0.0001,\
 extended 1e-05..0.01,82.10,50000,10000,10000,3.2e-07,1.0e-08,abc,def,0,12.3,CPU,evalkit 0,2026-01-02,L2-SVM,,,\

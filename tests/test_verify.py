@@ -1,7 +1,8 @@
-"""verify: rows hold on what was measured, and every tampering with number, card, predictions, features is found."""
+"""verify: rows hold on what was measured; every change of number, card, predictions or features is found."""
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,9 @@ from evalkit.cli import main
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.label_subsets import make_label_subsets, write_label_subsets
 from evalkit.evaluation.protocol import Protocol
-from evalkit.evaluation.record import record
 from evalkit.evaluation.verify import verify
 from evalkit.features.featureset import KIND, load_features
 from evalkit.images.imageset import KIND as IMAGES
-from evalkit.probes.classifiers import SolverOptions
 from evalkit.results import card_path, read_results, write_results
 from evalkit.workspace import Workspace
 
@@ -35,7 +34,7 @@ def artifact(path, kind, arrays, made_from, **about):
 
 @pytest.fixture
 def home(tmp_path):
-    """A workspace with images, features of them, a checkpoint and two figures with their cards."""
+    """A workspace with images, features of them, a checkpoint and two results with their cards."""
     made = feature_set()
     splits = {name: list(rows) for name, rows in made.splits.items()}
     about = {"class_names": list(made.class_names), "splits": splits}
@@ -51,12 +50,12 @@ def home(tmp_path):
     artifact(tmp_path / "features/made--gaussian", KIND, arrays, made_from, layers=layers, **about)
     features = load_features(tmp_path / "features/made--gaussian")
     for protocol in PROTOCOLS:
-        record(Workspace(tmp_path), evaluate(features, protocol, device="cpu"), features, protocol)
+        evaluate(features, protocol, home=tmp_path, device="cpu")
     return tmp_path
 
 
 def verdicts(home, **options):
-    return list(verify(home / "results.csv", Workspace(home), **options))
+    return list(verify(home=home, **options))
 
 
 def change_results(home, **values):
@@ -69,20 +68,20 @@ def card_of(home, row=0):
 
 
 def test_what_was_measured_holds_with_every_check(home):
-    found = verdicts(home, refit=SolverOptions("cpu"))
+    found = verdicts(home, refit=True, device="cpu")
     assert [verdict.outcome for verdict in found] == ["holds", "holds"]
-    names = ["run card", "figure from predictions", "weights", "images", "features", "test labels", "label draws"]
+    names = ["run card", "result from predictions", "weights", "images", "features", "test labels", "label subsets"]
     for verdict in found:
         assert [check.name for check in verdict.checks] == [*names, "refit"]
         assert {check.outcome for check in verdict.checks} == {"holds"}
-    assert str(found[0]).startswith("holds: made, 5, gaussian + L2-SVM: held: run card, figure from predictions, ")
+    assert str(found[0]).startswith("holds: made, 5, gaussian + L2-SVM: held: run card, result from predictions, ")
 
 
-def test_without_artifacts_the_figure_is_still_computed_from_the_predictions(home, tmp_path_factory):
-    found = list(verify(home / "results.csv", Workspace(tmp_path_factory.mktemp("empty"))))
+def test_without_artifacts_the_result_is_still_computed_from_the_predictions(home, tmp_path_factory):
+    found = list(verify(home / "results.csv", home=tmp_path_factory.mktemp("empty")))
     assert [verdict.outcome for verdict in found] == ["holds", "holds"]
     line = str(found[1])
-    assert "held: run card, figure from predictions; not checked: weights (none here with SHA-256 " in line
+    assert "held: run card, result from predictions; not checked: weights (none here with SHA-256 " in line
 
 
 def flip(path):
@@ -128,7 +127,7 @@ def labels_of_the_features(home):
         (lambda home: change_results(home, label_subsets_sha256="0" * 64), "run card: label_subsets_sha256 is "),
         (other_value_in_card, "run card: "),
         (card_of_another_row, "run card: protocol is 'all' in the card, '5' in the row"),
-        (other_predictions, "figure from predictions: "),
+        (other_predictions, "result from predictions: "),
         (lambda home: flip(home / "features/made--gaussian/features.npy"), "features: .*SHA-256 is not the manifest's"),
         (lambda home: flip(home / "images/made/images.npy"), "images: .*SHA-256 is not the manifest's"),
         (lambda home: flip(home / "runs/r/checkpoints/d-00000001/discriminator.npy"), "weights: .*not the manifest's"),
@@ -151,10 +150,10 @@ def test_a_number_changed_in_row_card_and_its_name_differs_from_the_predictions(
     table = read_results(home / "results.csv")
     table.loc[0, ["value", "card"]] = [card["result"]["value"], renamed.stem]
     write_results(home / "results.csv", table)
-    assert "figure from predictions: value is " in str(verdicts(home)[0])
+    assert "result from predictions: value is " in str(verdicts(home)[0])
 
 
-def test_features_that_no_longer_give_the_figure_differ_when_fitted_again(home):
+def test_features_that_no_longer_give_the_result_differ_when_fitted_again(home):
     """Features, manifest, row and card changed alike: only fitting again tells."""
     path = home / "features/made--gaussian"
     features = np.load(path / "features.npy")
@@ -171,23 +170,23 @@ def test_features_that_no_longer_give_the_figure_differ_when_fitted_again(home):
         card.rename(card.with_name(f"{name}.json"))
     write_results(home / "results.csv", table)
     assert [verdict.outcome for verdict in verdicts(home)] == ["holds", "holds"]
-    fitted = verdicts(home, refit=SolverOptions("cpu"))
+    fitted = verdicts(home, refit=True, device="cpu")
     assert [verdict.outcome for verdict in fitted] == ["differs", "differs"]
-    assert "refit: " in str(fitted[0]) and " % fitted again, " in str(fitted[0])
+    assert "refit: " in str(fitted[0])
+    assert " % fitted again, " in str(fitted[0])
 
 
-def test_draws_from_a_file_are_found_by_their_hash(home):
-    workspace, protocol = Workspace(home), PROTOCOLS[1]
+def test_label_subsets_from_a_file_are_found_by_their_hash(home):
     features = load_features(home / "features/made--gaussian")
-    draws = make_label_subsets(
-        features, Protocol(labels_per_class=5, num_selection_subsets=2, num_test_subsets=3, seed=9)
-    )
-    record(workspace, evaluate(features, protocol, label_subsets=draws, device="cpu"), features, protocol)
-    mine = next(verdict for verdict in verdicts(home) if "they came from a file" in str(verdict))
-    assert mine.outcome == "holds" and "not checked: label draws (they came from a file" in str(mine)
-    write_label_subsets(workspace.label_subsets, draws)
-    assert [str(verdict).count("label draws") for verdict in verdicts(home)] == [1, 1, 1]
+    other = make_label_subsets(features, replace(PROTOCOLS[1], seed=9))
+    file = write_label_subsets(home / "elsewhere", other)
+    evaluate(features, PROTOCOLS[1], home=home, label_subsets=file, device="cpu")
+    assert [str(verdict).count("label subsets") for verdict in verdicts(home)] == [1, 1, 1]
     assert not any("not checked" in str(verdict) for verdict in verdicts(home))
+    (Workspace(home).label_subsets / file.name).unlink()
+    (verdict,) = (verdict for verdict in verdicts(home) if "they came from a file" in str(verdict))
+    assert verdict.outcome == "holds"
+    assert "not checked: label subsets (they came from a file" in str(verdict)
 
 
 # -- the command
@@ -197,14 +196,18 @@ def run(home, *arguments):
     return CliRunner().invoke(main, ["--home", str(home), "verify", *map(str, arguments)])
 
 
-def test_the_command_prints_a_line_a_row_and_fails_if_one_differs(home):
+def test_the_command_prints_a_line_per_row_and_fails_if_one_differs(home):
     whole = run(home)
-    assert whole.exit_code == 0 and whole.stdout.splitlines()[-1] == "2 holds" and len(whole.stdout.splitlines()) == 3
+    assert whole.exit_code == 0
+    assert whole.stdout.splitlines()[-1] == "2 holds"
+    assert len(whole.stdout.splitlines()) == 3
     only = run(home, home / "results.csv", "--only", "made, all", "--refit", "--device", "cpu")
-    assert only.stdout.startswith("holds: made, all, ") and only.stdout.endswith("\n1 holds\n")
+    assert only.stdout.startswith("holds: made, all, ")
+    assert only.stdout.endswith("\n1 holds\n")
     other_predictions(home)
     broken = run(home)
-    assert broken.exit_code == 1 and "1 differs, 1 holds" in broken.stdout
+    assert broken.exit_code == 1
+    assert "1 differs, 1 holds" in broken.stdout
     assert broken.stderr.splitlines()[-1] == f"Error: {home / 'results.csv'}: 1 of 2 rows differ"
 
 
@@ -217,14 +220,14 @@ def older(home):
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        (lambda home: (home / "results.csv").unlink(), 1, "no figures measured yet; run `evalkit svm`"),
+        (lambda home: (home / "results.csv").unlink(), 1, "no results yet; run `evalkit svm`"),
         (lambda home: (home / "results.csv").write_text("a,b\n1,2\n"), 1, "not a results.csv of this evalkit"),
         (older, 0, "can't be checked: made, 5, gaussian + L2-SVM: held: weights, features; not checked: run card "),
         (lambda home: card_of(home).unlink(), 0, "no such run card; copy the cards folder along with results.csv"),
         (lambda home: card_of(home).with_suffix(".npz").unlink(), 0, "no such predictions; copy the cards folder"),
     ],
 )
-def test_what_is_missing_is_said(home, change, status, message):
+def test_missing_files_are_named(home, change, status, message):
     change(home)
     result = run(home)
     assert result.exit_code == status and message in result.output, result.output

@@ -7,15 +7,14 @@ import logging
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.evaluation.protocol import C_GRIDS, Protocol, protocol_named
+from evalkit.evaluation.protocol import Protocol, protocol_named
 
 if TYPE_CHECKING:  # results.py loads pandas, which --help need not wait for
     from evalkit.results import Result
@@ -112,84 +111,32 @@ def say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
 
 
-@contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """A function that shows a line on standard error in place of the previous one, if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
-        yield line.set_description_str
-
-
-_OPTIONS = (
-    click.option("--protocol", "named", help="DATASET, DATASET:LABELS_PER_CLASS or svhn:1000 [default: all labels]."),
-    click.option(
-        "--labels-per-class",
-        type=click.IntRange(min=1),
-        help="Draw this many labels a class [default: the protocol's].",
-    ),
-    click.option(
-        "--num-test-subsets", type=click.IntRange(min=1), help="Tested draws [default: 100, or 10 if a draw is large]."
-    ),
-    click.option(
-        "--num-selection-subsets", type=click.IntRange(min=1), help="Draws that choose C [default: 10, or 3]."
-    ),
-    click.option(
-        "--validation",
-        type=click.IntRange(min=1),
-        default=Protocol.validation,
-        show_default=True,
-        help="Training rows set aside to choose C; at most a fifth.",
-    ),
-    click.option("--folds", type=click.IntRange(min=2), help="Choose C by cross-validation instead, in so many folds."),
-    click.option(
-        "--c-grid",
-        type=click.Choice(C_GRIDS),
-        help="C values: all of the release's; or on beyond an end that is best, and on many rows not beyond a clear "
-        "fall [default: the protocol's; extended].",
-    ),
-    click.option(
-        "--select-on-test", is_flag=True, help="Choose C by test accuracy. The row and every table then say so."
-    ),
-    click.option(
-        "--seed", type=click.IntRange(min=0), default=Protocol.seed, show_default=True, help="Of validation and draws."
-    ),
-)
-
-
 def protocol_options(command: Command) -> Command:
-    """--protocol, --labels-per-class, --num-test-subsets and the rest, as `chosen_protocol` takes them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    """--protocol and an option for each setting of a protocol, as `chosen_protocol` takes them."""
+    command = settings_options(Protocol)(command)
+    return click.option(
+        "--protocol",
+        "named",
+        help="DATASET, DATASET:LABELS_PER_CLASS or svhn:1000; the options below change it [default: all labels].",
+    )(command)
 
 
-def chosen_protocol(
-    *,
-    named: str | None,
-    labels_per_class: int | None,
-    num_test_subsets: int | None,
-    num_selection_subsets: int | None,
-    validation: int,
-    folds: int | None,
-    c_grid: str | None,
-    select_on_test: bool,
-    seed: int,
-) -> tuple[str | None, Protocol]:
-    """Data set (None where no protocol is named) and protocol of the options; options change a named protocol."""
-    dataset, protocol = protocol_named(named) if named else (None, Protocol())
-    labels = labels_per_class or protocol.labels_per_class
-    return dataset, replace(
-        protocol,
-        labels_per_class=labels,
-        num_test_subsets=num_test_subsets or protocol.num_test_subsets,
-        num_selection_subsets=num_selection_subsets or protocol.num_selection_subsets,
-        validation=validation,
-        folds=folds,
-        c_grid=c_grid or protocol.c_grid,
-        select_on="test" if select_on_test else "validation",
-        seed=seed,
-    )
+def chosen_protocol(*, named: str | None, **options: Any) -> Protocol:
+    """The protocol named, or the default one, changed by the options that are given on the command line."""
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    return replace(protocol_named(named) if named else Protocol(), **given)
+
+
+def features_option(command: Command) -> Command:
+    """--features"""
+    return click.option(
+        "--features", help="Feature set by name or path [default: the latest, of the protocol's data set]."
+    )(command)
 
 
 def label_subsets_option(command: Command) -> Command:
@@ -197,18 +144,18 @@ def label_subsets_option(command: Command) -> Command:
     return click.option(
         "--label-subsets",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Rows to fit and choose on, from a file that an earlier run wrote, instead of drawing.",
+        help="File of label subsets that an earlier run wrote; its rows are used instead of the protocol's.",
     )(command)
 
 
-def result_line(figure: "Result") -> str:
-    """One line: what was measured, with its spread."""
-    on_test = ", CHOSEN ON TEST" if figure.select_on == "test" else ""
-    part = f", {figure.layers}" if figure.layers else ""
-    scaling = f", {figure.scaling}" if figure.scaling else ""
+def result_line(result: "Result") -> str:
+    """One line: what was measured, with its uncertainty."""
+    on_test = ", SELECTED ON TEST" if result.select_on == "test" else ""
+    layers = f", {result.layers}" if result.layers else ""
+    scaling = f", {result.scaling}" if result.scaling else ""
     return (
-        f"{figure.dataset}, {figure.encoder}{part}{scaling}, {figure.classifier}, labels a class: {figure.protocol}: "
-        f"test {figure.metric.removesuffix('_percent')} {figure.value:.2f} % ± {figure.uncertainty:.2f} "
-        f"({figure.uncertainty_type}, n = {figure.n}, {figure.hyperparameter}{on_test}; "
-        f"{figure.interval_type} {figure.interval_low:.2f} to {figure.interval_high:.2f})"
+        f"{result.dataset}, {result.encoder}{layers}{scaling}, {result.classifier}, labels per class: "
+        f"{result.protocol}: test {result.metric.removesuffix('_percent')} {result.value:.2f} % ± "
+        f"{result.uncertainty:.2f} ({result.uncertainty_type}, n = {result.n}, {result.hyperparameter}{on_test}; "
+        f"{result.interval_type} {result.interval_low:.2f} to {result.interval_high:.2f})"
     )

@@ -1,12 +1,10 @@
-"""Running a baseline: makes the features that are missing and measures the figure.
+"""baseline: makes the features that a baseline needs, as far as they are missing, and evaluates it under a protocol.
 
-Baselines under the tables' protocols: what to encode, how to scale and what to fit. `run` measures them.
-
-A transductive SVM (tables 1 and 2 of the paper quote one) is not among them: no well-kept library has one, so its row
-stays a published one.
+`evaluation.protocol` lists the baselines: what to encode, how to scale, what to fit. A transductive SVM (tables 1 and 2
+of the paper quote one) is not among them: no well-kept library has one, so its row stays a published one.
 """
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,69 +12,63 @@ from evalkit.artifacts import sha256_json
 from evalkit.encoders.shallow import KIND as DICTIONARY
 from evalkit.encoders.shallow import train_kmeans
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.evaluate import Evaluation
-from evalkit.evaluation.measure import measure, measure_on, quiet
+from evalkit.evaluation.evaluate import Evaluation, evaluate
+from evalkit.evaluation.label_subsets import LabelSubsets
 from evalkit.evaluation.protocol import BASELINES, Baseline, BaselineOptions, Protocol
 from evalkit.features.extract import extract
-from evalkit.features.featureset import KIND as FEATURES
 from evalkit.features.featureset import FeatureSet
 from evalkit.gan.recipes import load_recipe
 from evalkit.images import ImageSet, find_images
 from evalkit.probes.supervised import Search, supervised_cnn
 from evalkit.workspace import Workspace
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def run_baseline(
-    workspace: Workspace,
+def baseline(
     name: str,
-    dataset: str,
-    protocol: Protocol,
+    images: str = "cifar10",
+    protocol: Protocol | None = None,
     *,
+    home: Workspace | Path | str | None = None,
     options: BaselineOptions = BaselineOptions(),
-    label_subsets: Path | None = None,
-    say: Say = quiet,
-    show: Say = quiet,
+    label_subsets: LabelSubsets | Path | str | None = None,
+    device: str = "auto",
 ) -> Evaluation:
-    """Measures the baseline on a data set; every part goes on where it was interrupted.
+    """Evaluates the baseline on a data set; an interrupted one resumes each of its steps.
+
+    Args:
+        name: one of `evalkit.evaluation.protocol.BASELINES`.
+        images: the data set.
+        protocol, home, label_subsets: as for `evaluate`.
+        options: settings of single baselines.
+        device: where extraction and fits compute: auto, cpu, cuda or cuda:N.
 
     Raises:
         EvalkitError: an unknown name (the message lists the names), or what the steps raise.
     """
     if name not in BASELINES:
         raise EvalkitError(f"{name}: no such baseline; choose {', '.join(BASELINES)}")
-    baseline = BASELINES[name]
-    if not baseline.encoder:
-        features = image_features(find_images(workspace, dataset, progress=True), options.recipe)
-        classifier = supervised_cnn(_search(workspace, features, options, protocol), trials=options.trials)
-        one = few_networks(protocol)
-        return measure_on(
-            workspace,
-            features,
-            one,
-            classifier=classifier,
-            label_subsets=label_subsets,
-            device=options.device,
-            say=say,
-            show=show,
-        )
-    return measure(
-        workspace,
-        protocol,
-        features=options.features or _own_features(workspace, baseline, dataset, options, say),
-        dataset=dataset,
-        classifier=baseline.classifier,
-        scaling=baseline.scaling,
+    chosen, protocol, workspace = BASELINES[name], protocol or Protocol(), Workspace.of(home)
+    if not chosen.encoder:
+        features = image_features(find_images(workspace, images, progress=True), options.recipe)
+        search = _search(workspace, features, options, protocol)
+        cnn = supervised_cnn(search, trials=options.trials)
+        protocol = few_networks(protocol)
+        return evaluate(features, protocol, home=home, classifier=cnn, label_subsets=label_subsets, device=device)
+    return evaluate(
+        _features(workspace, chosen, images, options, device),
+        replace(protocol, dataset=protocol.dataset or images),
+        home=home,
+        classifier=chosen.classifier,
+        scaling=chosen.scaling,
         label_subsets=label_subsets,
-        device=options.device,
-        say=say,
-        show=show,
+        device=device,
     )
 
 
 def few_networks(protocol: Protocol) -> Protocol:
-    """The protocol with one draw that chooses the trial, and one that is tested unless it says otherwise."""
+    """The protocol with one label subset to select the trial, and one to test unless it says otherwise."""
     if protocol.labels_per_class is None:
         return protocol
     return replace(protocol, num_selection_subsets=1, num_test_subsets=protocol.num_test_subsets or 1)
@@ -106,14 +98,17 @@ def _search(workspace: Workspace, features: FeatureSet, options: BaselineOptions
     return Search(recipe, folder, options.updates, options.minutes, protocol.seed)
 
 
-def _own_features(workspace: Workspace, baseline: Baseline, dataset: str, options: BaselineOptions, say: Say) -> str:
-    """Path of the baseline's feature set, made if it is missing."""
-    dictionary = f"{dataset}-{options.centroids}"
-    if "{dictionary}" in baseline.encoder:
-        place = workspace.path_of(DICTIONARY, dictionary)
-        say(f"dictionary: {place}")
-        images = find_images(workspace, dataset, progress=True)
-        train_kmeans(images, place, centroids=options.centroids, patches=options.patches)
-    encoder = baseline.encoder.format(recipe=options.recipe, dictionary=dictionary)
-    extract(dataset, encoder, home=workspace, device=options.device)
-    return str(workspace.latest(FEATURES))
+def _features(
+    workspace: Workspace, chosen: Baseline, images: str, options: BaselineOptions, device: str
+) -> FeatureSet | str:
+    """The features that the options name, or else the baseline's own, made if they are missing."""
+    if options.features:
+        return options.features
+    dictionary = f"{images}-{options.centroids}"
+    if "{dictionary}" in chosen.encoder:
+        path = workspace.path_of(DICTIONARY, dictionary)
+        logger.info("dictionary: %s", path)
+        image_set = find_images(workspace, images, progress=True)
+        train_kmeans(image_set, path, centroids=options.centroids, patches=options.patches)
+    encoder = chosen.encoder.format(recipe=options.recipe, dictionary=dictionary)
+    return extract(images, encoder, home=workspace, device=device)

@@ -1,32 +1,41 @@
-"""evaluate: from a feature set and a protocol to one figure.
+"""evaluate: from a feature set and a protocol to one result.
 
-C is chosen on validation rows taken out of the training split (Radford et al. 2016, section 5 and the release's SVHN
-script); test rows are used once, for the figure.
-
-Evaluation: a figure with everything that led to it, for run cards and paired comparisons.
-
-The choice of a classifier's setting (an SVM's C) on validation, over its grid and beyond the grid's ends.
+The hyperparameter (an SVM's C) is selected on validation rows held out of the training split (Radford et al. 2016,
+section 5 and the release's SVHN script); test rows are used once, for the result. Features come from `extract` or from
+the caller's arrays; with a workspace the result becomes a row of results.csv with its run card (`record`).
 """
 
+import logging
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from evalkit.evaluation.label_subsets import LabelSubsets, check_labels, make_label_subsets
+from evalkit.artifacts import read_manifest
+from evalkit.errors import EvalkitError
+from evalkit.evaluation.label_subsets import LabelSubsets, check_labels, make_label_subsets, read_label_subsets
 from evalkit.evaluation.protocol import Protocol
+from evalkit.evaluation.record import record
+from evalkit.evaluation.selection import Selection, select_hyperparameter
 from evalkit.evaluation.statistics import uncertainty_of
-from evalkit.features.featureset import FeatureSet, layer_columns
+from evalkit.features.featureset import KIND as FEATURES
+from evalkit.features.featureset import FeatureSet, Provenance, as_feature_set, layer_columns
+from evalkit.features.transforms import scale
 from evalkit.probes.classifiers import Classifier, Predictions, SolverOptions, classifier_named
 from evalkit.results import Result
 from evalkit.runtime import describe_device, resolve_device
-from evalkit.solver.fit import FEW_ROWS
 from evalkit.version import stamps
+from evalkit.workspace import Workspace
 
-_ERROR_DATASETS = ("svhn",)  # figures published as error rates
-_AT_ONCE = 3  # values tried together on many rows; the largest take most of the time and are seldom the best
-_SELECTION_TOL = 1e-5  # accuracies are settled from here on (benchmarks/NOTES.md); the figure's own fits go further
+logger = logging.getLogger(__name__)
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_ERROR_DATASETS = ("svhn",)  # data sets whose results are published as error rates
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,12 @@ class Evaluation:
     """What `evaluate` measured.
 
     Attributes:
-        figure: the row of results.csv.
-        C_curve: (value, validation accuracy in percent) of every C tried, in order (of every k, for kNN).
-        draws: the rows validated on and drawn.
+        result: the row of results.csv.
+        validation_curve: (value, validation accuracy in percent) of every value of the hyperparameter that was tried.
+        label_subsets: the rows fitted and validated on.
         predictions: int64 (fits, test rows), predicted labels.
         test_rows, test_labels: int64 (test rows,).
-        seconds: wall time by stage: "draw", "choose", "test".
+        seconds: wall time of each stage: "label_subsets", "selection", "test".
     """
 
     result: Result
@@ -50,192 +59,220 @@ class Evaluation:
     test_labels: np.ndarray
     seconds: Mapping[str, float]
 
+    @property
+    def value(self) -> float:
+        """The test accuracy (or error, see `result.metric`) in percent, the mean over fits."""
+        return self.result.value
 
-_EXTENSIONS = 9  # steps beyond an end of the grid, three decades: a choice still at the end is then reported as such
-_CLEAR_FALL = 0.005  # of accuracy; curves along C have one peak, but are flat and uneven within some 0.003 of it
-Progress = Callable[[str], None]
+    @property
+    def uncertainty(self) -> float:
+        """The ± of the published tables in percent points; `result.uncertainty_type` names it."""
+        return self.result.uncertainty
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval in percent; `result.interval_type` names it."""
+        return self.result.interval_low, self.result.interval_high
+
+    @property
+    def C(self) -> float:
+        """The C selected; NaN for a classifier without one."""
+        return self.result.C
 
 
 def evaluate(
-    features: FeatureSet,
-    protocol: Protocol,
+    features: FeatureSet | Arrays | Path | str | None = None,
+    protocol: Protocol | None = None,
     *,
+    home: Workspace | Path | str | None = None,
+    labels_per_class: int | None = None,
     classifier: str | Classifier = "svm",
     layers: str = "",
-    label_subsets: LabelSubsets | None = None,
+    scaling: str | None = None,
+    label_subsets: LabelSubsets | Path | str | None = None,
     device: str = "auto",
     memory: str | None = None,
-    say: Progress = lambda line: None,
-    show: Progress = lambda line: None,
+    results: Path | str | None = None,
 ) -> Evaluation:
-    """Measures one figure.
+    """Fits a classifier on the training features under a protocol and measures it on the test features.
+
+    With `home` or `results` it records the result: a row of results.csv, its run card, and the file of its label
+    subsets. Without, it writes nothing.
 
     Args:
-        features: rows with labels, splits `train` and `test`.
-        protocol: what to draw and where to choose C.
-        classifier: a name in `evalkit.probes.classifiers.CLASSIFIERS`, or a classifier itself.
+        features: a feature set, its name in the workspace or its path, or arrays (X, y, X_test, y_test); by default
+            the workspace's latest (of the protocol's data set, if the protocol names one).
+        protocol: which labels to use and where to select C; by default all labels.
+        home: the workspace, or its folder.
+        labels_per_class: short for Protocol(labels_per_class=...).
+        classifier: a name in `evalkit.probes.classifiers.CLASSIFIERS`, or a classifier.
         layers: use only these of the encoder's layers: "conv3", or "conv1..conv4".
-        draws: rows to use instead of the protocol's own, as read from a file.
-        device: of the solver.
-        memory: budget of the solver, e.g. "4GB"; None takes what the rows need.
-        say: called with a line whenever something is known.
-        show: called with a line at every step of the solver, for a display that the next one replaces.
+        scaling: `standardise` or `whiten` the features first, by statistics of the training rows.
+        label_subsets: rows to use instead of the protocol's own: from `make_label_subsets`, or a file of them.
+        device: where the solver computes: auto, cpu, cuda or cuda:N.
+        memory: memory budget of the solver, e.g. "4GB"; by default what the rows need.
+        results: the results.csv to record in, instead of the workspace's.
 
     Raises:
-        EvalkitError: one class only, fewer labels than the protocol draws, or a fit that missed its tolerance.
+        EvalkitError: no such features, a single class, fewer labels than the protocol needs, or a fit that missed its
+            tolerance.
     """
+    protocol = _with_labels_per_class(protocol or Protocol(), labels_per_class)
+    if isinstance(classifier, str):
+        classifier = classifier_named(classifier)
+    feature_set = find_features(features, home=home, dataset=protocol.dataset)
+    if scaling:
+        workspace = Workspace.of(home)  # a temporary one lasts as long as this function
+        feature_set = _scaled(feature_set, scaling, workspace)
+    if isinstance(label_subsets, str | Path):
+        label_subsets = read_label_subsets(Path(label_subsets), feature_set)
+    evaluation = _fit_and_test(feature_set, protocol, classifier, layers, label_subsets, device, memory)
+    if home is None and results is None:
+        return evaluation
+    return record(evaluation, feature_set, protocol, home=home, results=results)
+
+
+def find_features(
+    features: FeatureSet | Arrays | Path | str | None,
+    *,
+    home: Workspace | Path | str | None = None,
+    dataset: str | None = None,
+) -> FeatureSet:
+    """The feature set meant, as `evaluate` takes it; by default the workspace's latest, of `dataset` if that is given.
+
+    Raises:
+        EvalkitError: there is none, or it is of another data set.
+    """
+    if features is None and home is not None and dataset is not None:
+        features = _latest_of(dataset, Workspace.of(home))
+    feature_set = as_feature_set(features, home=home)
+    _check_dataset(dataset, [feature_set.dataset])
+    rows, columns = feature_set.features.shape
+    logger.info("features: %s (%s x %s)", feature_set.path or feature_set.dataset, f"{rows:,}", f"{columns:,}")
+    return feature_set
+
+
+def _latest_of(dataset: str, workspace: Workspace) -> Path:
+    paths = workspace.artifacts(FEATURES)
+    datasets = [Provenance.from_manifest(read_manifest(path, FEATURES)).dataset for path in paths]
+    _check_dataset(dataset, datasets)
+    return paths[len(datasets) - 1 - datasets[::-1].index(dataset)]  # the latest comes last
+
+
+def _check_dataset(dataset: str | None, available: list[str]) -> None:
+    if dataset is not None and dataset not in available:
+        listed = ", ".join(sorted(set(available))) or "none"
+        raise EvalkitError(
+            f"the protocol is for {dataset}, the features are of {listed}; run `evalkit extract --dataset {dataset}`"
+        )
+
+
+def features_name(features: FeatureSet) -> str:
+    """The name that files made from a feature set carry."""
+    if features.path is not None:
+        return features.path.name
+    return re.sub(r"[^\w.@+-]+", "-", f"{features.dataset}--{features.encoder}")
+
+
+def _with_labels_per_class(protocol: Protocol, labels_per_class: int | None) -> Protocol:
+    return protocol if labels_per_class is None else replace(protocol, labels_per_class=labels_per_class)
+
+
+def _scaled(features: FeatureSet, scaling: str, workspace: Workspace) -> FeatureSet:
+    latest = workspace.artifacts(FEATURES)[-1:]
+    scaled = scale(features, workspace.path_of(FEATURES, f"{features_name(features)}--{scaling}"), scaling)
+    for path in latest:  # what was extracted last stays what the next command takes
+        workspace.mark_latest(path)
+    logger.info("scaling: %s (%s columns)", scaling, f"{scaled.features.shape[1]:,}")
+    return scaled
+
+
+def _fit_and_test(
+    features: FeatureSet,
+    protocol: Protocol,
+    classifier: Classifier,
+    layers: str,
+    label_subsets: LabelSubsets | None,
+    device: str,
+    memory: str | None,
+) -> Evaluation:
+    """Selects the hyperparameter on validation rows, fits every test subset at it, and predicts the test rows."""
     started = time.monotonic()
-    fitted_by = classifier_named(classifier) if isinstance(classifier, str) else classifier
     check_labels(features, features.rows("train"))
-    test_rows = features.rows("test")
-    columns = layer_columns(features, layers)
+    X, y, test_rows = layer_columns(features, layers), features.labels, features.rows("test")
     label_subsets = label_subsets or make_label_subsets(features, protocol)
-    options = SolverOptions(str(resolve_device(device)), memory, progress=show)
-    drawn = time.monotonic()
-    choice = _select_hyperparameter(fitted_by, columns, features.labels, label_subsets, protocol.c_grid, options, say)
-    chosen = time.monotonic()
-    found = fitted_by.predict(columns, features.labels, label_subsets.test, [choice.value], test_rows, options)
-    ended = time.monotonic()
-    figure = _result(features, label_subsets, fitted_by, choice, found, features.labels[test_rows])
+    subsets_made = time.monotonic()
+    with _status_line() as progress:
+        options = SolverOptions(str(resolve_device(device)), memory, progress=progress)
+        selection = select_hyperparameter(classifier, X, y, label_subsets, c_grid=protocol.c_grid, options=options)
+        selected = time.monotonic()
+        predictions = classifier.predict(X, y, label_subsets.test, [selection.value], test_rows, options)
+    tested = time.monotonic()
+    result = _result(features, label_subsets, classifier, selection, predictions, y[test_rows])
     return Evaluation(
         result=replace(
-            figure,
+            result,
             layers=layers,
-            num_features=columns.shape[1],
-            seconds=ended - started,
+            num_features=X.shape[1],
+            seconds=tested - started,
             device=describe_device(resolve_device(device)),
         ),
-        validation_curve=tuple((value, 100 * score) for value, score in choice.scores.items()),
+        validation_curve=tuple((value, 100 * accuracy) for value, accuracy in selection.scores.items()),
         label_subsets=label_subsets,
-        predictions=found.labels[:, 0],
+        predictions=predictions.labels[:, 0],
         test_rows=test_rows,
-        test_labels=features.labels[test_rows],
-        seconds={"draw": drawn - started, "choose": chosen - drawn, "test": ended - chosen},
+        test_labels=y[test_rows],
+        seconds={
+            "label_subsets": subsets_made - started,
+            "selection": selected - subsets_made,
+            "test": tested - selected,
+        },
     )
 
 
-Score = Callable[[Sequence[float]], Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The value chosen, the validation accuracy of every value tried, and the grid's name, "extended 1e-05..0.01"."""
-
-    value: float
-    scores: dict[float, float]
-    search_range: str
-
-
-def _select_hyperparameter(
-    classifier: Classifier,
-    columns: np.ndarray,
-    labels: np.ndarray,
-    draws: LabelSubsets,
-    grid: str,
-    options: SolverOptions,
-    say: Progress,
-) -> Selection:
-    """The value with the best mean accuracy over the draws that choose, each on its own validation rows."""
-    options = replace(options, tol=_SELECTION_TOL)
-
-    def score(values: Sequence[float]) -> list[float]:
-        means = []
-        for fold, rows in enumerate(draws.validation):
-            select = draws.select[fold :: len(draws.validation)]
-            found = classifier.predict(columns, labels, select, values, rows, options).labels
-            means.append((found == labels[rows]).mean(axis=2))
-        accuracies = np.concatenate(means).mean(axis=0)
-        pairs = zip(values, accuracies, strict=True)
-        say(", ".join(f"{classifier.hyperparameter} {value:g}: {100 * accuracy:.2f} %" for value, accuracy in pairs))
-        return accuracies.tolist()
-
-    grid = grid if classifier.extend_search else "fixed"
-    at_once = _AT_ONCE if len(draws.select[0]) > FEW_ROWS else None  # few rows share what costs most
-    return search_hyperparameter(
-        score, classifier.candidates, letter=classifier.hyperparameter, grid=grid, at_once=at_once, say=say
-    )
+@contextmanager
+def _status_line() -> Iterator[Callable[[str], None]]:
+    """A function that shows a line in place of the previous one, on standard error, if that is a terminal."""
+    with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
+        yield line.set_description_str
 
 
 def _result(
     features: FeatureSet,
-    draws: LabelSubsets,
+    label_subsets: LabelSubsets,
     classifier: Classifier,
-    choice: Selection,
-    found: Predictions,
-    truth: np.ndarray,
+    selection: Selection,
+    predictions: Predictions,
+    test_labels: np.ndarray,
 ) -> Result:
-    error = features.dataset.split("-")[0] in _ERROR_DATASETS
-    correct = found.labels[:, 0] == truth
-    spread = uncertainty_of(~correct if error else correct)
+    is_error = features.dataset.split("-")[0] in _ERROR_DATASETS
+    correct = predictions.labels[:, 0] == test_labels  # (fits, test rows)
+    uncertainty = uncertainty_of(~correct if is_error else correct)
     return Result(
         dataset=features.dataset,
         encoder=features.encoder,
         num_features=features.features.shape[1],
-        protocol=draws.protocol,
-        metric="error_percent" if error else "accuracy_percent",
+        protocol=label_subsets.protocol,
+        metric="error_percent" if is_error else "accuracy_percent",
         n=len(correct),
-        C=choice.value if classifier.hyperparameter == "C" else float("nan"),
-        search_range=choice.search_range,
-        validation_percent=100 * choice.scores[choice.value],
-        n_train=len(draws.test[0]),
-        n_validation=len(draws.validation[0]),
-        n_test=len(truth),
-        duality_gap=found.duality_gap,
-        error_estimate=found.error_estimate,
+        C=selection.value if classifier.hyperparameter == "C" else float("nan"),
+        search_range=selection.search_range,
+        validation_percent=100 * selection.scores[selection.value],
+        n_train=len(label_subsets.test[0]),
+        n_validation=len(label_subsets.validation[0]),
+        n_test=len(test_labels),
+        duality_gap=predictions.duality_gap,
+        error_estimate=predictions.error_estimate,
         weights_sha256=features.weights_sha256,
         features_sha256=features.sha256,
-        seed=draws.seed,
+        seed=label_subsets.seed,
         seconds=0.0,
         device="",
         classifier=classifier.display_name,
-        scaling=features.manifest["settings"].get("scaling", ""),
-        hyperparameter=f"{classifier.hyperparameter} = {choice.value:g}",
-        select_on=draws.select_on,
-        label_subsets_sha256=draws.sha256,
-        **spread.columns(),
+        scaling=features.provenance.scaling,
+        hyperparameter=f"{classifier.hyperparameter} = {selection.value:g}",
+        select_on=label_subsets.select_on,
+        label_subsets_sha256=label_subsets.sha256,
+        **uncertainty.columns(),
         **stamps(),
     )
-
-
-def search_hyperparameter(
-    score: Score,
-    values: Sequence[float],
-    *,
-    letter: str = "C",
-    grid: str = "extended",
-    at_once: int | None = None,
-    say: Progress = print,
-) -> Selection:
-    """The value of the best validation accuracy, the smallest of equals.
-
-    `score` maps values to validation accuracies. An `extended` grid goes on in steps of 1, 2, 5 while an end is best;
-    its values are tried `at_once` at a time, the smallest first, and those beyond a clear fall are left out.
-    """
-    values = sorted(values)
-    some = at_once if at_once and grid == "extended" else len(values)
-    scores: dict[float, float] = {}
-    for first in range(0, len(values), some):
-        part = values[first : first + some]
-        scores |= zip(part, score(part), strict=True)
-        # differs from the paper: the release tries its whole grid (`release`)
-        if scores[part[-1]] < max(scores.values()) - _CLEAR_FALL:
-            break
-    extended = 0
-    while True:
-        best = min(scores, key=lambda value: (-scores[value], value))
-        say(f"{letter} {best:g} is best on validation: {100 * scores[best]:.2f} %")
-        if grid != "extended" or best not in (min(scores), max(scores)) or extended == _EXTENSIONS:
-            break
-        # differs from the paper: the release's grid ends at 1e-4 and 1e-2 whatever validation says (`release`)
-        beyond = _next_value(best, down=best == min(scores))
-        say(f"that is an end of the grid: trying {letter} {beyond:g}")
-        scores[beyond] = score([beyond])[0]
-        extended += 1
-    return Selection(best, dict(sorted(scores.items())), f"{grid} {min(scores):g}..{max(scores):g}")
-
-
-def _next_value(value: float, *, down: bool) -> float:
-    """The neighbour of a value in the series 1, 2, 5, 10, ..."""
-    series = [float(f"{digit}e{power}") for power in range(-12, 13) for digit in (1, 2, 5)]
-    place = int(np.argmin(np.abs(np.log(series) - np.log(value))))
-    return series[place - 1 if down else place + 1]

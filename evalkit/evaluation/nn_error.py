@@ -1,15 +1,16 @@
-"""The paper's MNIST table: the test error of a 1-NN classifier fitted on samples of a conditional generator.
+"""nn_error: the paper's MNIST table, the test error of a 1-nearest-neighbour classifier fitted on generated samples.
 
-1-nearest-neighbour classification by samples of a conditional generator (Radford et al. 2016, table 3; the release's
-`nnc`): samples come in batches, and only the nearest one so far of each test image is kept.
+The samples are those of a conditional generator (Radford et al. 2016, table 3; the release's `nnc`). They come in
+batches, and only the nearest sample so far of each test image is kept.
 """
 
 import dataclasses
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evalkit.artifacts import ArtifactWriter, commit, new_manifest, write_artifact
+from evalkit.artifacts import ArtifactWriter, new_manifest, write_artifact
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.evaluate import Progress
-from evalkit.evaluation.measure import quiet
+from evalkit.evaluation.record import provenance, result_row
 from evalkit.evaluation.statistics import uncertainty_of
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
 from evalkit.gan.networks import Generator, draw_z, to_network_range
@@ -29,55 +29,86 @@ from evalkit.gan.run_dir import find_checkpoint, run_of
 from evalkit.images import ImageSet, find_images
 from evalkit.results import Result, add_result, write_card
 from evalkit.runtime import describe_device, resolve_device
-from evalkit.version import stamps, versions
+from evalkit.version import stamps
 from evalkit.workspace import Workspace
 
+logger = logging.getLogger(__name__)
+
 KIND = "1-NN fit"
+BATCH = 1000  # samples at a time, all classes in turn: batch norm uses their statistics
 _STEP = 100  # batches between records of progress
+DrawSamples = Callable[[int, int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A generator's checkpoint, the images it is tested on, and the settings of the samples."""
+
+    checkpoint: Path
+    name: str
+    recipe: Recipe
+    weights: str
+    weights_sha256: str
+    images: ImageSet
+    samples: int
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"encoder": self.name, "dataset": self.images.name, "samples": self.samples, "seed": self.seed}
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        return {"weights_sha256": self.weights_sha256, "images_sha256": self.images.sha256}
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        return self.images.labels[slice(*self.images.splits["test"])]
 
 
 def nn_error(
-    workspace: Workspace,
     encoder: str = "latest",
+    images: str = "mnist",
     *,
-    dataset: str = "mnist",
+    home: Workspace | Path | str | None = None,
     samples: int = 50_000,
     seed: int = 0,
     device: str = "auto",
-    say: Progress = quiet,
 ) -> Result:
-    """Measures one figure: a row of results.csv with its run card; killed, it goes on where it was.
+    """Fits 1-NN on generated samples and measures its test error; an interrupted fit resumes.
+
+    With `home` it records the result: a row of results.csv with its run card.
 
     Args:
         encoder: a run or checkpoint of a conditional recipe.
-        dataset: whose test images are classified.
-        samples: of all classes together, as many of each.
+        images: the data set whose test images are classified.
+        home: the workspace, or its folder.
+        samples: total number of samples, the same for each class.
+        seed: seed of the samples.
+        device: where to compute: auto, cpu, cuda or cuda:N.
 
     Raises:
         EvalkitError: a recipe without classes, or with others than the data set's, or images of another size.
     """
-    started, where = time.monotonic(), resolve_device(device)
+    started, where, workspace = time.monotonic(), resolve_device(device), Workspace.of(home)
+    inputs = _inputs(encoder, images, workspace, samples, seed)
+    logger.info("generator: %s; test images: %s", inputs.checkpoint, inputs.images.name)
+    predictions = _predict(inputs, workspace, where)
+    seconds = time.monotonic() - started
+    result = _result(inputs, predictions, seconds, describe_device(where))
+    return result if home is None else _record(workspace, result, inputs, predictions)
+
+
+def _inputs(encoder: str, dataset: str, workspace: Workspace, samples: int, seed: int) -> _Inputs:
     checkpoint = find_checkpoint(encoder, workspace)
     manifest = read_checkpoint(checkpoint)
     recipe, name = stored_recipe(manifest), f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
     _check_conditional(recipe, name)  # before a download
     images = find_images(workspace, dataset, progress=True)
-    _check_fitting(recipe, images, name)
-    say(f"generator: {checkpoint}; test images: {images.name}")
-    generator = Generator(recipe)
+    _check_same_classes(recipe, images, name)
     weights = weights_file(manifest, "generator")
-    load_weights(generator, checkpoint / weights)
     sha256 = manifest["files"][weights]["sha256"]
-    settings = {"encoder": name, "dataset": images.name, "samples": samples, "seed": seed}
-    made_from = {"weights_sha256": sha256, "images_sha256": images.sha256}
-    target = workspace.home / "nn-error" / f"{images.name}--{name}--{samples}"
-    with write_artifact(target, settings=settings, made_from=made_from) as artifact:
-        test = torch.from_numpy(np.array(images.split("test")))
-        pictures = to_network_range(test, recipe).flatten(1).to(where)
-        found = _fit(artifact, sampler(generator.to(where), recipe, seed=seed), pictures, samples)
-        artifact.finish(new_manifest(KIND, settings=settings, made_from=made_from))
-    figure = _result(images, found, settings, made_from, time.monotonic() - started, describe_device(where))
-    return _record(workspace, figure, images, found)
+    return _Inputs(checkpoint, name, recipe, weights, sha256, images, samples, seed)
 
 
 def _check_conditional(recipe: Recipe, name: str) -> None:
@@ -88,94 +119,42 @@ def _check_conditional(recipe: Recipe, name: str) -> None:
         )
 
 
-def _check_fitting(recipe: Recipe, images: ImageSet, name: str) -> None:
+def _check_same_classes(recipe: Recipe, images: ImageSet, name: str) -> None:
     size = images.images.shape[1:3]
     if recipe.classes != len(images.class_names) or size != (recipe.size, recipe.size):
         raise EvalkitError(
-            f"{name}: draws {recipe.classes} classes at {recipe.size}x{recipe.size}, {images.name} has "
+            f"{name}: generates {recipe.classes} classes at {recipe.size}x{recipe.size}, {images.name} has "
             f"{len(images.class_names)} at {size[0]}x{size[1]}"
         )
 
 
-def _result(
-    images: ImageSet, found: np.ndarray, settings: dict, made_from: dict, seconds: float, device: str
-) -> Result:
-    labels = images.labels[slice(*images.splits["test"])]
-    spread = uncertainty_of((found != labels)[None])
-    nothing = float("nan")
-    return Result(
-        dataset=images.name,
-        encoder=settings["encoder"],
-        num_features=int(np.prod(images.images.shape[1:])),
-        protocol=f"1-nn on {_short(settings['samples'])} samples",
-        metric="error_percent",
-        n=1,
-        C=nothing,
-        search_range="",
-        validation_percent=nothing,
-        n_train=settings["samples"],
-        n_validation=0,
-        n_test=len(labels),
-        duality_gap=nothing,
-        error_estimate=nothing,
-        weights_sha256=made_from["weights_sha256"],
-        features_sha256=made_from["images_sha256"],
-        seed=settings["seed"],
-        seconds=seconds,
-        device=device,
-        classifier="1-NN",
-        **spread.columns(),
-        **stamps(),
-    )
+def _predict(inputs: _Inputs, workspace: Workspace, device: torch.device) -> np.ndarray:
+    """The label of the nearest sample of each test image, int64 (N,)."""
+    generator = Generator(inputs.recipe)
+    load_weights(generator, inputs.checkpoint / inputs.weights)
+    target = workspace.home / "nn-error" / f"{inputs.images.name}--{inputs.name}--{inputs.samples}"
+    with write_artifact(target, settings=inputs.settings, made_from=inputs.made_from) as artifact:
+        test = torch.from_numpy(np.array(inputs.images.split("test")))
+        test = to_network_range(test, inputs.recipe).flatten(1).to(device)
+        draw = sampler(generator.to(device), inputs.recipe, seed=inputs.seed)
+        labels = _nearest_labels(artifact, draw, test, inputs.samples)
+        artifact.finish(new_manifest(KIND, settings=inputs.settings, made_from=inputs.made_from))
+    return labels
 
 
-def _short(count: int) -> str:
-    """50000 as 50K, 10000000 as 10M: as the table's columns are named."""
-    for size, letter in ((1_000_000, "M"), (1000, "K")):
-        if count % size == 0:
-            return f"{count // size}{letter}"
-    return str(count)
-
-
-def _record(workspace: Workspace, figure: Result, images: ImageSet, found: np.ndarray) -> Result:
-    """Writes the run card and the row."""
-    labels = images.labels[slice(*images.splits["test"])]
-    row = {key: None if value != value else value for key, value in dataclasses.asdict(figure).items() if key != "card"}
-    content: dict[str, Any] = {
-        "result": row,
-        "labels_sha256": hashlib.sha256(np.asarray(images.labels, "<i8").tobytes()).hexdigest(),
-        "label_subsets_sha256": "",
-        "images_sha256": images.sha256,
-        "weights_sha256": figure.weights_sha256,
-        "class_names": list(images.class_names),
-        "versions": versions(),
-        "commit": commit(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    card = write_card(workspace.results, content, predictions=found[None], labels=labels)
-    named = dataclasses.replace(figure, card=card)
-    add_result(workspace.results, named)
-    return named
-
-
-BATCH = 1000  # samples at a time, all classes in turn: batch norm takes their statistics
-DrawSamples = Callable[[int, int], tuple[Tensor, Tensor]]
-
-
-def _fit(artifact: ArtifactWriter, draw: DrawSamples, images: torch.Tensor, samples: int) -> np.ndarray:
-    """Labels of the nearest samples, int64 (N,)."""
-    kept, done = artifact.path / "nearest.npz", artifact.progress.get("batches", 0)
-    nearest = NearestSamples.none_yet(len(images), images.device)
+def _nearest_labels(artifact: ArtifactWriter, draw: DrawSamples, images: Tensor, samples: int) -> np.ndarray:
+    """Labels of the nearest samples, int64 (N,); progress is kept in the artifact."""
+    file, done = artifact.path / "nearest.npz", artifact.progress.get("batches", 0)
+    nearest = NearestSamples.empty(len(images), images.device)
     if done:
-        with np.load(kept) as arrays:
-            nearest = NearestSamples(
-                *(torch.from_numpy(arrays[key]).to(images.device) for key in ("distances", "labels"))
-            )
+        with np.load(file) as arrays:
+            stored = (torch.from_numpy(arrays[key]).to(images.device) for key in ("distances", "labels"))
+            nearest = NearestSamples(*stored)
     batches = -(-samples // BATCH)
     for number in tqdm(range(done, batches), initial=done, total=batches, desc="samples", unit="batch", disable=None):
         nearest.update(images, *draw(number, min(BATCH, samples - number * BATCH)))
         if (number + 1) % _STEP == 0 or number + 1 == batches:
-            np.savez(kept, distances=nearest.distances.cpu().numpy(), labels=nearest.labels.cpu().numpy())
+            np.savez(file, distances=nearest.distances.cpu().numpy(), labels=nearest.labels.cpu().numpy())
             artifact.save(batches=number + 1)
     return nearest.labels.cpu().numpy()
 
@@ -188,29 +167,29 @@ class NearestSamples:
     labels: Tensor
 
     @staticmethod
-    def none_yet(count: int, device: torch.device) -> "NearestSamples":
+    def empty(count: int, device: torch.device) -> "NearestSamples":
         """Before the first batch."""
         return NearestSamples(
             torch.full((count,), float("inf"), device=device), torch.full((count,), -1, device=device)
         )
 
     def update(self, images: Tensor, samples: Tensor, labels: Tensor) -> None:
-        """Takes in samples (n, D) with labels (n,) for images (N, D)."""
+        """Compares images (N, D) with more samples (n, D) of these labels (n,)."""
         squares = images.square().sum(1)
         for first in range(0, len(images), BATCH):
-            part = slice(first, first + BATCH)
-            distances = torch.addmm(samples.square().sum(1), images[part], samples.T, alpha=-2)
+            chunk = slice(first, first + BATCH)
+            distances = torch.addmm(samples.square().sum(1), images[chunk], samples.T, alpha=-2)
             least, which = distances.min(1)
-            least = least + squares[part]
-            nearer = least < self.distances[part]
-            self.distances[part] = torch.where(nearer, least, self.distances[part])
-            self.labels[part] = torch.where(nearer, labels[which], self.labels[part])
+            least = least + squares[chunk]
+            nearer = least < self.distances[chunk]
+            self.distances[chunk] = torch.where(nearer, least, self.distances[chunk])
+            self.labels[chunk] = torch.where(nearer, labels[which], self.labels[chunk])
 
 
 def sampler(generator: Generator, recipe: Recipe, *, seed: int) -> DrawSamples:
-    """Draws batch `number` of `count` samples: images (count, D) in the generator's range, labels (count,).
+    """A function that generates batch `number` of `count` samples: images (count, D), labels (count,).
 
-    Each batch depends on the seed and its number alone.
+    The images are in the generator's range. Each batch depends on the seed and its number alone.
     """
     device = next(generator.parameters()).device
 
@@ -222,3 +201,57 @@ def sampler(generator: Generator, recipe: Recipe, *, seed: int) -> DrawSamples:
             return generator(z, torch.nn.functional.one_hot(labels, recipe.classes)).flatten(1).float(), labels
 
     return draw
+
+
+def _result(inputs: _Inputs, predictions: np.ndarray, seconds: float, device: str) -> Result:
+    uncertainty = uncertainty_of((predictions != inputs.test_labels)[None])
+    return Result(
+        dataset=inputs.images.name,
+        encoder=inputs.name,
+        num_features=int(np.prod(inputs.images.images.shape[1:])),
+        protocol=f"1-nn on {_short(inputs.samples)} samples",
+        metric="error_percent",
+        n=1,
+        C=float("nan"),
+        search_range="",
+        validation_percent=float("nan"),
+        n_train=inputs.samples,
+        n_validation=0,
+        n_test=len(predictions),
+        duality_gap=float("nan"),
+        error_estimate=float("nan"),
+        weights_sha256=inputs.weights_sha256,
+        features_sha256=inputs.images.sha256,
+        seed=inputs.seed,
+        seconds=seconds,
+        device=device,
+        classifier="1-NN",
+        **uncertainty.columns(),
+        **stamps(),
+    )
+
+
+def _short(count: int) -> str:
+    """50000 as 50K, 10000000 as 10M: as the table's columns are named."""
+    for size, letter in ((1_000_000, "M"), (1000, "K")):
+        if count % size == 0:
+            return f"{count // size}{letter}"
+    return str(count)
+
+
+def _record(workspace: Workspace, result: Result, inputs: _Inputs, predictions: np.ndarray) -> Result:
+    """Writes the run card and the row; returns the result with the card's name."""
+    images = inputs.images
+    content = {
+        "result": result_row(result),
+        "labels_sha256": hashlib.sha256(np.asarray(images.labels, "<i8").tobytes()).hexdigest(),
+        "label_subsets_sha256": "",
+        "images_sha256": images.sha256,
+        "weights_sha256": result.weights_sha256,
+        "class_names": list(images.class_names),
+        **provenance(),
+    }
+    card = write_card(workspace.results, content, predictions=predictions[None], labels=inputs.test_labels)
+    result = dataclasses.replace(result, card=card)
+    add_result(workspace.results, result)
+    return result

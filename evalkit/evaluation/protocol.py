@@ -1,62 +1,88 @@
-"""What a protocol is: which labels are drawn, where C is chosen, what is repeated. Light to import."""
+"""Protocols: which training labels a result uses, where the hyperparameter is selected, and how many fits are averaged.
 
-from dataclasses import dataclass, replace
+Also what `evalkit baseline` and `evalkit reproduce` can run under them. Standard library only: the command line builds
+its options from these dataclasses. `label_subsets` turns a protocol into row numbers, `evaluate` into a result.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
 
 from evalkit.errors import EvalkitError
+from evalkit.settings import setting
 
-C_GRIDS = ("extended", "release")
-SELECTIONS = ("validation", "test")
-# differs from the paper: 10 and 100 draws whatever their size.
-_FEW_ROWS = 2_000  # draws of more rows are repeated less by default: their cost grows with the cube of the rows
+CGrid = Literal["extended", "release"]
+SelectOn = Literal["validation", "test"]
+C_GRIDS: tuple[str, ...] = get_args(CGrid)
+# differs from the paper: it uses 10 and 100 label subsets whatever their size.
+_FEW_ROWS = 2_000  # larger label subsets are fewer by default: the cost of a fit grows with the cube of its rows
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a figure is measured.
+    """How a result is measured.
 
     Attributes:
-        labels_per_class: None for all training labels, else the labels of each draw.
-        grid: `extended` (the classifier's values, going on where validation picks an end) or `release`.
-        validation: rows set aside for the choice of C; at most a fifth of the training rows.
-        select_draws: draws that choose C (10 in the release).
-        repeats: fresh draws that are tested (100 in the release).
-        seed: of the validation split and the draws.
-        folds: choose C by cross-validation in so many folds, instead of on rows set aside.
-        selected_on: `validation`, or `test` to choose C by test accuracy; figures and tables then say so.
+        labels_per_class: labels per class in each label subset; None uses all training labels.
+        c_grid: `extended` (the classifier's candidates, searched beyond an end that is best) or `release`.
+        validation: training rows held out to select the hyperparameter; at most a fifth of them.
+        num_selection_subsets: label subsets that select the hyperparameter (10 in the release).
+        num_test_subsets: further label subsets whose fits are tested (100 in the release).
+        seed: seed of the validation split and of the label subsets.
+        folds: select the hyperparameter by cross-validation in this many folds instead of on held-out rows.
+        select_on: `validation`, or `test` to select the hyperparameter by test accuracy; results and tables say so.
+        dataset: the data set that the protocol belongs to; None takes features of any.
 
     Raises:
-        EvalkitError: counts below one, one fold, repeats of all labels, or an unknown grid.
+        EvalkitError: a count below its minimum, a number of label subsets although all labels are used, or an unknown
+            choice.
     """
 
-    labels_per_class: int | None = None
-    c_grid: str = "extended"
-    validation: int = 10_000
-    num_selection_subsets: int | None = None
-    num_test_subsets: int | None = None
-    seed: int = 0
-    folds: int | None = None
-    select_on: str = "validation"
+    labels_per_class: int | None = setting(
+        None, "Labels per class in each label subset [default: all, or the named protocol's].", minimum=1
+    )
+    c_grid: CGrid = setting(
+        "extended",
+        "C values to search: the release's seven; extended also searches beyond an end that is best, and on many rows "
+        "stops after a clear fall.",
+    )
+    validation: int = setting(
+        10_000, "Training rows held out to select the hyperparameter; at most a fifth.", minimum=1
+    )
+    num_selection_subsets: int | None = setting(
+        None, "Label subsets that select the hyperparameter [default: 10, or 3 if they are large].", minimum=1
+    )
+    num_test_subsets: int | None = setting(
+        None, "Label subsets whose fits are tested [default: 100, or 10 if they are large].", minimum=1
+    )
+    seed: int = setting(0, "Seed of the validation split and of the label subsets.", minimum=0)
+    folds: int | None = setting(
+        None, "Select the hyperparameter by cross-validation in this many folds instead.", minimum=2
+    )
+    select_on: SelectOn = setting(
+        "validation", "Rows that select the hyperparameter; with test, the result and every table say so."
+    )
+    dataset: str | None = None
 
     def __post_init__(self) -> None:
-        for key in ("labels_per_class", "validation", "num_selection_subsets", "num_test_subsets"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise EvalkitError(f"protocol: {key} = {value}, expected at least 1")
-        if self.folds is not None and self.folds < 2:
-            raise EvalkitError(f"protocol: folds = {self.folds}, expected at least 2")
-        for key, choices in (("c_grid", C_GRIDS), ("select_on", SELECTIONS)):
+        for each in fields(self):
+            value, minimum = getattr(self, each.name), each.metadata.get("minimum")
+            if value is not None and minimum is not None and value < minimum:
+                raise EvalkitError(f"protocol: {each.name} = {value}, expected at least {minimum}")
+        for key, choices in (("c_grid", C_GRIDS), ("select_on", get_args(SelectOn))):
             if getattr(self, key) not in choices:
                 raise EvalkitError(f"protocol: {key} {getattr(self, key)!r}, expected {' or '.join(choices)}")
         if self.labels_per_class is None and (self.num_test_subsets or self.num_selection_subsets):
-            raise EvalkitError("protocol: all labels are one draw, nothing to repeat; give labels a class as well")
+            raise EvalkitError(
+                "protocol: a number of label subsets, but all labels are used; give the labels per class as well"
+            )
 
     @property
     def name(self) -> str:
-        """As figures carry it: "all" or the number of labels a class."""
+        """The protocol's name in results: "all" or the number of labels per class."""
         return "all" if self.labels_per_class is None else str(self.labels_per_class)
 
     def with_counts(self, classes: int) -> "Protocol":
-        """The protocol with its numbers of draws filled in: the release's, or fewer where a draw is large."""
+        """The protocol with its numbers of label subsets filled in: the release's, or fewer where they are large."""
         if self.labels_per_class is None:
             return self
         few = self.labels_per_class * classes <= _FEW_ROWS
@@ -69,24 +95,26 @@ class Protocol:
 
 # Published protocols whose name does not say it all. Every other name is DATASET or DATASET:LABELS_PER_CLASS.
 PROTOCOLS = {
-    # Radford et al. 2016, table 2 and the release's script: 1,000 labels in all, 10,000 rows of validation
-    "svhn:1000": Protocol(labels_per_class=100, c_grid="release", num_selection_subsets=10, num_test_subsets=100),
+    # Radford et al. 2016, table 2 and the release's script: 1,000 labels in total, 10,000 validation rows
+    "svhn:1000": Protocol(
+        labels_per_class=100, c_grid="release", num_selection_subsets=10, num_test_subsets=100, dataset="svhn"
+    ),
 }
 
 
-def protocol_named(name: str) -> tuple[str, Protocol]:
-    """Data set and protocol of a name: DATASET (all labels), DATASET:k (k labels a class), or one of PROTOCOLS.
+def protocol_named(name: str) -> Protocol:
+    """The protocol of a name: DATASET (all labels), DATASET:K (K labels per class), or one of PROTOCOLS.
 
     Raises:
-        EvalkitError: k is no whole number of at least 1.
+        EvalkitError: K is not a whole number of at least 1.
     """
-    dataset, colon, count = name.partition(":")
     if name in PROTOCOLS:
-        return dataset, PROTOCOLS[name]
+        return PROTOCOLS[name]
+    dataset, colon, count = name.partition(":")
     if not dataset or (colon and not (count.isdecimal() and int(count))):
         known = ", ".join(("cifar10", "cifar10:400", *PROTOCOLS))
         raise EvalkitError(f"{name}: no such protocol; expected DATASET or DATASET:LABELS_PER_CLASS, such as {known}")
-    return dataset, Protocol(int(count) if colon else None)
+    return Protocol(int(count) if colon else None, dataset=dataset)
 
 
 @dataclass(frozen=True)
@@ -94,10 +122,10 @@ class Baseline:
     """One baseline.
 
     Attributes:
-        about: what it is.
+        about: one line for tables and help.
         encoder: the encoder's name; empty where the images themselves are fitted.
         classifier: a name in `evalkit.probes.classifiers.CLASSIFIERS`; empty for the supervised CNN.
-        scaling: of the features, a name in `evalkit.features.transforms.SCALINGS`.
+        scaling: scaling of the features, a name in `evalkit.features.transforms.SCALINGS`.
     """
 
     about: str
@@ -119,24 +147,15 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class BaselineOptions:
-    """What some of the baselines can be told.
+    """Settings of single baselines; the others ignore them."""
 
-    Attributes:
-        features: a feature set to fit on, instead of the baseline's own (knn, logistic).
-        recipe: the network of `random` and `cnn`.
-        centroids, patches: of `kmeans`.
-        trials, updates, minutes: of `cnn`: networks tried, updates of each, and when to stop beginning new ones.
-        device: of extraction and fits.
-    """
-
-    features: str | None = None
-    recipe: str = "imagenet32"
-    centroids: int = 1600
-    patches: int = 400_000
-    trials: int = 64
-    updates: int = 2000
-    minutes: float = float("inf")
-    device: str = "auto"
+    features: str | None = setting(None, "Feature set that knn or logistic is fitted on [default: pixels].")
+    recipe: str = setting("imagenet32", "Recipe whose network random and cnn use.")
+    centroids: int = setting(1600, "Number of centroids of kmeans.", minimum=1)
+    patches: int = setting(400_000, "Number of image patches that kmeans learns from.", minimum=1)
+    trials: int = setting(64, "Number of networks that cnn trains to choose from.", minimum=1)
+    updates: int = setting(2000, "Updates per network of cnn.", minimum=1)
+    minutes: float = setting(float("inf"), "Minutes after which cnn starts no further network.", minimum=0)
 
 
 @dataclass(frozen=True)

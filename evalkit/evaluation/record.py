@@ -1,7 +1,12 @@
-"""From an evaluation to its row of results.csv and the run card that the row leads to."""
+"""Recording: from an evaluation to its row of results.csv, the run card of that row and the file of its label subsets.
+
+`evaluate` calls `record` when it has a workspace; `recorded_result` finds a row again, so that nothing is measured
+twice.
+"""
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import platform
@@ -9,87 +14,150 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.artifacts import MANIFEST, Manifest, commit
-from evalkit.evaluation.evaluate import Evaluation
-from evalkit.evaluation.label_subsets import make_label_subsets
+from evalkit.evaluation.label_subsets import LabelSubsets, make_label_subsets, write_label_subsets
 from evalkit.evaluation.protocol import Protocol
 from evalkit.features.featureset import FeatureSet
 from evalkit.gan.run_dir import updates_before
 from evalkit.images import find_images_by_sha256
-from evalkit.results import Card, add_result, write_card
+from evalkit.probes.classifiers import SVM
+from evalkit.results import Card, Result, add_result, read_results, write_card
 from evalkit.version import versions
 from evalkit.workspace import Workspace
 
+if TYPE_CHECKING:
+    from evalkit.evaluation.evaluate import Evaluation
 
-def record(workspace: Workspace, evaluation: Evaluation, features: FeatureSet, protocol: Protocol) -> Evaluation:
-    """Writes the evaluation's run card and its row of results.csv; returns it with the card named in its figure."""
+logger = logging.getLogger(__name__)
+
+
+def record(
+    evaluation: "Evaluation",
+    features: FeatureSet,
+    protocol: Protocol,
+    *,
+    home: Workspace | Path | str | None = None,
+    results: Path | str | None = None,
+) -> "Evaluation":
+    """Writes the evaluation's label subsets, run card and row; returns it with the card's name in its result.
+
+    Args:
+        home: the workspace, or its folder; by default the folder of `results`.
+        results: the results.csv, with the cards beside it; by default the workspace's.
+    """
+    assert home is not None or results is not None
+    workspace = Workspace.of(home if home is not None else Path(str(results)).parent)
+    path = workspace.results if results is None else Path(results)
+    logger.info("label subsets: %s", write_label_subsets(workspace.label_subsets, evaluation.label_subsets))
     content = card_content(evaluation, features, protocol) | {"training": training_facts(features, workspace)}
-    name = write_card(workspace.results, content, predictions=evaluation.predictions, labels=evaluation.test_labels)
-    figure = dataclasses.replace(evaluation.result, card=name)
-    add_result(workspace.results, figure)
-    return dataclasses.replace(evaluation, result=figure)
+    card = write_card(path, content, predictions=evaluation.predictions, labels=evaluation.test_labels)
+    result = dataclasses.replace(evaluation.result, card=card)
+    add_result(path, result)
+    return dataclasses.replace(evaluation, result=result)
 
 
-def card_content(evaluation: Evaluation, features: FeatureSet, protocol: Protocol) -> Card:
-    """All that led to the figure, as JSON values; paths are left out, since hashes find the artifacts anywhere."""
-    figure, manifest = evaluation.result, features.manifest
-    row = {key: _json(value) for key, value in dataclasses.asdict(figure).items() if key != "card"}
-    settings = {key: value for key, value in manifest["settings"].items() if key != "weights"}
+def recorded_result(
+    features: FeatureSet,
+    protocol: Protocol,
+    *,
+    results: Path,
+    layers: str = "",
+    label_subsets: LabelSubsets | None = None,
+) -> Result | None:
+    """The L2-SVM's result on these features under this protocol, from a results.csv; None if there is none.
+
+    The label subsets, by default the protocol's, are compared by their hash, which covers all of the protocol but its
+    search range.
+    """
+    table = read_results(results)
+    expected = {
+        "dataset": features.dataset,
+        "features_sha256": features.sha256,
+        "encoder": features.encoder,
+        "layers": layers,
+        "classifier": SVM.display_name,
+        "label_subsets_sha256": (label_subsets or make_label_subsets(features, protocol)).sha256,
+    }
+    same = table["search_range"].str.startswith(f"{protocol.c_grid} ")
+    for column, value in expected.items():
+        same &= table[column] == value
+    rows = table[same]
+    return None if rows.empty else Result(**{str(key): value for key, value in rows.iloc[-1].items()})
+
+
+def card_content(evaluation: "Evaluation", features: FeatureSet, protocol: Protocol) -> Card:
+    """All that led to the result, as JSON values; paths are left out, since hashes find the artifacts anywhere."""
+    result, label_subsets, origin = evaluation.result, evaluation.label_subsets, features.provenance
+    protocol = protocol.with_counts(len(features.class_names))
+    settings = {key: value for key, value in features.manifest["settings"].items() if key != "weights"}
     return {
-        "result": row,
-        "protocol": dataclasses.asdict(protocol.with_counts(len(features.class_names))),
-        "curve": [[_json(value), percent] for value, percent in evaluation.validation_curve],
-        "labels_sha256": evaluation.label_subsets.labels_sha256,
-        "label_subsets_sha256": evaluation.label_subsets.sha256,
-        "draws_are_the_protocols": evaluation.label_subsets.sha256 == make_label_subsets(features, protocol).sha256,
-        "images_sha256": manifest["made_from"].get("images_sha256", ""),
+        "result": result_row(result),
+        "protocol": dataclasses.asdict(protocol),
+        "validation_curve": [[_json(value), percent] for value, percent in evaluation.validation_curve],
+        "labels_sha256": label_subsets.labels_sha256,
+        "label_subsets_sha256": label_subsets.sha256,
+        "label_subsets_are_the_protocols": label_subsets.drawn_for == protocol,
+        "images_sha256": origin.images_sha256,
         "weights_sha256": features.weights_sha256,
         "features_sha256": features.sha256,
-        "extraction": {**settings, "created": manifest.get("created", ""), "commit": manifest.get("commit", "")},
+        "extraction": {**settings, "created": origin.created, "commit": origin.commit},
         "layers": [layer.as_dict() for layer in features.layers],
         "class_names": list(features.class_names),
-        "solver": {key: _json(getattr(figure, key)) for key in ("duality_gap", "error_estimate")},
+        "solver": {key: _json(getattr(result, key)) for key in ("duality_gap", "error_estimate")},
         "seconds": dict(evaluation.seconds),
-        "hardware": {"device": figure.device, "cores": os.cpu_count(), "system": platform.system()},
-        "versions": versions(),
-        "commit": commit(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": {"device": result.device, "cores": os.cpu_count(), "system": platform.system()},
+        **provenance(),
         "command": command_line(),
     }
 
 
+def result_row(result: Result) -> dict[str, Any]:
+    """A result as a run card holds it: all columns but the card's own name."""
+    return {key: _json(value) for key, value in dataclasses.asdict(result).items() if key != "card"}
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and time, as run cards hold them."""
+    return {
+        "versions": versions(),
+        "commit": commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def _json(value: Any) -> Any:
-    """JSON has no NaN."""
+    """The value, but None for NaN and infinity, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def command_line() -> str:
-    """The command that this process was started with; of absolute paths, which mean nothing elsewhere, their names."""
+    """The command that started this process; absolute paths, which mean nothing elsewhere, are cut to their names."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "evalkit")
     return shlex.join([program, *(Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])])
 
 
 def training_facts(features: FeatureSet, workspace: Workspace) -> dict[str, Any]:
     """How the encoder was trained, as its checkpoint says: recipe, updates, images; empty where nothing says it."""
-    checkpoint = Path(features.manifest["settings"].get("weights") or "nowhere").parent
+    checkpoint = Path(features.provenance.weights or "nowhere").parent
     if not (checkpoint / MANIFEST).is_file():
         return {}
     return facts_of(json.loads((checkpoint / MANIFEST).read_text()), workspace)
 
 
 def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
-    """What a run's or checkpoint's manifest says of the training, with name and size of the images if at hand."""
+    """What the manifest of a run or checkpoint says about the training, with the images' name and size if available."""
     sha256 = manifest["made_from"].get("images_sha256", "")
     images = find_images_by_sha256(workspace, sha256)
-    about = (
-        {} if images is None else {"images": images.name, "num_images": len(images), "classes": len(images.class_names)}
-    )
-    history = manifest["settings"].get("history")
-    arithmetic = {"precision": history[-1]["precision"]} if history else {}
-    if "run" in manifest["settings"]:  # weights that were handed on
-        arithmetic = manifest["settings"]["run"] | {"d_updates": manifest["made_from"]["d_updates"]}
+    facts = dict(manifest["settings"])
+    if "run" in facts:  # weights released without their run
+        facts |= facts["run"] | {"d_updates": manifest["made_from"]["d_updates"]}
+    elif history := facts.get("history"):
+        facts["precision"] = history[-1]["precision"]
     if before := updates_before(manifest):
-        arithmetic |= {"d_updates_before": before}
-    return {**manifest["settings"], **arithmetic, "commit": manifest["commit"], "images_sha256": sha256, **about}
+        facts["d_updates_before"] = before
+    facts |= {"commit": manifest["commit"], "images_sha256": sha256}
+    if images is not None:
+        facts |= {"images": images.name, "num_images": len(images), "classes": len(images.class_names)}
+    return facts

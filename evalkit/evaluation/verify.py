@@ -1,8 +1,7 @@
-"""verify: every row of a results.csv against its run card and the artifacts at hand.
+"""verify: every row of a results.csv against its run card and the artifacts that are available.
 
-What can be checked of one row of results.csv; each check holds, differs, or could not be made, and says why.
-
-Which artifacts of a workspace claim a hash; whether they keep the claim is for the checks.
+Each check of a row holds, differs, or cannot be made, and says why. Artifacts are found by the hashes that their
+manifests claim; the checks hash the files.
 """
 
 import json
@@ -36,6 +35,7 @@ from evalkit.results import (
     read_predictions,
     read_results,
 )
+from evalkit.runtime import resolve_device
 from evalkit.workspace import Workspace
 
 HOLDS, DIFFERS, UNCHECKED = "holds", "differs", "can't be checked"
@@ -43,16 +43,16 @@ REFIT_POINTS = 0.05  # fits to a relative error of 1e-6 moved accuracies by at m
 
 
 class Check(NamedTuple):
-    """One check: its name, HOLDS, DIFFERS or UNCHECKED, and what was found."""
+    """One check: its name, HOLDS, DIFFERS or UNCHECKED, and the reason."""
 
     name: str
     outcome: str
-    found: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one row.
+    """The checks of one row.
 
     Attributes:
         name: data set, protocol and method of the row.
@@ -64,40 +64,58 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """DIFFERS if a check differs; HOLDS if the figure was re-computed; else UNCHECKED."""
+        """DIFFERS if a check differs; HOLDS if the result was computed again; else UNCHECKED."""
         if any(check.outcome == DIFFERS for check in self.checks):
             return DIFFERS
         held = {check.name for check in self.checks if check.outcome == HOLDS}
-        return HOLDS if held & {"figure from predictions", "refit"} else UNCHECKED
+        return HOLDS if held & {"result from predictions", "refit"} else UNCHECKED
 
     def __str__(self) -> str:
-        """One line a reader can act on: the outcome, what differs and why, what held, what was not checked."""
-        parts = [f"{check.name}: {check.found}" for check in self.checks if check.outcome == DIFFERS]
+        """One line: the outcome, what differs and why, what held, what was not checked."""
+        parts = [f"{check.name}: {check.reason}" for check in self.checks if check.outcome == DIFFERS]
         if held := ", ".join(check.name for check in self.checks if check.outcome == HOLDS):
             parts.append(f"held: {held}")
-        rest = [f"{check.name} ({check.found})" for check in self.checks if check.outcome == UNCHECKED]
+        rest = [f"{check.name} ({check.reason})" for check in self.checks if check.outcome == UNCHECKED]
         parts += [f"not checked: {', '.join(rest)}"] if rest else []
         return f"{self.outcome}: {self.name}: {'; '.join(parts)}"
 
 
 def verify(
-    results: Path, workspace: Workspace, *, refit: SolverOptions | None = None, row_filter: str = ""
+    results: Path | str | None = None,
+    *,
+    home: Workspace | Path | str | None = None,
+    refit: bool = False,
+    only: str = "",
+    device: str = "auto",
 ) -> Iterator[Verdict]:
-    """Checks every row, one after the other.
+    """Checks the rows of a results.csv one by one.
 
     Args:
-        results: a results.csv, with its cards folder beside it.
-        workspace: where features, weights, images and draws are looked for, by their hashes.
-        refit: how to fit again; None does not.
-        row_filter: only rows whose name contains it.
+        results: a results.csv with its cards folder beside it; by default the workspace's.
+        home: the workspace where features, weights, images and label subsets are looked for by their hashes, or its
+            folder; by default the folder of `results`.
+        refit: fit again at the selected hyperparameter where the features are available.
+        only: check only rows whose name contains this text.
+        device: where a refit computes: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ArtifactError: no results.csv, or one with other columns.
+        EvalkitError: there is no results.csv, or it has other columns.
     """
+    if results is None and home is None:
+        raise EvalkitError("nothing to verify: give a results.csv, or a workspace with home=")
+    workspace = Workspace.of(home if home is not None else Path(str(results)).parent)
+    path = workspace.results if results is None else Path(results)
+    if not path.exists():
+        raise EvalkitError(f"{path}: no results yet; run `evalkit svm`")
+    options = SolverOptions(str(resolve_device(device))) if refit else None
+    return _verdicts(path, workspace, options, only)
+
+
+def _verdicts(results: Path, workspace: Workspace, refit: SolverOptions | None, only: str) -> Iterator[Verdict]:
     hashed: dict[tuple[str, str], Check] = {}
     for _, row in ordered(read_results(results)).iterrows():
         name = f"{row['dataset']}, {row['protocol']}, {method_name(row)}"
-        if row_filter in name:
+        if only in name:
             yield Verdict(name, tuple(_checks(results, row, workspace, refit, hashed)))
 
 
@@ -109,7 +127,7 @@ def _checks(
     hashed: dict[tuple[str, str], Check],
 ) -> Iterator[Check]:
     def once(name: str, sha256: str, check: Callable[[], Check]) -> Check:
-        """Big files are hashed once, however many rows they are behind."""
+        """Big files are hashed once, however many rows depend on them."""
         if (name, sha256) not in hashed:
             hashed[name, sha256] = check()
         return hashed[name, sha256]
@@ -119,10 +137,10 @@ def _checks(
     if card:
         yield check_predictions(results, row, card)
     if row["weights_sha256"]:
-        yield once("weights", row["weights_sha256"], lambda: _weights(row, workspace))
+        yield once("weights", row["weights_sha256"], lambda: _check_weights(row, workspace))
     if images := card.get("images_sha256"):
-        place = find_image_set_by_sha256(workspace, images)
-        yield once("images", images, lambda: check_artifact("images", place, IMAGES, images))
+        image_set = find_image_set_by_sha256(workspace, images)
+        yield once("images", images, lambda: check_artifact("images", image_set, IMAGES, images))
     sha256 = row["features_sha256"]
     path = find_features_by_sha256(workspace, sha256)
     features = once("features", sha256, lambda: check_artifact("features", path, FEATURES, sha256))
@@ -131,11 +149,12 @@ def _checks(
         yield from _checks_on_features(results, row, card, path, workspace, refit)
 
 
-def _weights(row: pd.Series, workspace: Workspace) -> Check:
-    found = find_weights_by_sha256(workspace, row["weights_sha256"])
-    if found is None:
+def _check_weights(row: pd.Series, workspace: Workspace) -> Check:
+    artifact = find_weights_by_sha256(workspace, row["weights_sha256"])
+    if artifact is None:
         return check_made_weights(row, workspace)
-    return check_artifact("weights", found[0], found[1], row["weights_sha256"])
+    path, kind = artifact
+    return check_artifact("weights", path, kind, row["weights_sha256"])
 
 
 def _checks_on_features(
@@ -144,47 +163,45 @@ def _checks_on_features(
     try:
         features = load_features(path)
     except EvalkitError as error:
-        yield Check("label draws", UNCHECKED, str(error))
+        yield Check("label subsets", UNCHECKED, str(error))
         return
     yield check_labels(results, row, card, features)
-    check, draws = check_label_subsets(row, card, features, workspace)
+    check, label_subsets = check_label_subsets(row, card, features, workspace)
     yield check
-    if refit and draws:
-        yield check_refit(row, features, draws, refit)
+    if refit and label_subsets:
+        yield check_refit(row, features, label_subsets, refit)
 
 
 def check_card(results: Path, row: pd.Series) -> tuple[Check, Card]:
-    """The run card is as written and says what the row says; the card is empty where it cannot be read."""
+    """The run card is as it was written and agrees with the row; the card is empty if it cannot be read."""
     if not row["card"]:
         return Check("run card", UNCHECKED, "the row names none"), {}
     try:
         card = read_card(results, row["card"])
     except ArtifactError as error:
-        there = card_path(results, row["card"]).exists()
-        return Check("run card", DIFFERS if there else UNCHECKED, str(error)), {}
+        exists = card_path(results, row["card"]).exists()
+        return Check("run card", DIFFERS if exists else UNCHECKED, str(error)), {}
     for column in COLUMNS:
-        said, row_says = as_written(column, card["result"].get(column)), as_written(column, row[column])
-        if column != "card" and said != row_says:
-            return Check("run card", DIFFERS, f"{column} is {said!r} in the card, {row_says!r} in the row"), card
+        in_card, in_row = as_written(column, card["result"].get(column)), as_written(column, row[column])
+        if column != "card" and in_card != in_row:
+            return Check("run card", DIFFERS, f"{column} is {in_card!r} in the card, {in_row!r} in the row"), card
     return Check("run card", HOLDS), card
 
 
 def check_predictions(results: Path, row: pd.Series, card: Card) -> Check:
-    """Value, spread and interval follow from the stored predictions and labels."""
-    name = "figure from predictions"
+    """Value, uncertainty and interval follow from the stored predictions and labels."""
+    name = "result from predictions"
     try:
         predictions, labels = read_predictions(results, row["card"], card)
     except ArtifactError as error:
-        there = card_path(results, row["card"]).with_suffix(".npz").exists()
-        return Check(name, DIFFERS if there else UNCHECKED, str(error))
+        exists = card_path(results, row["card"]).with_suffix(".npz").exists()
+        return Check(name, DIFFERS if exists else UNCHECKED, str(error))
     correct = predictions == labels
-    spread = uncertainty_of(~correct if "error" in row["metric"] else correct)
-    found = {"value": spread.mean, "uncertainty": spread.half_width, "std": spread.std}
-    found |= {"interval_low": spread.low, "interval_high": spread.high}
-    for column, share in found.items():
-        computed, row_says = as_written(column, 100 * share), as_written(column, row[column])
-        if computed != row_says:
-            return Check(name, DIFFERS, f"{column} is {computed} by the predictions, {row_says} in the row")
+    columns = uncertainty_of(~correct if "error" in row["metric"] else correct).columns()
+    for column in ("value", "uncertainty", "std", "interval_low", "interval_high"):
+        computed, in_row = as_written(column, columns[column]), as_written(column, row[column])
+        if computed != in_row:
+            return Check(name, DIFFERS, f"{column} is {computed} by the predictions, {in_row} in the row")
     return Check(name, HOLDS)
 
 
@@ -200,13 +217,13 @@ def check_artifact(name: str, path: Path | None, kind: str, sha256: str) -> Chec
 
 
 def check_made_weights(row: pd.Series, workspace: Workspace) -> Check:
-    """Weights that are no file of a run: random ones are drawn again, others are looked up by their name."""
+    """Weights that are not a file of a run: random ones are drawn again, others are looked up by their name."""
     encoder = str(row["encoder"]).split(" (")[0]
     try:
-        found = load_encoder(encoder, home=workspace).sha256
+        sha256 = load_encoder(encoder, home=workspace).sha256
     except EvalkitError:
         return Check("weights", UNCHECKED, f"none here with SHA-256 {row['weights_sha256'][:12]}…")
-    if found == row["weights_sha256"]:
+    if sha256 == row["weights_sha256"]:
         return Check("weights", HOLDS)
     return Check("weights", DIFFERS if encoder.startswith("random:") else UNCHECKED, f"{encoder} is another here")
 
@@ -214,61 +231,54 @@ def check_made_weights(row: pd.Series, workspace: Workspace) -> Check:
 def check_label_subsets(
     row: pd.Series, card: Card, features: FeatureSet, workspace: Workspace
 ) -> tuple[Check, LabelSubsets | None]:
-    """Split and label draws, made again from the protocol, or read from their file, hash to what the row says."""
-    draws = make_label_subsets(features, Protocol(**card["protocol"]))
-    if draws.sha256 == row["label_subsets_sha256"]:
-        return Check("label draws", HOLDS), draws
-    if card.get("draws_are_the_protocols", True):
-        return Check("label draws", DIFFERS, f"made again they hash to {draws.sha256[:12]}…"), None
-    for path in workspace.label_subsets.glob(f"*--{row['label_subsets_sha256'][:12]}.json"):
-        return Check("label draws", HOLDS), read_label_subsets(path, features)
-    return Check("label draws", UNCHECKED, f"they came from a file that is not in {workspace.label_subsets}"), None
+    """Split and label subsets, made again from the protocol or read from their file, hash to what the row says."""
+    name, sha256 = "label subsets", row["label_subsets_sha256"]
+    label_subsets = make_label_subsets(features, Protocol(**card["protocol"]))
+    if label_subsets.sha256 == sha256:
+        return Check(name, HOLDS), label_subsets
+    if card["label_subsets_are_the_protocols"]:
+        return Check(name, DIFFERS, f"made again they hash to {label_subsets.sha256[:12]}…"), None
+    for path in workspace.label_subsets.glob(f"*--{sha256[:12]}.json"):
+        return Check(name, HOLDS), read_label_subsets(path, features)
+    return Check(name, UNCHECKED, f"they came from a file that is not in {workspace.label_subsets}"), None
 
 
 def check_labels(results: Path, row: pd.Series, card: Card, features: FeatureSet) -> Check:
-    """The labels that the predictions were judged by are the test labels of the features."""
+    """The labels stored beside the predictions are the test labels of the features."""
     try:
         stored = read_predictions(results, row["card"], card)[1]
     except ArtifactError as error:
         return Check("test labels", UNCHECKED, str(error))
-    same = np.array_equal(stored, features.labels[features.rows("test")])
-    return Check("test labels", HOLDS if same else DIFFERS, "" if same else "those beside the predictions are others")
+    if np.array_equal(stored, features.labels[features.rows("test")]):
+        return Check("test labels", HOLDS)
+    return Check("test labels", DIFFERS, "those beside the predictions are others")
 
 
-def check_refit(row: pd.Series, features: FeatureSet, draws: LabelSubsets, options: SolverOptions) -> Check:
-    """Fits again at the chosen value: the accuracy is the row's, to what the solver's tolerance may move."""
-    known = {classifier.display_name: classifier for classifier in CLASSIFIERS.values()}
-    if row["classifier"] not in known:
+def check_refit(row: pd.Series, features: FeatureSet, label_subsets: LabelSubsets, options: SolverOptions) -> Check:
+    """Fits at the selected value again: the accuracy is the row's, to what the solver's tolerance may move."""
+    by_name = {classifier.display_name: classifier for classifier in CLASSIFIERS.values()}
+    if row["classifier"] not in by_name:
         return Check("refit", UNCHECKED, f"no classifier {row['classifier']!r} to fit again")
-    columns, test = layer_columns(features, row["layers"]), features.rows("test")
+    X, y, test = layer_columns(features, row["layers"]), features.labels, features.rows("test")
     value = float(str(row["hyperparameter"]).partition(" = ")[2])
-    predict = known[row["classifier"]].predict
-    found = predict(columns, features.labels, draws.test, [value], test, options).labels[:, 0]
-    percent = 100 * float((found == features.labels[test]).mean())
+    predict = by_name[row["classifier"]].predict
+    predictions = predict(X, y, label_subsets.test, [value], test, options).labels[:, 0]
+    percent = 100 * float((predictions == y[test]).mean())
     percent = 100 - percent if "error" in row["metric"] else percent
     outcome = HOLDS if abs(percent - float(row["value"])) <= REFIT_POINTS else DIFFERS
     return Check("refit", outcome, f"{percent:.2f} % fitted again, {row['value']:.2f} % in the row")
 
 
-def _claims(path: Path) -> dict[str, str]:
-    """File name -> SHA-256, as the manifest in `path` says; empty where there is none to read."""
-    try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
-        return {name: entry["sha256"] for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
 def find_features_by_sha256(workspace: Workspace, sha256: str) -> Path | None:
     """The feature set whose features.npy has the hash."""
-    found = (path for path in workspace.artifacts("feature set") if _claims(path).get("features.npy") == sha256)
-    return next(found, None)
+    paths = workspace.artifacts(FEATURES)
+    return next((path for path in paths if _claimed_hashes(path).get("features.npy") == sha256), None)
 
 
 def find_image_set_by_sha256(workspace: Workspace, sha256: str) -> Path | None:
-    """The image set whose images have the hash; a view is one by its own and its parent's."""
-    for path in workspace.artifacts("image set"):
-        if _claims(path).get("images.npy") == sha256:
+    """The image set whose images have the hash; a subset has one made from its own rows and its parent's hash."""
+    for path in workspace.artifacts(IMAGES):
+        if _claimed_hashes(path).get("images.npy") == sha256:
             return path
         try:
             if load_images(path).sha256 == sha256:
@@ -280,12 +290,17 @@ def find_image_set_by_sha256(workspace: Workspace, sha256: str) -> Path | None:
 
 def find_weights_by_sha256(workspace: Workspace, sha256: str) -> tuple[Path, str] | None:
     """A checkpoint, or other weights of the workspace, with a file of the hash; and the artifact's kind."""
-    for path in _with_weights(workspace):
-        if sha256 in _claims(path).values():
-            return path, json.loads((path / MANIFEST).read_text())["kind"]
+    for pattern in ("runs/*/checkpoints/*", "pretrained/*", "kmeans/*"):
+        for path in sorted(workspace.home.glob(pattern)):
+            if sha256 in _claimed_hashes(path).values():
+                return path, json.loads((path / MANIFEST).read_text())["kind"]
     return None
 
 
-def _with_weights(workspace: Workspace) -> Iterator[Path]:
-    for pattern in ("runs/*/checkpoints/*", "pretrained/*", "kmeans/*"):
-        yield from sorted(workspace.home.glob(pattern))
+def _claimed_hashes(path: Path) -> dict[str, str]:
+    """File name -> SHA-256, as the manifest in `path` says; empty if there is none to read."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

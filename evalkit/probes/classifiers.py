@@ -1,12 +1,7 @@
-"""What a protocol needs of a classifier: its name, the settings to choose from, and predictions of many fits.
+"""Classifiers on frozen features: the L2-SVM, k nearest neighbours and logistic regression behind one interface.
 
-The L2-SVM behind the classifiers' common interface.
-
-k nearest neighbours by Euclidean distance, with k chosen on validation; bounded memory whatever the features.
-
-Multinomial logistic regression (scikit-learn's, L-BFGS), with C chosen on validation.
-
-Probes: classifiers on frozen features.
+Each has a hyperparameter that `evaluate` selects on validation, and a `predict` that makes many fits in one call. The
+estimator for users of scikit-learn is `probes.l2svm`; the supervised CNN of the tables is `probes.supervised`.
 """
 
 import warnings
@@ -24,10 +19,17 @@ from evalkit.errors import ConvergenceError, EvalkitError
 from evalkit.solver import l2svm_subsets
 from evalkit.solver.fit import TOL
 
+RELEASE_C_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
+LOGISTIC_C_GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # ours; the search goes on beyond an end that is best
+NEIGHBOURS = (1, 2, 5, 10, 20, 50)
+_KNN_BLOCK = 2048  # rows of either side at a time
+_MAX_ITERATIONS = 5000  # of logistic regression
+_CHUNK = 10_000  # rows that logistic regression predicts at a time
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted labels int64 (draws, values, rows); the fits' worst duality gap and error estimate where there are."""
+    """Predicted labels int64 (subsets, values, rows); the fits' worst duality gap and error estimate, where known."""
 
     labels: np.ndarray
     duality_gap: float = float("nan")
@@ -36,9 +38,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """How fits run: device by name, memory budget ("4GB"; None takes what the rows need), a display of steps.
+    """How fits are computed.
 
-    `tol` is the largest relative error of a fit's objective, where a classifier has one; None: its own.
+    Attributes:
+        device: as torch names it.
+        memory: memory budget, e.g. "4GB"; None takes what the rows need.
+        tol: largest relative error of a fit's objective, for classifiers that have one; None for their default.
+        progress: called with a line at every step.
     """
 
     device: str = "cpu"
@@ -48,13 +54,13 @@ class SolverOptions:
 
 
 class Predict(Interface):
-    """Fits every draw (row numbers) at every value and predicts `evaluate_rows`."""
+    """Fits every subset (row numbers) at every value of the hyperparameter, and predicts `evaluate_rows`."""
 
     def __call__(
         self,
         features: np.ndarray,
         labels: np.ndarray,
-        draws: Sequence[np.ndarray],
+        subsets: Sequence[np.ndarray],
         values: Sequence[float],
         evaluate_rows: np.ndarray,
         options: SolverOptions,
@@ -66,10 +72,11 @@ class Classifier:
     """A classifier on frozen features.
 
     Attributes:
-        label: as tables name it.
-        letter: name of the setting that validation chooses.
-        values: its grid; extends: whether a grid may go on beyond an end.
+        display_name: its name in tables.
+        hyperparameter: name of what validation selects, e.g. "C".
+        candidates: values to try.
         predict: fits and predicts.
+        extend_search: whether the search may go beyond an end of the candidates.
     """
 
     display_name: str
@@ -79,26 +86,34 @@ class Classifier:
     extend_search: bool = True
 
 
-RELEASE_C_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
+def classifier_named(name: str) -> Classifier:
+    """A classifier by name.
+
+    Raises:
+        EvalkitError: no such classifier; the message lists them.
+    """
+    if name not in CLASSIFIERS:
+        raise EvalkitError(f"{name}: no such classifier; choose {', '.join(CLASSIFIERS)}")
+    return CLASSIFIERS[name]
 
 
 def predict_svm(
     features: np.ndarray,
     labels: np.ndarray,
-    draws: Sequence[np.ndarray],
+    subsets: Sequence[np.ndarray],
     values: Sequence[float],
     evaluate_rows: np.ndarray,
     options: SolverOptions,
 ) -> Predictions:
-    """One fit for every draw and C, sharing what can be shared.
+    """One L2-SVM for every subset and C, sharing what can be shared.
 
     Raises:
         ConvergenceError: a fit missed its tolerance.
     """
-    fitted = l2svm_subsets(
+    fits = l2svm_subsets(
         features,
         labels,
-        draws,
+        subsets,
         values,
         evaluate_rows=evaluate_rows,
         tol=TOL if options.tol is None else options.tol,
@@ -106,48 +121,42 @@ def predict_svm(
         memory=options.memory,
         progress=options.progress,
     )
-    gap, estimate = fitted.duality_gap.max(), fitted.error_estimate.max()
-    return Predictions(fitted.predictions, float(gap), float(estimate))
-
-
-SVM = Classifier("L2-SVM", "C", RELEASE_C_GRID, predict_svm)
-NEIGHBOURS = (1, 2, 5, 10, 20, 50)
-_BLOCK = 2048  # rows of either side at a time
+    return Predictions(fits.predictions, float(fits.duality_gap.max()), float(fits.error_estimate.max()))
 
 
 def predict_knn(
     features: np.ndarray,
     labels: np.ndarray,
-    draws: Sequence[np.ndarray],
+    subsets: Sequence[np.ndarray],
     values: Sequence[float],
     evaluate_rows: np.ndarray,
     options: SolverOptions,
 ) -> Predictions:
-    """The most frequent label of the k nearest, the smallest label of equals, for every draw and k.
+    """The most frequent label of the k nearest rows, of equals the smallest label, for every subset and k.
 
-    A k beyond the size of a draw takes all its rows.
+    Distances are Euclidean, memory is bounded. A k beyond the size of a subset takes all its rows.
     """
-    found = np.empty((len(draws), len(values), len(evaluate_rows)), np.int64)
+    predictions = np.empty((len(subsets), len(values), len(evaluate_rows)), np.int64)
     classes = int(labels.max()) + 1
-    for number, rows in enumerate(draws):
-        for first in range(0, len(evaluate_rows), _BLOCK):
-            part = slice(first, first + _BLOCK)
-            near = nearest(features, evaluate_rows[part], rows, count=int(max(values)), device=options.device)
-            votes = np.eye(classes, dtype=np.int32)[labels[near]]
+    for number, rows in enumerate(subsets):
+        for first in range(0, len(evaluate_rows), _KNN_BLOCK):
+            block = slice(first, first + _KNN_BLOCK)
+            neighbours = nearest(features, evaluate_rows[block], rows, count=int(max(values)), device=options.device)
+            votes = np.eye(classes, dtype=np.int32)[labels[neighbours]]
             for index, k in enumerate(values):
-                found[number, index, part] = votes[:, : int(k)].sum(1).argmax(1)
+                predictions[number, index, block] = votes[:, : int(k)].sum(1).argmax(1)
         if options.progress:
-            options.progress(f"draw {number + 1} of {len(draws)}")
-    return Predictions(found)
+            options.progress(f"label subset {number + 1} of {len(subsets)}")
+    return Predictions(predictions)
 
 
 def nearest(features: np.ndarray, of: np.ndarray, among: np.ndarray, *, count: int, device: str = "cpu") -> np.ndarray:
-    """Row numbers of the `count` rows `among` that are nearest to each row `of`, int64 (of, count), nearest first."""
+    """The `count` of the rows `among` that are nearest to each of the rows `of`, int64 (of, count), nearest first."""
     queries = _read(features, of, device)
     best = torch.full((len(of), 0), 0.0, device=device)
     index = torch.full((len(of), 0), 0, dtype=torch.int64, device=device)
-    for first in range(0, len(among), _BLOCK):
-        rows = among[first : first + _BLOCK]
+    for first in range(0, len(among), _KNN_BLOCK):
+        rows = among[first : first + _KNN_BLOCK]
         block = _read(features, rows, device)
         distances = torch.addmm(block.square().sum(1), queries, block.T, alpha=-2)  # without |query|^2, equal for all
         numbers = torch.as_tensor(rows, device=device).expand(len(of), -1)
@@ -161,40 +170,37 @@ def _read(features: np.ndarray, rows: np.ndarray, device: str) -> Tensor:
     return torch.from_numpy(np.asarray(features[rows], np.float32)).to(device)
 
 
-KNN = Classifier("kNN", "k", NEIGHBOURS, predict_knn, extend_search=False)
-GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # ours; validation goes on beyond an end
-_ITERATIONS = 5000
-_CHUNK = 10_000  # rows predicted at a time
-
-
 def predict_logistic(
     features: np.ndarray,
     labels: np.ndarray,
-    draws: Sequence[np.ndarray],
+    subsets: Sequence[np.ndarray],
     values: Sequence[float],
     evaluate_rows: np.ndarray,
     options: SolverOptions,
 ) -> Predictions:
-    """One fit for every draw and C, each starting from the solution at the C before; on the CPU, draws in memory.
+    """One multinomial logistic regression (scikit-learn's, L-BFGS) for every subset and C; on the CPU, in memory.
+
+    Each fit starts from the solution at the C before.
 
     Raises:
         ConvergenceError: a fit did not converge.
     """
-    found = np.empty((len(draws), len(values), len(evaluate_rows)), np.int64)
-    for number, rows in enumerate(draws):
-        drawn = np.asarray(features[rows], np.float32)
-        model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
+    predictions = np.empty((len(subsets), len(values), len(evaluate_rows)), np.int64)
+    for number, rows in enumerate(subsets):
+        train = np.asarray(features[rows], np.float32)
+        model = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=True)
         for index, C in sorted(enumerate(values), key=lambda pair: pair[1]):
-            _fit(model.set_params(C=C), drawn, labels[rows])
+            _fit_logistic(model.set_params(C=C), train, labels[rows])
             for first in range(0, len(evaluate_rows), _CHUNK):
-                part = slice(first, first + _CHUNK)
-                found[number, index, part] = model.predict(np.asarray(features[evaluate_rows[part]], np.float32))
+                chunk = slice(first, first + _CHUNK)
+                test = np.asarray(features[evaluate_rows[chunk]], np.float32)
+                predictions[number, index, chunk] = model.predict(test)
             if options.progress:
-                options.progress(f"draw {number + 1} of {len(draws)}, C {C:g}")
-    return Predictions(found)
+                options.progress(f"label subset {number + 1} of {len(subsets)}, C {C:g}")
+    return Predictions(predictions)
 
 
-def _fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> None:
+def _fit_logistic(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
@@ -204,16 +210,7 @@ def _fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) ->
             raise ConvergenceError(f"logistic regression at C = {model.C:g}: {why}; scale the features") from None
 
 
-LOGISTIC = Classifier("logistic regression", "C", GRID, predict_logistic)
+SVM = Classifier("L2-SVM", "C", RELEASE_C_GRID, predict_svm)
+KNN = Classifier("kNN", "k", NEIGHBOURS, predict_knn, extend_search=False)
+LOGISTIC = Classifier("logistic regression", "C", LOGISTIC_C_GRID, predict_logistic)
 CLASSIFIERS = {"svm": SVM, "knn": KNN, "logistic": LOGISTIC}
-
-
-def classifier_named(name: str) -> Classifier:
-    """A classifier by name.
-
-    Raises:
-        EvalkitError: no such classifier; the message lists them.
-    """
-    if name not in CLASSIFIERS:
-        raise EvalkitError(f"{name}: no such classifier; choose {', '.join(CLASSIFIERS)}")
-    return CLASSIFIERS[name]

@@ -1,4 +1,4 @@
-"""The L2-SVM as a scikit-learn classifier: LinearSVC's meaning, this package's solver."""
+"""L2SVM: a scikit-learn estimator with LinearSVC's meaning, fitted by `evalkit.solver`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _ACCEPTED = {"dtype": [np.float16, np.float32, np.float64], "ensure_all_finite":
 
 
 class L2SVM(ClassifierMixin, BaseEstimator):
-    """Linear classifier that minimises 0.5 ||w||^2 + C sum max(0, 1 - y w.x)^2, one class against the rest.
+    """Linear classifier that minimises 0.5 ||w||^2 + C sum max(0, 1 - y w.x)^2, one-vs-rest.
 
     The optimum is LinearSVC's (squared hinge, L2 penalty). The intercept is the weight of a constant feature and is
     penalised, as in liblinear. Nothing is random. A fit that misses `tol` raises ConvergenceError.
@@ -25,19 +25,19 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         C: weight of the losses, inversely proportional to regularisation; positive.
         tol: largest relative error of each class's objective.
         fit_intercept: whether to learn an intercept.
-        intercept_scaling: value of the constant feature; the larger, the less the intercept is penalised.
+        intercept_scaling: value of the constant feature; the larger it is, the less the intercept is penalised.
         class_weight: None, "balanced", or a mapping of label to weight.
         device: where to compute, as torch names it.
-        storage: type the features are held in: "auto" (float16 stays), "float16", "float32".
+        storage: dtype in which the features are held: "auto" (float16 stays), "float16", "float32".
         memory: bytes (or "4GB") features may take before they stream from their file.
-        polish: go on until the rigorous duality gap is small, too.
+        polish: continue until the rigorous duality gap is small, too.
 
     Attributes:
         classes_: (K,) labels.
         coef_: float64 (K, D), or (1, D) for two classes.
         intercept_: float64 (K,) or (1,).
         n_iter_: largest number of iterations of any class.
-        objective_, duality_gap_, error_estimate_: as in LinearFit, one a problem.
+        objective_, duality_gap_, error_estimate_: as in LinearFit, one per binary problem.
         n_features_in_: D.
     """
 
@@ -65,7 +65,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         self.polish = polish
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "L2SVM":
-        """Fits to features X (N, D) and labels y (N,), with an optional weight for each row."""
+        """Fits to features X (N, D) and labels y (N,), with an optional weight per row."""
         if not isinstance(X, torch.Tensor):
             X, y = validate_data(self, X, y, **_ACCEPTED)
         else:
@@ -95,7 +95,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores (N, K), or (N,) for two classes, where positive means the second."""
+        """Scores (N, K), or (N,) for two classes, where a positive score means the second class."""
         check_is_fitted(self)
         if not isinstance(X, torch.Tensor):
             X = validate_data(self, X, reset=False, **_ACCEPTED)
@@ -103,6 +103,6 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> np.ndarray:
-        """The label of the highest score of each row (N,)."""
+        """The label with the highest score for each row, (N,)."""
         check_is_fitted(self)
         return to_labels(self.classes_, self.decision_function(X))

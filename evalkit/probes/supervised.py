@@ -1,7 +1,7 @@
-"""The supervised CNN of the tables: the discriminator's conv layers trained from random weights on the labels drawn.
+"""The supervised CNN of the tables: the discriminator's layers, trained from random weights on the labels.
 
-Trials of a random search are the values that validation chooses from. Every fit's predictions are kept in a folder, so
-that a search goes on where it was.
+A classifier for `evaluate` whose hyperparameter is the trial of a random search. The predictions of every fit are kept
+in a folder, so that an interrupted search resumes.
 """
 
 import time
@@ -26,7 +26,7 @@ _BATCH = 512  # images predicted at a time; no effect on predictions
 
 @dataclass(frozen=True)
 class Trial:
-    """One draw of the search. The paper gives no ranges [?]; these are ours."""
+    """Hyperparameters of one trial of the search. The paper gives no ranges [?]; these are ours."""
 
     lr: float
     beta1: float
@@ -35,8 +35,8 @@ class Trial:
     dropout: float  # of the last layer's input
 
 
-def draw_trial(number: int, *, seed: int) -> Trial:
-    """The trial of that number, a function of the seed."""
+def sample_trial(number: int, *, seed: int) -> Trial:
+    """Trial `number` of the search, a function of the seed."""
     random = np.random.default_rng([seed, number])
     return Trial(
         lr=float(10 ** random.uniform(-4, -2)),
@@ -48,12 +48,12 @@ def draw_trial(number: int, *, seed: int) -> Trial:
 
 
 class SupervisedCNN(nn.Module):
-    """The recipe's discriminator with one output a class: uint8 images (N, H, W, 3) -> logits (N, classes)."""
+    """The recipe's discriminator with one output per class: uint8 images (N, H, W, 3) -> logits (N, classes)."""
 
     def __init__(self, recipe: Recipe, classes: int, *, dropout: float, seed: int):
         super().__init__()
         self.recipe, self.dropout, self.seed = recipe, dropout, seed
-        self.random: torch.Generator | None = None  # of dropout, made where the network is
+        self.random: torch.Generator | None = None  # for dropout, made on the network's device
         discriminator: Discriminator = build_networks(recipe, seed=seed)[1]
         self.blocks = discriminator.blocks
         self.out = nn.Linear(discriminator.out.in_features, classes)
@@ -64,9 +64,9 @@ class SupervisedCNN(nn.Module):
         x = to_network_range(images, self.recipe)
         for block in self.blocks:
             x = block(x)
-        return self.out(self._dropped(x.flatten(1)) if self.training else x.flatten(1))
+        return self.out(self._dropout(x.flatten(1)) if self.training else x.flatten(1))
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _dropout(self, x: Tensor) -> Tensor:
         if self.random is None:
             self.random = torch.Generator(x.device).manual_seed(self.seed)
         kept = torch.rand(x.shape, device=x.device, generator=self.random) >= self.dropout
@@ -78,11 +78,11 @@ class Search:
     """Fits and predicts, as `Classifier.predict` does; the features are images, uint8 (N, H x W x 3).
 
     Attributes:
-        recipe: whose discriminator it is.
-        folder: where predictions of finished fits are kept.
-        updates: of each fit.
-        minutes: fits are not begun after so long.
-        seed: of the trials, the weights and the order of images.
+        recipe: recipe whose discriminator is trained.
+        folder: where the predictions of finished fits are kept.
+        updates: updates of each fit.
+        minutes: no fit starts after this many minutes.
+        seed: seed of the trials, the weights and the order of images.
     """
 
     recipe: Recipe
@@ -96,29 +96,36 @@ class Search:
         self,
         features: np.ndarray,
         labels: np.ndarray,
-        draws: Sequence[np.ndarray],
+        subsets: Sequence[np.ndarray],
         values: Sequence[float],
         evaluate_rows: np.ndarray,
         options: SolverOptions,
     ) -> Predictions:
-        """Trains a network a draw and trial.
+        """Trains a network per label subset and trial.
 
         Raises:
             EvalkitError: the time is over; finished fits are kept.
         """
-        found = np.empty((len(draws), len(values), len(evaluate_rows)), np.int64)
-        for number, rows in enumerate(draws):
+        predictions = np.empty((len(subsets), len(values), len(evaluate_rows)), np.int64)
+        for number, rows in enumerate(subsets):
             for index, trial in enumerate(values):
                 if options.progress:
-                    options.progress(f"draw {number + 1} of {len(draws)}, trial {trial:g}")
-                found[number, index] = self._kept(features, labels, rows, int(trial), evaluate_rows, options.device)
-        return Predictions(found)
+                    options.progress(f"label subset {number + 1} of {len(subsets)}, trial {trial:g}")
+                fit = self._fit_or_read(features, labels, rows, int(trial), evaluate_rows, options.device)
+                predictions[number, index] = fit
+        return Predictions(predictions)
 
-    def _kept(
-        self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, trial: int, judged: np.ndarray, device: str
+    def _fit_or_read(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        trial: int,
+        evaluate_rows: np.ndarray,
+        device: str,
     ) -> np.ndarray:
-        """The predictions of one fit: of an earlier run, or of now."""
-        parts = [self.recipe.as_dict(), self.updates, self.seed, trial, rows.tolist(), judged.tolist()]
+        """The predictions of one fit, read if an earlier run kept them."""
+        parts = [self.recipe.as_dict(), self.updates, self.seed, trial, rows.tolist(), evaluate_rows.tolist()]
         path = self.folder / f"{sha256_json([*parts, labels[rows].tolist()])[:24]}.txt"
         if path.exists():
             return np.array(path.read_text().split(), np.int64)
@@ -126,21 +133,21 @@ class Search:
             done = len(list(self.folder.glob("*.txt")))
             raise EvalkitError(
                 f"{self.folder}: {self.minutes:g} minutes are over, {done} fits are kept; run the same command again "
-                "to go on, or take the best of fewer trials with --trials"
+                "to resume, or take the best of fewer trials with --trials"
             )
-        network = self._trained(images, labels, rows, trial, torch.device(device))
-        found = self._predicted(network, images, judged, torch.device(device))
+        network = self._train(images, labels, rows, trial, torch.device(device))
+        predictions = self._predict(network, images, evaluate_rows, torch.device(device))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, " ".join(map(str, found.tolist())) + "\n")
-        return found
+        write_atomically(path, " ".join(map(str, predictions.tolist())) + "\n")
+        return predictions
 
-    def _trained(
+    def _train(
         self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, number: int, device: torch.device
     ) -> SupervisedCNN:
-        trial = draw_trial(number, seed=self.seed)
+        trial = sample_trial(number, seed=self.seed)
         network = SupervisedCNN(self.recipe, int(labels.max()) + 1, dropout=trial.dropout, seed=self.seed).to(device)
         network.to(memory_format=torch.channels_last)
-        optimiser = torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             network.parameters(), trial.lr, betas=(trial.beta1, self.recipe.beta2), weight_decay=trial.l2
         )
         random, precision = np.random.default_rng([self.seed, number]), resolve_precision("auto", device)
@@ -149,12 +156,12 @@ class Search:
             with arithmetic(precision, device):
                 logits = network(self._images(images, batch, device))
             loss = F.cross_entropy(logits.float(), torch.as_tensor(labels[batch], device=device))
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return network.eval()
 
-    def _predicted(
+    def _predict(
         self, network: SupervisedCNN, images: np.ndarray, rows: np.ndarray, device: torch.device
     ) -> np.ndarray:
         with torch.inference_mode():
@@ -167,6 +174,6 @@ class Search:
 
 
 def supervised_cnn(search: Search, *, trials: int) -> Classifier:
-    """The classifier whose trial is chosen on validation, named as tables name it."""
-    label = f"supervised CNN (best of {trials} trials)"
-    return Classifier(label, "trial", tuple(range(1, trials + 1)), search, extend_search=False)
+    """The classifier whose trial is selected on validation, with its name in tables."""
+    name = f"supervised CNN (best of {trials} trials)"
+    return Classifier(name, "trial", tuple(range(1, trials + 1)), search, extend_search=False)

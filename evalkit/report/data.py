@@ -165,7 +165,7 @@ def lines_over_C(group: Sequence[ResultWithCard]) -> list[Line]:
     """Validation accuracy at every C tried, from the run cards of one data set and protocol."""
     lines = []
     for each in group:
-        points = each.card.get("curve", [])
+        points = each.card.get("validation_curve", [])
         if len(points) > 1 and str(each.row["hyperparameter"]).startswith("C "):
             x, percent = zip(*points, strict=True)
             lines.append(Line(each.method, x, percent, (0.0,) * len(x), float(each.row["C"])))

@@ -43,7 +43,14 @@ logger = logging.getLogger(__name__)
 
 _CARD_NOTE = "The code beside a date is the start of the name of the run card that says how the result was measured."
 _IN_MARKDOWN = ("At a glance", "Test result against", "Layers")  # the captions of the plots that one page has room for
-_ON_PAGE = ("format", "kind", "result", "curve", "class_names", "layers")  # of a card; shown elsewhere on the page
+_ON_PAGE = (
+    "format",
+    "kind",
+    "result",
+    "validation_curve",
+    "class_names",
+    "layers",
+)  # of a card; shown elsewhere on the page
 
 
 def write_report(

@@ -1,4 +1,4 @@
-"""Whether a figure is measured already: whatever defines it is compared, each by itself."""
+"""Finding a recorded result again: whatever defines it is compared, each by itself."""
 
 from dataclasses import replace
 
@@ -10,9 +10,8 @@ from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import evaluate
 from evalkit.evaluation.label_curve import default_labels
 from evalkit.evaluation.label_subsets import make_label_subsets
-from evalkit.evaluation.measure import is_measured
 from evalkit.evaluation.protocol import Protocol
-from evalkit.evaluation.record import record
+from evalkit.evaluation.record import recorded_result
 from evalkit.workspace import Workspace
 
 FEATURES = feature_set()
@@ -24,12 +23,17 @@ ALL = Protocol()
 def workspace(tmp_path_factory):
     made = Workspace(tmp_path_factory.mktemp("measured"))
     for protocol in (FEW, ALL):
-        record(made, evaluate(FEATURES, protocol, device="cpu"), FEATURES, protocol)
+        evaluate(FEATURES, protocol, home=made, device="cpu")
     return made
 
 
-def test_the_same_again_is_measured(workspace):
-    assert is_measured(workspace, FEATURES, FEW) and is_measured(workspace, FEATURES, ALL)
+def is_measured(workspace, features, protocol, **options):
+    return recorded_result(features, protocol, results=workspace.results, **options) is not None
+
+
+def test_the_same_features_and_protocol_are_found(workspace):
+    assert is_measured(workspace, FEATURES, FEW)
+    assert is_measured(workspace, FEATURES, ALL)
     assert is_measured(workspace, FEATURES, replace(ALL, validation=5_000))  # a fifth of 200 rows either way
     assert not is_measured(Workspace(workspace.home / "empty"), FEATURES, ALL)
 
@@ -48,13 +52,13 @@ def test_the_same_again_is_measured(workspace):
     ],
     ids=str,
 )
-def test_another_protocol_is_another_figure(workspace, change):
+def test_another_protocol_is_another_result(workspace, change):
     assert not is_measured(workspace, FEATURES, replace(FEW, **change))
     if set(change) & {"c_grid", "validation", "seed", "folds", "select_on"}:
         assert not is_measured(workspace, FEATURES, replace(ALL, **change))
 
 
-def test_labels_to_learn_nothing_from_are_refused_before_anything_is_drawn(workspace):
+def test_unusable_labels_are_refused_before_label_subsets_are_made(workspace):
     unlabelled = replace(FEATURES, labels=FEATURES.labels - 1)
     for attempt in (lambda: is_measured(workspace, unlabelled, ALL), lambda: default_labels(unlabelled, ALL)):
         with pytest.raises(
@@ -63,7 +67,7 @@ def test_labels_to_learn_nothing_from_are_refused_before_anything_is_drawn(works
             attempt()
 
 
-def test_other_features_layers_labels_or_draws_are_another_figure(workspace):
+def test_other_features_layers_labels_or_label_subsets_are_another_result(workspace):
     assert not is_measured(workspace, FEATURES, FEW, layers="a")
     others = [{"features.npy": {"sha256": "other"}}, FEATURES.manifest["files"]]
     for files, encoder in zip(others, ("gaussian", "other"), strict=True):
@@ -72,6 +76,6 @@ def test_other_features_layers_labels_or_draws_are_another_figure(workspace):
         assert not is_measured(workspace, replace(FEATURES, manifest=manifest), FEW)
     relabelled = replace(FEATURES, labels=np.roll(FEATURES.labels, 1))
     assert not is_measured(workspace, relabelled, FEW)
-    drawn = make_label_subsets(FEATURES, FEW)
-    assert is_measured(workspace, FEATURES, FEW, label_subsets=drawn)
-    assert not is_measured(workspace, FEATURES, FEW, label_subsets=replace(drawn, test=drawn.test[::-1]))
+    subsets = make_label_subsets(FEATURES, FEW)
+    assert is_measured(workspace, FEATURES, FEW, label_subsets=subsets)
+    assert not is_measured(workspace, FEATURES, FEW, label_subsets=replace(subsets, test=subsets.test[::-1]))
