@@ -83,7 +83,7 @@ def test_the_three_commands_chain_without_options(run, images, tmp_path):
     assert extracted.stdout == "84 x 896 features of colours by imagenet32@3\n"
     fitted = run("svm", "--device", "cpu")
     assert f"features: {tmp_path / 'home/features/colours--imagenet32@3'} (84 x 896)" in fitted.stderr
-    assert "colours, imagenet32@3, L2-SVM, labels a class: all: test accuracy 100.00 %" in fitted.stdout
+    assert "colours, imagenet32@3, L2-SVM, labels per class: all: test accuracy 100.00 %" in fitted.stdout
     assert (
         run("svm", "--labels-per-class", 3, "--num-test-subsets", 4, "--features", "colours--imagenet32@3").exit_code
         == 0
@@ -111,7 +111,9 @@ def test_reproduce_runs_only_what_is_missing(run, monkeypatch):
     assert first.exit_code == 0, first.output
     for encoder in ("digits@2", "random:digits"):
         assert first.stdout.count(f"{encoder} + L2-SVM") == 1
-        assert first.stderr.count(f"{encoder}, L2-SVM, labels a class: 1: test accuracy") == 1  # as soon as it is known
+        assert (
+            first.stderr.count(f"{encoder}, L2-SVM, labels per class: 1: test accuracy") == 1
+        )  # as soon as it is known
     again = run("reproduce", "digits", "--device", "cpu")
     assert again.stdout == first.stdout
     assert "protocol: " not in again.stderr
@@ -225,7 +227,7 @@ def test_a_named_data_set_without_its_files_says_where_they_belong(run, tmp_path
 def test_one_class_and_too_few_labels(run, images):
     run("prepare", images, "--name", "colours")
     run("extract", "--dataset", "colours", "--encoder", "pixels")
-    assert_one_line(run("svm", "--labels-per-class", 50), "draws 50 labels a class, class 0 has 26")
+    assert_one_line(run("svm", "--labels-per-class", 50), "needs 50 labels per class, class 0 has 26")
     run("prepare", images / "train/red", "--name", "flat")
     run("extract", "--dataset", "flat", "--encoder", "pixels")
     assert_one_line(run("svm"), "flat")
