@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, BinaryIO
 
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError, printable
 from evalkit.version import versions
 
 # The format of each kind of artifact, raised when a reader of the old one would misread the new one.
@@ -37,6 +37,8 @@ FORMATS = {
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 _UNFINISHED = ".tmp"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and ".partial" and the like are added
+_LARGEST_JSON = 64 * 2**20  # the largest manifests, of image sets with many classes, have a thousandth of it
 Manifest = dict[str, Any]
 
 
@@ -308,6 +310,42 @@ def _article(kind: str) -> str:
     if kind.endswith("s"):  # weights
         return kind
     return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+
+
+# -- names and JSON that evalkit did not necessarily write
+
+
+def safe_name(name: Any, what: str) -> str:
+    """The name, if it can stand for one file or folder inside a folder: every name from a file is checked by this.
+
+    Raises:
+        ArtifactError: no text, empty, with a slash, a control character or a leading dot, or too long for a file.
+    """
+    fine = isinstance(name, str) and name and not name.startswith(".") and not any(each in "/\\" for each in name)
+    if fine and printable(name) == name and len(name.encode()) <= _LONGEST_NAME:
+        return name
+    raise ArtifactError(
+        f"{repr(name)[:80]} is no name for {_article(what)}; give one without slashes and without a leading dot"
+    )
+
+
+def read_json(path: Path, *, most_bytes: int = _LARGEST_JSON) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: not a regular file, too large, too deeply nested, or not JSON.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")
+    with open(path, "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"larger than {most_bytes:,} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 # -- hashes and files

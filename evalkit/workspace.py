@@ -15,8 +15,8 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.artifacts import MANIFEST
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.artifacts import MANIFEST, safe_name
+from evalkit.errors import ArtifactError
 
 _FOLDERS = {
     "image set": "images",
@@ -86,9 +86,7 @@ class Workspace:
 
     def path_of(self, kind: str, name: str) -> Path:
         """Where the artifact `name` of a kind ("image set", "run", "feature set") belongs."""
-        if not name or name != Path(name).name or name.startswith("."):
-            raise EvalkitError(f"{name!r} is no name for a {kind}; give one without slashes and without a leading dot")
-        return self.home / _FOLDERS[kind] / name
+        return self.home / _FOLDERS[kind] / safe_name(name, kind)
 
     def artifacts(self, kind: str) -> list[Path]:
         """The finished artifacts of a kind, oldest first."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from evalkit.artifacts import (
     copy_artifact,
     locked,
     new_manifest,
+    read_json,
     read_manifest,
+    safe_name,
     write_artifact,
 )
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError, printable
 from evalkit.npy import NpyWriter
 
 
@@ -212,3 +215,68 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path
             raise RuntimeError
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+# -- names and JSON from elsewhere
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc",
+        "a\\b",
+        ".hidden",
+        "a\0b",
+        "a\nb",
+        "\x1b[2J",
+        "\u202eexe",
+        "\ud800",
+        "x" * 201,
+    ]
+    + [None, 7, ["a"]],
+)
+def test_names_that_are_not_one_file_in_a_folder_are_refused(name):
+    with pytest.raises(ArtifactError, match="is no name for a run; give one without slashes"):
+        safe_name(name, "run")
+
+
+@pytest.mark.parametrize("name", ["a", "imagenet32@800", "a b", "π-猫", "x.y", "-", "x" * 200])
+def test_other_names_are_taken_as_they_are(name):
+    assert safe_name(name, "run") == name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a": ' * 200_000, "nested too deeply"),
+        (b'"' + b"x" * 2000 + b'"', "larger than 1,000 bytes"),
+        (b"1" * 900 + b"}", "Extra data"),
+        (b"\xff\xfe\x00", "codec can't decode|Expecting value"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_damaged_json_is_a_value_error(tmp_path, content, message):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "x.json", most_bytes=1000 if len(content) < 5000 else 10**7)
+
+
+def test_json_is_read_from_files_only(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")  # reading it would wait for ever
+    with pytest.raises(ValueError, match="not a file"):
+        read_json(tmp_path / "pipe.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "nowhere.json")
+    (tmp_path / "x.json").write_text('{"π": [1]}')
+    assert read_json(tmp_path / "x.json") == {"π": [1]}
+
+
+def test_text_for_messages_stays_on_one_line():
+    assert printable("a\x1b[31m\nb\u202e\ud800\x00") == r"a\x1b[31m\nb\u202e\ud800\x00"
+    assert printable("π-猫 $\\foo$") == "π-猫 $\\foo$"
