@@ -28,7 +28,7 @@ from evalkit.features.importing import import_features
 from evalkit.workspace import Workspace
 
 NAMES = {"dataset": "mine", "encoder": "theirs"}
-README = (Path(__file__).parent.parent / "README.md").read_text()
+GUIDE = (Path(__file__).parent.parent / "docs/guide.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -338,7 +338,7 @@ def test_the_commands_of_the_readme_work_on_plain_arrays(tmp_path, monkeypatch):
     np.save("y.npy", y[:1300])
     np.save("X_test.npy", X[1300:])
     np.save("y_test.npy", y[1300:])
-    section = README.split("## Features from elsewhere")[1].split("\n## ")[0]
+    section = GUIDE.split("## Features of other tools")[1].split("\n## ")[0]
     commands = re.search(r"```\n(.*?)```", section, re.DOTALL)[1].splitlines()
     outputs = {}
     for line in commands:

@@ -24,7 +24,7 @@ from evalkit.features.extract import extract
 from evalkit.features.options import LayerSelection
 
 CPU = {"device": "cpu", "precision": "float32"}
-README = (Path(__file__).parent.parent / "README.md").read_text()
+GUIDE = (Path(__file__).parent.parent / "docs/guide.md").read_text()
 
 
 def rows(images, encoder, folder, selection=LayerSelection(), **options):
@@ -262,15 +262,15 @@ def test_reference_programs_of_both_kinds(striped, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_every_kind_is_in_the_readme():
-    assert [kind.form for kind in ENCODERS.values() if f"`{kind.form}`" not in README] == []
+def test_every_kind_is_in_the_guide():
+    assert [kind.form for kind in ENCODERS.values() if f"`{kind.form}`" not in GUIDE] == []
 
 
-# -- the README's example
+# -- the guide's example
 
 
-def test_the_ten_lines_in_the_readme_are_an_encoder(striped, tmp_path):
-    source = re.search(r"```python\n(# mine.py.*?)```", README, re.DOTALL)[1]
+def test_the_ten_lines_in_the_guide_are_an_encoder(striped, tmp_path):
+    source = re.search(r"```python\n(# mine.py.*?)```", GUIDE, re.DOTALL)[1]
     assert len([line for line in source.splitlines() if line and not line.startswith("#")]) <= 10
     (tmp_path / "mine.py").write_text(source)
     run = ["--home", str(tmp_path), "extract", "--dataset", str(tmp_path / "striped"), "--device", "cpu"]
