@@ -9,10 +9,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from evalkit.artifacts import write_artifact
 from evalkit.evaluation import nn_error as nn_error_module
-from evalkit.evaluation.nn_error import NearestSamples, _nearest_labels, _short, sampler
+from evalkit.evaluation.nn_error import _nearest_labels, _short, sampler
 from evalkit.gan.checkpoint import new_state, save_checkpoint
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import load_recipe
+from evalkit.neighbors import NearestNeighbors
 from evalkit.results import read_results
 
 
@@ -33,12 +34,13 @@ def test_reference_nearest_over_batches_equals_scikit_learn():
     random = np.random.default_rng(0)
     samples, labels = random.normal(size=(500, 12)).astype("f4"), random.integers(0, 4, 500)
     images = random.normal(size=(1100, 12)).astype("f4")
-    nearest = NearestSamples.empty(1100, torch.device("cpu"))
+    nearest = NearestNeighbors(torch.from_numpy(images), query_block=1000)
     for part in np.split(np.arange(500), [130, 131, 400]):
-        nearest.update(torch.from_numpy(images), torch.from_numpy(samples[part]), torch.from_numpy(labels[part]))
+        nearest.update(torch.from_numpy(samples[part]), torch.from_numpy(labels[part]))
     model = KNeighborsClassifier(1).fit(samples, labels)
-    assert np.array_equal(nearest.labels.numpy(), model.predict(images))
-    np.testing.assert_allclose(nearest.distances.sqrt(), model.kneighbors(images)[0][:, 0], rtol=1e-3)  # of squares
+    assert np.array_equal(nearest.ids[:, 0].numpy(), model.predict(images))
+    expected = model.kneighbors(images)[0][:, 0]
+    np.testing.assert_allclose(nearest.distances[:, 0].sqrt(), expected, rtol=1e-3)  # root of rounded squares
 
 
 def test_value_of_planted_samples(tmp_path):

@@ -27,6 +27,7 @@ from evalkit.gan.networks import Generator, draw_z, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.gan.run_dir import find_checkpoint, run_of
 from evalkit.images import ImageSet, find_images
+from evalkit.neighbors import NearestNeighbors
 from evalkit.results import Result, add_result, write_card
 from evalkit.runtime import describe_device, resolve_device
 from evalkit.version import stamps
@@ -145,45 +146,19 @@ def _predict(inputs: _Inputs, workspace: Workspace, device: torch.device) -> np.
 def _nearest_labels(artifact: ArtifactWriter, draw: DrawSamples, images: Tensor, samples: int) -> np.ndarray:
     """Labels of the nearest samples, int64 (N,); progress is kept in the artifact."""
     file, done = artifact.path / "nearest.npz", artifact.progress.get("batches", 0)
-    nearest = NearestSamples.empty(len(images), images.device)
+    nearest = NearestNeighbors(images, query_block=BATCH)
     if done:
         with np.load(file) as arrays:
-            stored = (torch.from_numpy(arrays[key]).to(images.device) for key in ("distances", "labels"))
-            nearest = NearestSamples(*stored)
+            nearest.distances, nearest.ids = (
+                torch.from_numpy(arrays[key][:, None]).to(images.device) for key in ("distances", "labels")
+            )
     batches = -(-samples // BATCH)
     for number in tqdm(range(done, batches), initial=done, total=batches, desc="samples", unit="batch", disable=None):
-        nearest.update(images, *draw(number, min(BATCH, samples - number * BATCH)))
+        nearest.update(*draw(number, min(BATCH, samples - number * BATCH)))
         if (number + 1) % _STEP == 0 or number + 1 == batches:
-            np.savez(file, distances=nearest.distances.cpu().numpy(), labels=nearest.labels.cpu().numpy())
+            np.savez(file, distances=nearest.distances[:, 0].cpu().numpy(), labels=nearest.ids[:, 0].cpu().numpy())
             artifact.save(batches=number + 1)
-    return nearest.labels.cpu().numpy()
-
-
-@dataclass
-class NearestSamples:
-    """The nearest sample so far of each test image: squared distance float32 and label int64, both (N,)."""
-
-    distances: Tensor
-    labels: Tensor
-
-    @staticmethod
-    def empty(count: int, device: torch.device) -> "NearestSamples":
-        """Before the first batch."""
-        return NearestSamples(
-            torch.full((count,), float("inf"), device=device), torch.full((count,), -1, device=device)
-        )
-
-    def update(self, images: Tensor, samples: Tensor, labels: Tensor) -> None:
-        """Compares images (N, D) with more samples (n, D) of these labels (n,)."""
-        squares = images.square().sum(1)
-        for first in range(0, len(images), BATCH):
-            chunk = slice(first, first + BATCH)
-            distances = torch.addmm(samples.square().sum(1), images[chunk], samples.T, alpha=-2)
-            least, which = distances.min(1)
-            least = least + squares[chunk]
-            nearer = least < self.distances[chunk]
-            self.distances[chunk] = torch.where(nearer, least, self.distances[chunk])
-            self.labels[chunk] = torch.where(nearer, labels[which], self.labels[chunk])
+    return nearest.ids[:, 0].cpu().numpy()
 
 
 def sampler(generator: Generator, recipe: Recipe, *, seed: int) -> DrawSamples:

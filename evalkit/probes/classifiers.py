@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from evalkit.errors import ConvergenceError, EvalkitError
+from evalkit.neighbors import NearestNeighbors
 from evalkit.solver import l2svm_subsets
 from evalkit.solver.fit import TOL
 
@@ -152,18 +153,11 @@ def predict_knn(
 
 def nearest(features: np.ndarray, of: np.ndarray, among: np.ndarray, *, count: int, device: str = "cpu") -> np.ndarray:
     """The `count` of the rows `among` that are nearest to each of the rows `of`, int64 (of, count), nearest first."""
-    queries = _read(features, of, device)
-    best = torch.full((len(of), 0), 0.0, device=device)
-    index = torch.full((len(of), 0), 0, dtype=torch.int64, device=device)
+    neighbors = NearestNeighbors(_read(features, of, device), count=min(count, len(among)), distance="relative")
     for first in range(0, len(among), _KNN_BLOCK):
         rows = among[first : first + _KNN_BLOCK]
-        block = _read(features, rows, device)
-        distances = torch.addmm(block.square().sum(1), queries, block.T, alpha=-2)  # without |query|^2, equal for all
-        numbers = torch.as_tensor(rows, device=device).expand(len(of), -1)
-        best, index = torch.cat([best, distances], 1), torch.cat([index, numbers], 1)
-        order = torch.sort(best, dim=1, stable=True).indices[:, :count]
-        best, index = best.gather(1, order), index.gather(1, order)
-    return index.cpu().numpy()
+        neighbors.update(_read(features, rows, device), torch.as_tensor(rows, device=device))
+    return neighbors.ids.cpu().numpy()
 
 
 def _read(features: np.ndarray, rows: np.ndarray, device: str) -> Tensor:
