@@ -200,7 +200,7 @@ def test_wrong_z_runs_and_layers_are_one_line(latent, home, tmp_path):
     assert_one_line(
         latent("walk", "--z", tmp_path / "long.npy"), "long.npy: z of length 100, this generator takes length 8"
     )
-    assert_one_line(latent("walk", "--z", "3,20"), "has numbers 0 to 19, not 20")
+    assert_one_line(latent("walk", "--z", "3,20"), "there are numbers 0 to 19, not 20")
     assert_one_line(latent("sample", "--run", "mine"), "mine: no such run; in", "tiny")
     assert_one_line(latent("sample", "--run", "tiny@9"), "no checkpoint after 9 D updates; it has 2")
     assert_one_line(latent("sample", "--class", 1), "has no classes, found class 1")

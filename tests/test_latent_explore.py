@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ from PIL import Image
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import build_networks
 from evalkit.gan.recipes import RECIPES, override
+from evalkit.latent import explore
 from evalkit.latent.explore import Explorer, serve
 from evalkit.latent.model import freeze_gan
 
@@ -80,7 +82,7 @@ def test_value_of_the_pages_answers(page, explorer):
 @pytest.mark.parametrize(
     ("address", "status", "said"),
     [
-        ("/sample.png?number=12", 400, "there are samples 0 to 11"),
+        ("/sample.png?number=12", 400, "there are numbers 0 to 11, not 12"),
         ("/sample.png?number=x", 400, "expected numbers, like"),
         ("/sample.png", 400, "expected numbers"),
         ("/walk.png?from=1&to=2&t=2", 400, "expected 0 to 1"),
@@ -90,6 +92,20 @@ def test_value_of_the_pages_answers(page, explorer):
         ("/walk.png?from=1,2&to=2&t=0", 400, "from: 2 numbers, expected 1"),
         ("/arithmetic.png", 400, "nothing to add"),
         ("/../setup.cfg", 404, "no such page"),
+        # as cheap to refuse as to ask for
+        ("/sample.png?number=0-9999999999", 400, "there are numbers 0 to 11, not 9999999999"),
+        ("/sample.png?number=9999999990-9999999999", 400, "there are numbers 0 to 11"),
+        ("/walk.png?from=0-99999999999999999&to=1&t=0", 400, "there are numbers 0 to 11"),
+        ("/z.json?plus=1&minus=0-9999999999", 400, "there are numbers 0 to 11"),
+        ("/pixels.png?plus=" + ",".join(["0-11"] * 9), 400, "108 numbers, expected at most 100"),
+        ("/arithmetic.png?plus=" + ",".join(["0-11"] * 9000), 400, "108,000 numbers, expected at most 100"),
+        ("/arithmetic.png?" + "&".join(["plus=1"] * 9), 400, "9 concepts, expected at most 8"),
+        ("/arithmetic.png?" + "&".join(["plus=1"] * 9000), 400, "too many parameters"),
+        ("/sample.png?number=" + "9" * 5000, 400, "a number of more than 18 digits"),
+        ("/sample.png?number=%D9%A3", 400, "expected numbers, like"),  # a digit, but not one of ours
+        ("/walk.png?from=1&to=2&t=" + "1" * 5000, 400, "expected 0 to 1"),
+        ("/walk.png?from=1&to=2&t=x%0D%0Ay", 400, "expected a number from 0 to 1"),
+        ("/sample.png?number=1%0A%1B[2J", 400, r"1\n\x1b[2J: expected numbers"),
     ],
 )
 def test_what_the_page_refuses(page, address, status, said):
@@ -98,14 +114,97 @@ def test_what_the_page_refuses(page, address, status, said):
     assert said in text.decode()
 
 
-def test_server_answers_this_machine_only(page, explorer):
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Host", "evil.example:PORT", 403),  # a foreign name that resolves to this machine
+        ("Host", "127.0.0.1", 403),
+        ("Host", "127.0.0.1:PORT.evil.example", 403),
+        ("Host", "localhost:PORT", 200),
+        ("Origin", "http://evil.example", 403),
+        ("Origin", "null", 403),  # of a sandboxed frame
+        ("Origin", "http://127.0.0.1:1", 403),
+        ("Origin", "https://127.0.0.1:PORT", 403),
+        ("Origin", "http://127.0.0.1:PORT", 200),
+        ("Sec-Fetch-Site", "cross-site", 403),
+        ("Sec-Fetch-Site", "same-site", 403),  # another port of this machine
+        ("Sec-Fetch-Site", "anything", 403),
+        ("Sec-Fetch-Site", "same-origin", 200),
+        ("Sec-Fetch-Site", "none", 200),  # typed into the address bar
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/about.json", "/sample.png?number=1"])
+def test_server_answers_its_own_page_only(page, header, value, status, path):
+    port = page.rsplit(":", 1)[1]
+    assert get(page + path, **{header: value.replace("PORT", port)})[0] == status
+
+
+def test_server_listens_on_this_machine_only(page, explorer):
     port = int(page.rsplit(":", 1)[1])
-    assert get(page, Host=f"evil.example:{port}")[0] == 403  # a foreign name that resolves to this machine
-    assert get(page, Host=f"localhost:{port}")[0] == 200
     with pytest.raises(EvalkitError, match=f"port {port} of 127.0.0.1: .*; give another --port"):
         serve(explorer, port=port)
     with serve(explorer) as other:
         assert other.server_address[0] == "127.0.0.1"
+
+
+def raw(page, request):
+    """What the server answers to these bytes."""
+    with socket.create_connection(("127.0.0.1", int(page.rsplit(":", 1)[1])), timeout=20) as connection:
+        connection.sendall(request)
+        with contextlib.suppress(ConnectionResetError):
+            return connection.makefile("rb").read()
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.0\r\n\r\n", b"403"),  # names no host
+        (b"GET / HTTP/1.0\r\nHost: 127.0.0.1:PORT\r\nHost: evil.example\r\n\r\n", b"403"),
+        (b"GET http://[ HTTP/1.0\r\nHost: 127.0.0.1:PORT\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.0\r\nHost: 127.0.0.1:PORT\r\n\r\n", b"501"),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.0\r\n\r\n", b"414"),
+        (b"\xff\x00 \xfe / \r\n\r\n", b"400"),
+    ],
+)
+def test_malformed_requests_get_an_answer_and_no_traceback(page, capfd, request_, status):
+    answer = raw(page, request_.replace(b"PORT", page.rsplit(":", 1)[1].encode()))
+    assert status in answer or (status == b"414" and answer == b"")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_browser_that_goes_away_leaves_no_traceback(page, capfd):
+    with socket.create_connection(("127.0.0.1", int(page.rsplit(":", 1)[1]))) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+        connection.sendall(b"GET / HTTP")
+    assert get(page)[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_connections_beyond_the_limit_are_closed_and_others_answered_later(explorer, monkeypatch):
+    monkeypatch.setattr(explore, "_REQUESTS", 3)
+    monkeypatch.setattr(explore.Handler, "timeout", 1)
+    with serve(explorer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        before = threading.active_count()
+        idle = [socket.create_connection(server.server_address) for _ in range(3)]  # send nothing
+        try:
+            with pytest.raises((ConnectionError, urllib.error.URLError)):
+                get(address + "/about.json")
+            assert threading.active_count() <= before + 3
+            deadline = time.monotonic() + 20  # after a second the server gives up on the idle ones
+            while time.monotonic() < deadline:
+                with contextlib.suppress(ConnectionError, urllib.error.URLError):
+                    assert get(address + "/about.json")[0] == 200
+                    break
+                time.sleep(0.1)
+            else:
+                raise AssertionError("never answered again")
+        finally:
+            for each in idle:
+                each.close()
+            server.shutdown()
 
 
 def test_page_refers_to_no_other_host(page):

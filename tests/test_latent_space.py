@@ -24,7 +24,7 @@ from evalkit.latent.samples import (
     sample_truncated_z,
 )
 from evalkit.latent.settings import InvertSettings, SampleSettings, TurnSettings, WalkSettings
-from evalkit.latent.vectors import read_z
+from evalkit.latent.vectors import parse_numbers, read_z
 
 TINY = override(RECIPES["digits"], {"base_channels": 4, "z_dim": 8, "size": 16})
 NORMAL = override(TINY, {"z_distribution": "normal"})
@@ -259,7 +259,16 @@ def test_wrong_numbers_are_refused(tmp_path):
     with pytest.raises(EvalkitError, match="but there is none given; run `evalkit latent sample`"):
         read_z("1,2", z_dim=8)
     np.save(tmp_path / "z.npy", np.zeros((2, 8)))
-    with pytest.raises(EvalkitError, match="has numbers 0 to 1, not 2"):
+    with pytest.raises(EvalkitError, match=r"0-2: there are numbers 0 to 1, not 2 \(the contact sheet in "):
         read_z("0-2", z_dim=8, sheet=tmp_path)
     with pytest.raises(EvalkitError, match="no number in 2-0; write the smaller one first"):
         read_z("2-0", z_dim=8, sheet=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0-9999999999", "0-999999999999999999", "9" * 5000, "0-" + "9" * 5000])
+def test_huge_ranges_are_refused_before_they_are_listed(tmp_path, text):
+    np.save(tmp_path / "z.npy", np.zeros((2, 8)))
+    for call in (lambda: parse_numbers(text), lambda: read_z(text, z_dim=8, sheet=tmp_path)):
+        with pytest.raises(EvalkitError, match="number") as refused:
+            call()
+        assert len(str(refused.value)) < 400 + len(str(tmp_path))

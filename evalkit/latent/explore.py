@@ -4,6 +4,7 @@ The server is the standard library's; the page is explore.html.
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from torch import Tensor
 
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, printable
 from evalkit.gan.monitor import image_grid
 from evalkit.latent.experiment import enlarge, png
 from evalkit.latent.model import FrozenGAN
@@ -26,10 +27,15 @@ from evalkit.latent.vectors import parse_numbers
 
 HOST = "127.0.0.1"
 _PATHS = get_args(Path)
-_POLICY = (  # the page loads nothing from elsewhere
+_POLICY = (  # the page loads nothing from elsewhere, and stands in no frame of another page
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
+_MOST_FIELDS = 16  # parameters in a query; the page gives at most four
+_MOST_TERMS = 8  # concepts in a sum; the page adds up three
+_MOST_NUMBERS = 100  # samples in a concept; the page takes 99
+_REQUESTS = 32  # answered at the same time; a browser opens six connections
+_SECONDS = 10  # that a connection may take to send its request, or to read the answer
 Query = dict[str, list[str]]
 
 
@@ -88,9 +94,9 @@ class Explorer:
         try:
             t = float(text)
         except ValueError:
-            raise EvalkitError(f"t = {text!r}: expected a number from 0 to 1") from None
+            raise EvalkitError(f"t = {text[:40]!r}: expected a number from 0 to 1") from None
         if not 0 <= t <= 1 or path not in _PATHS:
-            raise EvalkitError(f"t = {t:g}, path {path!r}: expected 0 to 1, {' or '.join(_PATHS)}")
+            raise EvalkitError(f"t = {t:g}, path {path[:40]!r}: expected 0 to 1, {' or '.join(_PATHS)}")
         return interpolate(self.z[first], self.z[last], t, path=cast(Path, path))
 
     def _concepts(self, query: Query) -> list[Concept]:
@@ -103,10 +109,7 @@ class Explorer:
         return numbers
 
     def _listed(self, text: str) -> list[int]:
-        numbers = parse_numbers(text)
-        if max(numbers) >= len(self.z):
-            raise EvalkitError(f"{text}: there are samples 0 to {len(self.z) - 1}")
-        return numbers
+        return parse_numbers(text, below=len(self.z), most=_MOST_NUMBERS)
 
     def _images(self, z: Tensor) -> np.ndarray:
         with self._lock:
@@ -117,11 +120,13 @@ def _terms(query: Query) -> list[tuple[str, int]]:
     terms = [(text, 1) for text in query.get("plus", [])] + [(text, -1) for text in query.get("minus", [])]
     if not terms:
         raise EvalkitError("nothing to add: expected plus or minus with numbers of samples")
+    if len(terms) > _MOST_TERMS:
+        raise EvalkitError(f"{len(terms)} concepts, expected at most {_MOST_TERMS}")
     return terms
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page and its answers to this machine; stops with `shutdown`."""
+    """Serves the page and its answers to this machine, a bounded number at a time; stops with `shutdown`."""
 
     def __init__(self, explorer: Explorer, port: int):
         self.page = (files("evalkit.latent") / "explore.html").read_bytes()
@@ -133,31 +138,73 @@ class Server(ThreadingHTTPServer):
             "/pixels.png": explorer.pixels,
             "/z.json": explorer.vector,
         }
+        self._free = threading.BoundedSemaphore(_REQUESTS)
         super().__init__((HOST, port), Handler)
+        names = [f"{name}:{self.server_port}" for name in (HOST, "localhost")]
+        self.hosts = {*names, *((HOST, "localhost") if self.server_port == 80 else ())}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers in a thread of its own, or closes the connection where too many are being answered."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers one request, then makes room for another."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing where the browser went away; an error of ours keeps its traceback."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
+    """Answers one request, if it comes from the page itself or from the address bar."""
 
     server: Server
+    timeout = _SECONDS
 
     def do_GET(self) -> None:
-        address = urlsplit(self.path)
-        if self.headers.get("Host") not in {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}:
-            # the name of another site that resolves to this machine
-            self._send(HTTPStatus.FORBIDDEN, "text/plain", b"only for this machine")
-        elif address.path == "/":
+        if not self._is_own():
+            text = b"only for this page on this machine; type its address into the browser's address bar"
+            self._send(HTTPStatus.FORBIDDEN, "text/plain", text)
+            return
+        try:
+            address = urlsplit(self.path)
+            query = parse_qs(address.query, max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            self._send(HTTPStatus.BAD_REQUEST, "text/plain", b"not an address of this page, or too many parameters")
+            return
+        if address.path == "/":
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
         elif address.path not in self.server.answers:
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"no such page")
         else:
-            self._answer(self.server.answers[address.path], parse_qs(address.query))
+            self._answer(self.server.answers[address.path], query)
+
+    def _is_own(self) -> bool:
+        """Whether the request is to this machine by its own name, and no other site's page made the browser send it."""
+        hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
+        if len(hosts) != 1 or hosts[0] not in self.server.hosts:  # another site's name may resolve to this machine
+            return False
+        return self.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none") and (
+            all(origin == f"http://{hosts[0]}" for origin in origins)
+        )
 
     def _answer(self, answer: Callable[[Query], Any], query: Query) -> None:
         try:
             content = answer(query)
         except EvalkitError as error:
-            self._send(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error).encode())
+            self._send(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", printable(str(error)).encode())
             return
         if isinstance(content, bytes):
             self._send(HTTPStatus.OK, "image/png", content)
@@ -170,7 +217,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Security-Policy", _POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
-        with suppress(ConnectionError):  # the browser no longer wants it
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        with suppress(OSError):  # the browser no longer wants it
             self.end_headers()
             self.wfile.write(content)
 

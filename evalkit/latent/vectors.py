@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, printable
 
-_NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+_NUMBERS = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
+_MOST_NUMBERS = 100_000  # listed at once
+_DIGITS = 18
 
 
 def read_z(text: str, *, z_dim: int, sheet: Path | None = None) -> Tensor:
@@ -29,28 +31,48 @@ def read_z(text: str, *, z_dim: int, sheet: Path | None = None) -> Tensor:
         raise EvalkitError(
             f"{text}: numbers on a contact sheet, but there is none {place}; run `evalkit latent sample`"
         )
-    z, numbers = _read_file(sheet / "z.npy", z_dim), parse_numbers(text)
-    beyond = [number for number in numbers if number >= len(z)]
-    if beyond:
-        raise EvalkitError(f"{text}: the contact sheet in {sheet} has numbers 0 to {len(z) - 1}, not {beyond[0]}")
-    return z[numbers]
+    z = _read_file(sheet / "z.npy", z_dim)
+    try:
+        return z[parse_numbers(text, below=len(z))]
+    except EvalkitError as error:
+        raise EvalkitError(f"{error} (the contact sheet in {sheet})") from None
 
 
-def parse_numbers(text: str) -> list[int]:
-    """The numbers in a text like "3,17,40-42".
+def parse_numbers(text: str, *, below: int | None = None, most: int = _MOST_NUMBERS) -> list[int]:
+    """The numbers in a text like "3,17,40-42". Checked before any of them is listed: a range may name billions.
+
+    Args:
+        below: every number is smaller than this.
+        most: at most so many numbers.
 
     Raises:
-        EvalkitError: text of another form, or a range that ends before it begins.
+        EvalkitError: text of another form, a range that ends before it begins, a number too large, or too many.
     """
-    numbers: list[int] = []
-    if not _NUMBERS.fullmatch(text.replace(" ", "")):
-        raise EvalkitError(f"{text}: expected numbers, like 3,17,40-42")
-    for part in text.replace(" ", "").split(","):
-        first, _, last = part.partition("-")
-        if int(last or first) < int(first):
-            raise EvalkitError(f"{text}: no number in {part}; write the smaller one first, like 3-8")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
+    spaceless, shown = text.replace(" ", ""), _shown(text)
+    if not _NUMBERS.fullmatch(spaceless):
+        raise EvalkitError(f"{shown}: expected numbers, like 3,17,40-42")
+    ranges = [_range(part, shown) for part in spaceless.split(",")]
+    largest, count = max(each.stop for each in ranges) - 1, sum(each.stop - each.start for each in ranges)
+    if below is not None and largest >= below:
+        raise EvalkitError(f"{shown}: there are numbers 0 to {below - 1}, not {largest}")
+    if count > most:
+        raise EvalkitError(f"{shown}: {count:,} numbers, expected at most {most:,}")
+    return [number for each in ranges for number in each]
+
+
+def _range(part: str, shown: str) -> range:
+    """ "40-42" as a range; numbers of more than 18 digits are refused, since `int` takes only so many."""
+    first, _, last = part.partition("-")
+    if max(len(first), len(last)) > _DIGITS:
+        raise EvalkitError(f"{shown}: a number of more than {_DIGITS} digits, expected numbers like 3,17,40-42")
+    if int(last or first) < int(first):
+        raise EvalkitError(f"{shown}: no number in {part}; write the smaller one first, like 3-8")
+    return range(int(first), int(last or first) + 1)
+
+
+def _shown(text: str) -> str:
+    """A text from elsewhere in a message: printable, and not longer than a line."""
+    return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _read_file(path: Path, z_dim: int) -> Tensor:
