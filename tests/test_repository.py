@@ -42,7 +42,11 @@ def layer_of(module):
 
 
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    yield from imports_below(ast.parse(path.read_text()))
+
+
+def imports_below(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("evalkit."):
             yield node.module
         elif isinstance(node, ast.Import):
@@ -140,6 +144,24 @@ def test_type_checkers_see_every_public_name():
 
 def test_the_repository_holds_no_lock_files():
     assert [str(path) for folder in ("pretrained", "benchmarks") for path in (ROOT / folder).rglob("*.lock")] == []
+
+
+# what the command line imports beside the door: errors, the workspace, and settings that load no library
+BESIDE_THE_DOOR = {
+    "errors", "workspace", "settings", "version", "images.options", "features.options", "pretrained", "gan.recipes",
+    "latent", "latent.settings", "evaluation.protocol",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "evalkit/cli").rglob("*.py")), ids=lambda path: path.stem)
+def test_commands_call_public_functions_alone(path):
+    tree = ast.parse(path.read_text())
+    blocks = [
+        node for node in tree.body if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+    ]
+    tree.body = [node for node in tree.body if node not in blocks]
+    imported = {name.removeprefix("evalkit.") for name in imports_below(tree)}
+    assert {name for name in imported if not name.startswith("cli")} <= BESIDE_THE_DOOR
 
 
 def test_guide_names_every_command_and_recipe():
