@@ -4,53 +4,99 @@ No pickle is loaded. `importing.py` makes a feature set of what is found here.
 """
 
 import json
-import pickle
+import math
 import shutil
+import warnings
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, one_line
 from evalkit.features.arrays import Splits, as_array, rows_by_split
+from evalkit.features.labels import read_labels, read_lines
 
 SUFFIXES = ".npy, .npz, .pt, .pth or .safetensors"
 
 
 class TensorArray:
-    """A tensor, possibly mapped from its file, as an `arrays.Array`; bfloat16, which NumPy lacks, becomes float32."""
+    """A tensor, possibly mapped from its file, as an `arrays.Array`; see `as_array` for types that NumPy lacks."""
 
     def __init__(self, tensor: torch.Tensor):
-        self._tensor = tensor.detach()
+        sparse = tensor.layout != torch.strided
+        # rows of a compressed layout cannot be selected
+        self._tensor = tensor.to_sparse_coo().coalesce().detach() if sparse else tensor.detach()
         self.shape = tuple(tensor.shape)
-        self.dtype = as_array(self._tensor[:0]).dtype if tensor.ndim else np.dtype("float32")
+        self.dtype = as_array(self._rows(slice(0))).dtype if tensor.ndim else np.dtype("float32")
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        return as_array(self._tensor[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows])
+        return as_array(self._rows(rows))
+
+    def _rows(self, rows: Any) -> torch.Tensor:
+        if self._tensor.is_sparse and self._tensor.ndim:
+            numbers = torch.arange(len(self._tensor))[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows]
+            return self._tensor.index_select(0, numbers)
+        return self._tensor[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows]
 
 
-def open_array(path: Path) -> np.ndarray:
+def open_array(path: Path, shown: str = "") -> np.ndarray:
     """The array of a .npy file, memory-mapped.
 
+    Args:
+        path: the file.
+        shown: what error messages call it; by default its path.
+
     Raises:
-        EvalkitError: no such file, no .npy, or an array of Python objects, which would be a pickle.
+        EvalkitError: no such file, no .npy, a header that promises more than the file holds, or an array of Python
+            objects, which would be a pickle.
+    """
+    shown = shown or str(path)
+    if not path.is_file():
+        raise EvalkitError(f"{shown}: no such file")
+    with path.open("rb") as file:
+        check_header(file, path.stat().st_size, shown)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise EvalkitError(f"{shown}: {_NO_ARRAY} ({one_line(error)})") from None
+
+
+_NO_ARRAY = "not a NumPy array of plain numbers or text"
+
+
+def check_header(file: Any, size: int, shown: str) -> None:
+    """Reads a .npy file's header and compares the array with the file's size, before anything is mapped or unpacked.
+
+    Raises:
+        EvalkitError: no .npy, an array of Python objects, or another size.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise EvalkitError(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise EvalkitError(f"{path}: not a NumPy array of plain numbers or text ({_first_line(error)})") from None
-    if not isinstance(array, np.ndarray):
-        raise EvalkitError(f"{path}: an archive of arrays named .npy; rename it to .npz")
-    return array
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
+        shape, _, dtype = read(file)
+    except Exception as error:  # a header is parsed as Python: SyntaxError, RecursionError, TokenError and others
+        raise EvalkitError(f"{shown}: {_NO_ARRAY} ({one_line(error)})") from None
+    if dtype.hasobject:
+        raise EvalkitError(f"{shown}: {_NO_ARRAY} but Python objects; save it as an array of numbers or text")
+    if any(side < 0 for side in shape) or dtype.itemsize == 0:
+        raise EvalkitError(f"{shown}: {_NO_ARRAY} but {dtype} of shape {shape}"[:300])
+    expected = math.prod(shape) * dtype.itemsize + file.tell()
+    if expected != size:
+        raise EvalkitError(
+            f"{shown}: {size:,} bytes, its header says {dtype} {_shortened(shape)}, which are {expected:,}; "
+            "cut short or damaged, make it again"
+        )
 
 
-def open_bundle(path: Path, scratch: Path) -> dict[str, Any]:
+def open_bundle(path: Path, scratch: Path) -> Mapping[str, Any]:
     """The contents of a .npz, .pt or .safetensors file by name: arrays (large ones not in memory) and small values.
+
+    Members are opened when they are looked up, so that nothing depends on those that nobody asks for.
 
     Args:
         path: the file.
@@ -59,68 +105,170 @@ def open_bundle(path: Path, scratch: Path) -> dict[str, Any]:
     Raises:
         EvalkitError: no such file, another format, or contents that are not arrays.
     """
-    readers = {".npz": _open_npz, ".pt": _open_torch, ".pth": _open_torch, ".safetensors": _open_safetensors}
-    if path.suffix not in readers:
+    readers = {".npz": _Npz, ".pt": _open_torch, ".pth": _open_torch, ".safetensors": _Safetensors}
+    if path.suffix.lower() not in readers:
         raise EvalkitError(f"{path}: features are read from {SUFFIXES}, found {path.suffix or 'no suffix'}")
     if not path.is_file():
         raise EvalkitError(f"{path}: no such file")
-    return readers[path.suffix](path, scratch)
+    return readers[path.suffix.lower()](path, scratch)
 
 
-def _open_npz(path: Path, scratch: Path) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
+class _Npz(Mapping[str, Any]):
+    """The arrays of a .npz, each unpacked to the disk and mapped when it is looked up."""
+
+    def __init__(self, path: Path, scratch: Path):
+        self._path, self._scratch, self._opened = path, scratch, dict[str, np.ndarray]()
+        with self._archive() as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        self._members = {member.filename.removesuffix(".npy"): member for member in members}
+        if len(self._members) < len(members):
+            names = [member.filename for member in members]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise EvalkitError(f"{path}: two members named {twice!r}; make it again")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._opened:
+            self._opened[name] = self._unpack(self._members[name])
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def _unpack(self, member: zipfile.ZipInfo) -> np.ndarray:
+        shown, unpacked = f"{self._path}[{member.filename}]", self._scratch / f"{len(self._opened)}.npy"
+        with self._archive() as archive:
+            with archive.open(member) as source:
+                check_header(source, member.file_size, shown)
+            require_space(self._scratch, member.file_size, shown)
+            with archive.open(member) as source, open(unpacked, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        return open_array(unpacked, shown)
+
+    @contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        """The archive; what zipfile raises about a damaged one becomes one line."""
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                yield archive
+        except EvalkitError:
+            raise
+        except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, RuntimeError (encrypted), OSError ...
+            raise EvalkitError(f"{self._path}: not readable as .npz ({one_line(error)})") from None
+
+
+def require_space(folder: Path, size: int, shown: str) -> None:
+    """Refuses what does not fit on the disk.
+
+    Raises:
+        EvalkitError: the message has both sizes.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise EvalkitError(f"{shown}: {size / 1e9:,.1f} GB, {folder} has {free / 1e9:,.1f} GB left; free some space")
+
+
+def _open_torch(path: Path, scratch: Path) -> Mapping[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            for number, member in enumerate(name for name in archive.namelist() if name.endswith(".npy")):
-                unpacked = scratch / f"{number}.npy"
-                with archive.open(member) as source, open(unpacked, "wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-                try:
-                    arrays[member.removesuffix(".npy")] = open_array(unpacked)
-                except EvalkitError as error:
-                    raise EvalkitError(f"{path}[{member}]{str(error).removeprefix(str(unpacked))}") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise EvalkitError(f"{path}: not readable as .npz ({_first_line(error)})") from None
-    return arrays
-
-
-def _open_torch(path: Path, scratch: Path) -> dict[str, Any]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise EvalkitError(f"{path}: expected only tensors, as torch.save writes them ({_first_line(error)})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about its own deprecated kinds of tensors
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # the file decides which of many exceptions it is
+        raise EvalkitError(f"{path}: expected only tensors, as torch.save writes them ({one_line(error)})") from None
     if not isinstance(loaded, dict):
         raise EvalkitError(f'{path}: holds {type(loaded).__name__}, expected {{"features": …, "labels": …}}')
-    return {str(k): TensorArray(v) if isinstance(v, torch.Tensor) else v for k, v in loaded.items()}
+    largest = path.stat().st_size
+    content = {str(key): _tensor(value, f"{path}[{key}]", largest) for key, value in loaded.items()}
+    if len(content) < len(loaded):
+        raise EvalkitError(f"{path}: two keys that read alike; name each once")
+    return content
 
 
-def _open_safetensors(path: Path, scratch: Path) -> dict[str, Any]:
+def _is_zip(path: Path) -> bool:
+    """Whether a file is of torch.save's format since 1.6, which can be mapped."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _tensor(value: Any, shown: str, largest: int) -> Any:
+    """A tensor as an Array; other values as they are.
+
+    Raises:
+        EvalkitError: a tensor whose numbers are not all in the file, which could be of any size.
+    """
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.layout == torch.strided and value.numel() * value.element_size() > largest:
+        raise EvalkitError(f"{shown}: {_shortened(value.shape)} numbers in a file of {largest:,} bytes; save a copy")
+    if value.ndim and value.layout != torch.strided and value.shape[-1] > _MOST_COLUMNS:
+        raise EvalkitError(f"{shown}: sparse {_shortened(value.shape)}, expected at most {_MOST_COLUMNS:,} columns")
     try:
-        with safe_open(path, framework="pt") as file:
-            arrays: dict[str, Any] = {name: TensorArray(file.get_tensor(name)) for name in file.keys()}
-            return arrays | (file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise EvalkitError(f"{path}: not a safetensors file ({_first_line(error)})") from None
+        return TensorArray(value)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise EvalkitError(f"{shown}: not a tensor of numbers ({one_line(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+_MOST_COLUMNS = 1 << 24
+
+
+class _Safetensors(Mapping[str, Any]):
+    """The tensors of a .safetensors file, and of its header's texts those that are not named like a tensor."""
+
+    def __init__(self, path: Path, scratch: Path):
+        self._path, self._opened = path, dict[str, Any]()
+        with self._file() as file:
+            self._tensors, self._texts = list(file.keys()), file.metadata() or {}
+        self._texts = {name: text for name, text in self._texts.items() if name not in self._tensors}
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._texts:
+            return self._texts[name]
+        if name not in self._tensors:
+            raise KeyError(name)
+        if name not in self._opened:
+            with self._file() as file:
+                self._opened[name] = TensorArray(file.get_tensor(name))
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._tensors, *self._texts])
+
+    def __len__(self) -> int:
+        return len(self._tensors) + len(self._texts)
+
+    @contextmanager
+    def _file(self) -> Iterator[Any]:
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                yield file
+        except EvalkitError:
+            raise
+        except Exception as error:  # SafetensorError, OSError, and torch's about types that it lacks
+            raise EvalkitError(f"{self._path}: not a safetensors file of tensors ({one_line(error)})") from None
+
+
+def _shortened(shape: Sequence[int]) -> str:
+    return " x ".join(f"{side:,}" for side in shape)[:100]
 
 
 def read_text_rows(path: Path) -> np.ndarray:
-    """One label, or the name of one split, per row: an array in a .npy, or the lines of a text file.
+    """The name of one split per row: an array in a .npy, or the lines of a text file.
 
     Raises:
         EvalkitError: no such file, or not text.
     """
-    if path.suffix == ".npy":
-        return open_array(path)
-    try:
-        return np.array(path.read_text().splitlines())
-    except FileNotFoundError:
-        raise EvalkitError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise EvalkitError(f"{path}: neither .npy nor text with one line per row") from None
+    return open_array(path) if path.suffix == ".npy" else np.array(read_lines(path))
+
+
+def read_label_rows(path: Path) -> np.ndarray:
+    """One label per row: an array in a .npy, or the lines of a text file.
+
+    Raises:
+        EvalkitError: no such file, not text, or several columns.
+    """
+    return open_array(path) if path.suffix == ".npy" else read_labels(path)
 
 
 def read_splits(path: Path, rows: int) -> tuple[np.ndarray, Splits]:
@@ -136,9 +284,7 @@ def read_splits(path: Path, rows: int) -> tuple[np.ndarray, Splits]:
     if path.suffix != ".json":
         return rows_by_split(read_text_rows(path), rows, str(path))
     try:
-        ranges = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise EvalkitError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise EvalkitError(f"{path}: not readable as JSON ({error})") from None
+        ranges = json.loads("\n".join(read_lines(path)))
+    except (ValueError, RecursionError) as error:
+        raise EvalkitError(f"{path}: not readable as JSON ({one_line(error)})") from None
     return rows_by_split(ranges if isinstance(ranges, dict) else {}, rows, str(path))

@@ -1,6 +1,7 @@
-"""Checks of the arrays that people bring: features (N, D), labels of any plain kind, splits by name or by range.
+"""Checks of the arrays that people bring: features (N, D) of any plain kind, splits by name or by range.
 
-`FeatureSet.from_arrays` and `import_features` make feature sets of them. NumPy only: nothing here reads a file.
+`FeatureSet.from_arrays` and `import_features` make feature sets of them, with labels checked by `labels.py`. NumPy
+only: nothing here reads a file.
 """
 
 import hashlib
@@ -10,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError, one_line
+from evalkit.features.labels import cleaned_text, is_text
 
 Splits = dict[str, tuple[int, int]]
 _CHUNK_NUMBERS = 1 << 23  # numbers that are checked or hashed at a time
@@ -29,11 +31,44 @@ class Array(Protocol):
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A NumPy array, or a torch tensor on any device as one; bfloat16, which NumPy lacks, becomes float32."""
+    """A NumPy array of an array, a list, a data frame, or a tensor on any device.
+
+    Types that NumPy lacks (bfloat16, float8) become float32, quantised numbers what they stand for, sparse ones dense.
+
+    Raises:
+        EvalkitError: a tensor of a type that has no numbers in NumPy, or a masked array.
+    """
     if hasattr(values, "detach"):  # a tensor: torch is not imported for it
-        values = values.detach().cpu()
-        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
-    return np.asarray(values)
+        return _of_tensor(values)
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise EvalkitError("a masked array, expected a number in every place; fill it first")
+        values = values.data
+    if hasattr(values, "toarray"):  # SciPy's sparse arrays
+        values = values.toarray()
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise EvalkitError(f"{type(values).__name__}: not an array of numbers or names ({one_line(error)})") from None
+    lacking = array.dtype.kind == "V" and array.dtype.name.startswith(("bfloat16", "float8", "float4", "float6"))
+    return array.astype(np.float32) if lacking else array  # of JAX and TensorFlow
+
+
+def _of_tensor(tensor: Any) -> np.ndarray:
+    try:
+        tensor = tensor.detach()
+        if tensor.is_quantized:
+            tensor = tensor.dequantize()
+        if "strided" not in str(tensor.layout):
+            tensor = tensor.to_dense()
+        tensor = tensor.cpu()
+        lacking = str(tensor.dtype) == "torch.bfloat16" or str(tensor.dtype).startswith("torch.float8")
+        return np.asarray(tensor.float() if lacking else tensor)
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # NotImplementedError is a RuntimeError
+        raise EvalkitError(
+            f"a tensor {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} that has no numbers in NumPy "
+            f"({one_line(error)}); convert it by .float()"
+        ) from None
 
 
 def check_features(features: Array, source: str, *, columns: int | None = None, like: str = "") -> int:
@@ -78,50 +113,6 @@ def check_finite(rows: np.ndarray, first: int, name: str) -> None:
         )
 
 
-def check_labels(labels: Array, rows: int, source: str) -> np.ndarray:
-    """Labels (N,), int64 or text, for `rows` rows.
-
-    Raises:
-        EvalkitError: another length, more than one column, or numbers that name no class.
-    """
-    values = np.asarray(labels[:])
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        hint = "; argmax(1) turns one-hot rows into labels" if values.ndim == 2 else ""
-        raise EvalkitError(f"{source}: labels of shape {values.shape}, expected one label per row{hint}")
-    if len(values) != rows:
-        raise EvalkitError(f"{source}: {len(values):,} labels for {rows:,} rows of features")
-    if values.dtype.kind == "f" and np.array_equal(values, np.floor(values)):
-        values = values.astype(np.int64)
-    if values.dtype.kind not in "iubUS":
-        raise EvalkitError(f"{source}: labels of type {values.dtype}, expected whole numbers or names")
-    return values.astype(str) if values.dtype.kind in "US" else values.astype(np.int64)
-
-
-def encode_labels(labels: Sequence[np.ndarray], class_names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
-    """(int64 (N,) from 0 to K - 1, the K names) of the labels of all parts together; -1 (no label) stays.
-
-    `class_names`, where they are known, name the labels 0 to K - 1.
-
-    Raises:
-        EvalkitError: names in one part and numbers in another, or a label beyond the class names.
-    """
-    if len({part.dtype.kind for part in labels}) > 1:
-        raise EvalkitError("labels are numbers in one part and names in another")
-    joined = np.concatenate(labels)
-    numeric = joined.dtype.kind == "i"
-    if numeric and class_names is not None:
-        if joined.max(initial=-1) >= len(class_names):
-            raise EvalkitError(f"label {joined.max()}, but there are {len(class_names)} class names")
-        return joined, list(class_names)
-    labelled = joined >= 0 if numeric else np.ones(len(joined), bool)
-    names, codes = np.unique(joined[labelled], return_inverse=True)
-    encoded = np.full(len(joined), -1)
-    encoded[labelled] = codes
-    return encoded, [str(name) for name in names]
-
-
 def rows_by_split(splits: Any, rows: int, source: str) -> tuple[np.ndarray, Splits]:
     """(row numbers in the order of their splits, where each split then lies).
 
@@ -141,10 +132,11 @@ def rows_by_split(splits: Any, rows: int, source: str) -> tuple[np.ndarray, Spli
 
 def _rows_by_name(names: np.ndarray, rows: int, source: str) -> tuple[np.ndarray, Splits]:
     """Splits come in the order in which they begin."""
-    if names.ndim != 1 or names.dtype.kind not in "US" or len(names) != rows:
+    if names.ndim != 1 or not is_text(names) or len(names) != rows:
         raise EvalkitError(
             f"{source}: splits are {names.dtype} {names.shape}, expected the name of a split for each of {rows:,} rows"
         )
+    names = cleaned_text(names, source)
     firsts = np.unique(names, return_index=True)[1]
     in_order = [names[first] for first in sorted(firsts)]
     members = [np.flatnonzero(names == name) for name in in_order]

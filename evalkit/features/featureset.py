@@ -17,12 +17,11 @@ from evalkit.features.arrays import (
     as_array,
     check_features,
     check_finite,
-    check_labels,
-    encode_labels,
     row_chunks,
     rows_by_split,
     sha256_of_array,
 )
+from evalkit.features.labels import check_labels, encode_labels
 from evalkit.workspace import Workspace
 
 KIND = "feature set"

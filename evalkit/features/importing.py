@@ -5,7 +5,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +15,10 @@ import numpy as np
 
 from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
-from evalkit.features.array_files import SUFFIXES, open_array, open_bundle, read_splits, read_text_rows
-from evalkit.features.arrays import Array, Splits, check_features, check_labels, encode_labels, rows_by_split
+from evalkit.features.array_files import SUFFIXES, open_array, open_bundle, read_label_rows, read_splits
+from evalkit.features.arrays import Array, Splits, as_array, check_features, rows_by_split
 from evalkit.features.featureset import KIND, FeatureSet, Layer
+from evalkit.features.labels import check_labels, cleaned_text, encode_labels
 from evalkit.features.writer import Content, write_features
 from evalkit.workspace import Workspace
 
@@ -137,26 +138,34 @@ def _open_pair(features: Path, labels: Path, *, split: str) -> _Part:
     if features.suffix != ".npy":
         raise EvalkitError(f"{features}: expected X as .npy beside its labels; features are read from {SUFFIXES}")
     array = open_array(features)
-    return _Part(str(features), array, check_labels(read_text_rows(labels), len(array), str(labels)), split)
+    return _Part(
+        str(features), array, check_labels(read_label_rows(labels), _rows_of(array, features), str(labels)), split
+    )
 
 
-def _parts_of_bundle(path: Path, content: dict[str, Any]) -> _Opened:
-    class_names = content.get("class_names")
-    names = [str(name) for name in _from_header(class_names)] if class_names is not None else None
+def _rows_of(array: np.ndarray, path: Path) -> int:
+    check_features(array, str(path))
+    return len(array)
+
+
+def _parts_of_bundle(path: Path, content: Mapping[str, Any]) -> _Opened:
+    names = _class_names(path, content)
     both = _named(content, _FEATURES, _LABELS)
     if both is None:
         return _Opened(_parts_by_split(path, content), class_names=names)
-    part = _part(path, content, both, "")
+    part, used = _part(path, content, both, ""), {*both, "class_names"}
     count, splits = part.features.shape[0], None
-    if "split" in content:
+    if "split" in content and not isinstance(content["split"], str):
         splits = rows_by_split(np.asarray(content["split"][:]), count, f"{path}[split]")
-    elif "splits" in content:
-        ranges = _from_header(content["splits"])
-        splits = rows_by_split(ranges if isinstance(ranges, dict) else {}, count, f"{path}[splits]")
+        used.add("split")
+    elif ranges := _ranges(path, content):
+        splits = rows_by_split(ranges, count, f"{path}[splits]")
+        used.add("splits")
+    _say_what_is_read(path, content, [both], used)
     return _Opened([part], splits, names)
 
 
-def _parts_by_split(path: Path, content: dict[str, Any]) -> list[_Part]:
+def _parts_by_split(path: Path, content: Mapping[str, Any]) -> list[_Part]:
     """The parts of a file with X_train, y_train, X_test, y_test."""
     pairs = [
         (split, _named(content, [f"{n}_{split}" for n in _FEATURES], [f"{n}_{split}" for n in _LABELS]))
@@ -164,26 +173,71 @@ def _parts_by_split(path: Path, content: dict[str, Any]) -> list[_Part]:
     ]
     parts = [_part(path, content, pair, split) for split, pair in pairs if pair]
     if not parts:
-        listed = ", ".join(content) or "none"
+        listed = ascii(", ".join(content))[1:-1][:200] or "none"
         raise EvalkitError(f"{path}: no features and labels (X and y, X_train and y_train); it has {listed}")
+    taken = [pair for _, pair in pairs if pair]
+    _say_what_is_read(path, content, taken, {"class_names", *(name for pair in taken for name in pair)})
     return parts
 
 
-def _part(path: Path, content: dict[str, Any], pair: tuple[str, str], split: str) -> _Part:
+def _say_what_is_read(
+    path: Path, content: Mapping[str, Any], pairs: Sequence[tuple[str, str]], used: Collection[str]
+) -> None:
+    read = "; ".join(f"features {x}, labels {y}" for x, y in pairs)
+    others = ascii(", ".join(name for name in content if name not in used))[1:-1][:200]
+    logger.info("%s: %s%s", path, read, f"; not read: {others}" if others else "")
+
+
+def _part(path: Path, content: Mapping[str, Any], pair: tuple[str, str], split: str) -> _Part:
     x, y = (content[name] for name in pair)
+    y = as_array(y) if isinstance(y, (list, tuple)) else y
     if not all(hasattr(array, "shape") for array in (x, y)):
         raise EvalkitError(f"{path}: {pair[0]} and {pair[1]} are not both arrays")
+    if not y.shape:
+        raise EvalkitError(f"{path}[{pair[1]}]: labels of shape (), expected one label per row")
     return _Part(f"{path}[{pair[0]}]", x, check_labels(y, (*x.shape, 0)[0], f"{path}[{pair[1]}]"), split)
 
 
-def _named(content: dict[str, Any], features: Sequence[str], labels: Sequence[str]) -> tuple[str, str] | None:
-    x, y = (next((name for name in names if name in content), None) for names in (features, labels))
+def _named(content: Mapping[str, Any], features: Sequence[str], labels: Sequence[str]) -> tuple[str, str] | None:
+    """The first of the names that are there, not counting texts of a header."""
+    x, y = (
+        next((name for name in names if name in content and not isinstance(content[name], str)), None)
+        for names in (features, labels)
+    )
     return (x, y) if x and y else None
 
 
+def _class_names(path: Path, content: Mapping[str, Any]) -> list[str] | None:
+    """The names of the labels 0 to K - 1, if the file has a list of them; anything else by that name is left out."""
+    given = _from_header(content.get("class_names"))
+    if given is None:
+        return None
+    if hasattr(given, "shape"):
+        given = as_array(given[:]).tolist() if given.shape else None
+    if isinstance(given, (list, tuple)) and given and all(isinstance(each, (str, bytes, int)) for each in given):
+        texts = np.array([str(each) if isinstance(each, int) else each for each in given], object)
+        return cleaned_text(texts, f"{path}[class_names]").tolist()
+    logger.warning("%s: class_names is not a list of names and is left out; labels keep their numbers", path)
+    return None
+
+
+def _ranges(path: Path, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The rows of each split, if the file has them; other text by that name is left out."""
+    given = _from_header(content.get("splits"))
+    if given is None or isinstance(given, dict):
+        return given
+    logger.warning("%s: splits is not {name: [first row, row after the last]} and is left out", path)
+    return None
+
+
 def _from_header(value: Any) -> Any:
-    """A value as it was before it went into a safetensors header, which holds text only."""
-    return json.loads(value) if isinstance(value, str) else value
+    """A value as it was before it went into a safetensors header, which holds text only; other text as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _order(opened: _Opened, splits: Path | None, source: Path) -> tuple[np.ndarray, Splits]:
