@@ -160,6 +160,44 @@ def test_reference_exif_orientation_is_pillows(orientation):
     assert np.array_equal(square(content), wanted)
 
 
+_TURNED = {  # how a camera stores an upright image by each orientation
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "format,options",
+    [
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"big_tiff": True}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("JPEG", {"quality": 100, "subsampling": 0}),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
+    ],
+)
+@pytest.mark.parametrize("decode", ["exact", "scaled"])
+def test_value_every_orientation_is_applied_once_in_every_format(format, options, orientation, decode):
+    if format not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {format}")
+    upright = np.kron(random_rgb(4, 4), np.ones((16, 16, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(np.ascontiguousarray(_TURNED[orientation](upright)), format, exif=exif, **options)
+    result = decode_and_resize(content, ResizeOptions(size=64, decode=decode)).images[0]
+    difference = np.abs(result.astype(int) - upright)
+    assert difference.mean() < (3 if format in ("JPEG", "AVIF") else 1e-9)  # lossy: rounding of colors
+
+
 def test_value_exif_orientation_6_turns_clockwise():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -192,7 +230,7 @@ def _png_claiming(width: int, height: int) -> bytes:
         (encoded(random_rgb(64, 64))[:700], "broken image"),
         (_png_claiming(12_000, 12_000), "decompression bomb"),
         (_png_claiming(60_000, 60_000), "decompression bomb"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "format that is not read here: EPS"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
     ],
 )

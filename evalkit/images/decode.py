@@ -16,6 +16,7 @@ from PIL import Image
 
 from evalkit.errors import EvalkitError, ImageError
 from evalkit.images.faces import face_boxes
+from evalkit.images.formats import HEAD, READ, format_of
 from evalkit.images.options import FaceOptions, ResizeOptions
 
 try:
@@ -23,8 +24,8 @@ try:
 except ImportError:
     simplejpeg = None
 
-# No EPS (it would start Ghostscript), and no format that data sets do not use.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
+Image.init()  # Pillow opens no format that it does not know
+_FORMATS = tuple(name for name in READ if name in Image.OPEN)
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -74,7 +75,7 @@ def decode_and_resize(content: bytes | np.ndarray, resize: ResizeOptions, faces:
         except (EvalkitError, MemoryError):
             raise
         except Image.UnidentifiedImageError:
-            raise ImageError(f"not an image ({_first_bytes(content)})") from None
+            raise ImageError(_unreadable(content)) from None
         except Exception as error:  # a broken file can raise anything in Pillow's parsers
             raise ImageError(f"broken image ({error or type(error).__name__})") from None
 
@@ -85,6 +86,8 @@ def _decode_with_pillow(image: Image.Image, resize: ResizeOptions, faces: FaceOp
         raise ImageError(f"{width} x {height} pixels, more than the {MOST_PIXELS:,} allowed (decompression bomb?)")
     name = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG of a camera with a second image
     grey = image.mode.startswith(_GREY)
+    if name != "JPEG":
+        image.load()  # Pillow turns a TIFF upright while it loads, and takes the orientation away
     rotation = _UPRIGHT.get(_orientation(image))
     if resize.decode == "scaled" and image.format == "JPEG" and rotation is None and faces is None:
         return Decoded([_from_reduced(_drafted(image, 2 * resize.size), resize)], name, grey)
@@ -92,8 +95,11 @@ def _decode_with_pillow(image: Image.Image, resize: ResizeOptions, faces: FaceOp
     return Decoded(_crops(rgb if rotation is None else rgb.transpose(rotation), resize, faces), name, grey)
 
 
-def _first_bytes(content: bytes) -> str:
-    return f"begins with {content[:8]!r}" if content else "the file is empty"
+def _unreadable(content: bytes) -> str:
+    """Why Pillow knows no format for these bytes."""
+    if format := format_of(content[:HEAD]):
+        return f"broken, or an image in a format that is not read here: {format}"
+    return f"not an image ({f'begins with {content[:8]!r}' if content else 'the file is empty'})"
 
 
 def _orientation(image: Image.Image) -> int:
