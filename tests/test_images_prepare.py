@@ -71,9 +71,10 @@ def test_summary_names_the_skipped_images(pets, tmp_path):
     for number in range(30):
         (pets / "dog" / f"bad{number:02}.jpg").write_text("x")
     lines = summary(prepare(pets, home=tmp_path / "out", size=8))
-    assert lines[0] == "pets: 3 images of 8 x 8 (train 3), 2 classes"
+    assert lines[0] == "pets: 3 images of 8 x 8 (train 3), 2 classes: cat, dog"
     assert lines[1] == "read 35 (PNG 3), converted 1 from grayscale, skipped 32"
-    assert len(lines) == 2 + 20 + 1
+    assert lines[2] == "left out, no images: 1 file (README.txt)"
+    assert len(lines) == 3 + 20 + 1
     assert lines[-1] == "and 12 more, all in skipped.csv"
 
 
@@ -169,7 +170,7 @@ KILL_AT_RANDOM = """
 import os, random, signal, sys, time
 from evalkit.images.prepare import prepare
 sys.modules["evalkit.images.prepare"].SAVE_SECONDS = 0.0
-sys.modules["evalkit.images.sources.folder"].SHARD = 5
+sys.modules["evalkit.images.sources.files"].SHARD = 5
 source, whole, killed, workers = sys.argv[1:]
 start = time.monotonic()
 prepare(source, home=whole, size=4, workers=int(workers))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from evalkit.errors import EvalkitError
 from evalkit.images import ImageSet
-from evalkit.images.prepare import default_name, prepare
+from evalkit.images.prepare import default_name, prepare, summary
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -129,13 +129,117 @@ def test_parquet_bytes_column_and_labels_in_words(tmp_path):
         ([0, 1, 3], ["x", "y", "z"], r"label 3 is out of range, expected 0 to 2"),
         ([0, -2, 1], None, r"label -2 is out of range"),
         ([0, 10**9, 1], None, r"label 1000000000 is out of range"),
-        ([0.0, 1.0, 2.0], None, r"column label is double, expected whole numbers or words"),
+        ([0.0, 0.5, 2.0], None, r"column label: label 0.5, expected whole numbers or words"),
+        ([0.0, float("inf"), 2.0], None, r"column label: label inf, expected whole numbers or words"),
+        ([[0], [1], [2]], None, r"column label is list.*, expected whole numbers or words"),
     ],
 )
 def test_failure_parquet_labels(tmp_path, labels, names, message):
     write_parquet(tmp_path / "a.parquet", 0, 3, labels=labels, names=names)
     with pytest.raises(EvalkitError, match=message):
         prepared(tmp_path / "a.parquet", tmp_path)
+
+
+def _table(labels: object, **metadata: str) -> pyarrow.Table:
+    cells = [{"bytes": png(PIXELS[k]), "path": None} for k in range(4)]
+    return pyarrow.table({"image": cells, "label": labels}).replace_schema_metadata(metadata or None)
+
+
+_WORDS = ["dog", "cat ", None, "dog"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pyarrow.array(_WORDS, pyarrow.large_string()),
+        pyarrow.array(_WORDS, pyarrow.string_view()),
+        pyarrow.array(_WORDS).dictionary_encode(),
+        pyarrow.array(_WORDS, pyarrow.large_string()).dictionary_encode(),
+        pyarrow.array(["dog", "cat", None, "dog"], pyarrow.binary()),
+        pyarrow.array(["dog", " cat", "", "dog"]),
+    ],
+    ids=lambda labels: str(labels.type).split("<")[0],
+)
+def test_value_parquet_words_of_every_type(tmp_path, labels):
+    pyarrow.parquet.write_table(_table(labels), tmp_path / "a.parquet")
+    images = prepared(tmp_path / "a.parquet", tmp_path)
+    assert images.class_names == ["cat", "dog"]
+    assert images.labels.tolist() == [1, 0, -1, 1]
+    assert "1 without a label" in summary(images)[0]
+
+
+@pytest.mark.parametrize(
+    "labels,wanted",
+    [
+        (pyarrow.array([1, 0, None, 1], pyarrow.uint8()), [1, 0, -1, 1]),
+        (pyarrow.array([1.0, 0.0, None, 1.0]), [1, 0, -1, 1]),
+        (pyarrow.array([1.0, 0.0, float("nan"), 1.0]), [1, 0, -1, 1]),
+        (pyarrow.array([1, 0, None, 1]).dictionary_encode(), [1, 0, -1, 1]),
+        (pyarrow.array([True, False, None, True]), [1, 0, -1, 1]),
+        (pyarrow.array([None] * 4), [-1] * 4),
+        (pyarrow.array([-1] * 4), [-1] * 4),
+    ],
+)
+def test_value_parquet_numbers_of_every_type(tmp_path, labels, wanted):
+    pyarrow.parquet.write_table(_table(labels), tmp_path / "a.parquet")
+    assert prepared(tmp_path / "a.parquet", tmp_path).labels.tolist() == wanted
+
+
+def test_parquet_files_may_differ_in_metadata_column_order_and_string_type(tmp_path):
+    (tmp_path / "in").mkdir()
+    tables = {"a": _table(pyarrow.array(["x", "y"] * 2)), "b": _table(pyarrow.array(["y", "x"] * 2), origin="me")}
+    tables["b"] = tables["b"].select(["label", "image"])
+    tables["c"] = _table(pyarrow.array(["x", "x"] * 2, pyarrow.large_string()), pandas="{}").append_column(
+        "id", [range(4)]
+    )
+    for name, table in tables.items():
+        pyarrow.parquet.write_table(table, tmp_path / "in" / f"{name}.parquet")
+    images = prepared(tmp_path / "in", tmp_path, strict=True)
+    assert images.labels.tolist() == [0, 1, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_parquet_class_names_of_some_files_hold_for_all(tmp_path):
+    write_parquet(tmp_path / "in" / "train-0.parquet", 0, 6, names=["x", "y", "z"])
+    write_parquet(tmp_path / "in" / "test-0.parquet", 6, 3)
+    images = prepared(tmp_path / "in", tmp_path)
+    assert images.class_names == ["x", "y", "z"]
+    assert images.labels.tolist() == [k % 3 for k in range(9)]
+
+
+@pytest.mark.parametrize(
+    "train,test",
+    [
+        ("plain_text/cifar10-train.parquet", "plain_text/cifar10-test.parquet"),
+        ("default/partial-train/0000.parquet", "default/test/0000.parquet"),
+        ("train-00000-of-00001-ab12.parquet", "test-00000-of-00001-cd34.parquet"),
+        ("data/set_train_0.parquet", "data/set_test_0.parquet"),
+    ],
+)
+def test_value_splits_of_parquet_files(tmp_path, train, test):
+    write_parquet(tmp_path / "in" / train, 0, 6)
+    write_parquet(tmp_path / "in" / test, 6, 3)
+    assert prepared(tmp_path / "in", tmp_path).splits == {"train": (0, 6), "test": (6, 9)}
+
+
+def test_parquet_stated_splits_label_column_and_no_labels(tmp_path):
+    for name, first in (("a", 0), ("b", 4)):
+        write_parquet(tmp_path / "in" / f"{name}.parquet", first, 4)
+    images = prepared(tmp_path / "in", tmp_path, split="a=train,b=query", labels_from="none")
+    assert images.splits == {"train": (0, 4), "query": (4, 8)}
+    assert set(images.labels) == {-1}
+    table = _table(pyarrow.array([0] * 4)).append_column("coarse", [pyarrow.array(["p", "q"] * 2)])
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    assert prepared(tmp_path / "c.parquet", tmp_path, labels_from="coarse").class_names == ["p", "q"]
+    with pytest.raises(EvalkitError, match="no column fine .--labels-from.; its columns: image, label, coarse"):
+        prepared(tmp_path / "c.parquet", tmp_path, labels_from="fine")
+
+
+def test_parquet_test_split_without_labels_is_said(tmp_path):
+    write_parquet(tmp_path / "in" / "train.parquet", 0, 6, names=["x", "y", "z"])
+    write_parquet(tmp_path / "in" / "test.parquet", 6, 3, names=["x", "y", "z"], labels=[-1] * 3)
+    images = prepared(tmp_path / "in", tmp_path)
+    assert images.labels[6:].tolist() == [-1] * 3
+    assert "test 3 without labels" in summary(images)[0]
 
 
 def test_failure_parquet_without_images_lists_its_columns(tmp_path):
@@ -145,8 +249,11 @@ def test_failure_parquet_without_images_lists_its_columns(tmp_path):
 
 
 def test_failure_parquet_files_of_two_layouts(tmp_path):
-    write_parquet(tmp_path / "in" / "a.parquet", 0, 3)
+    write_parquet(tmp_path / "in" / "a.parquet", 0, 3, names=["x", "y", "w"])
     write_parquet(tmp_path / "in" / "b.parquet", 0, 3, names=["x", "y", "z"])
+    with pytest.raises(EvalkitError, match="b.parquet: its class names differ from those of"):
+        prepared(tmp_path / "in", tmp_path)
+    write_parquet(tmp_path / "in" / "b.parquet", 0, 3, labels=["x", "y", "w"])
     with pytest.raises(EvalkitError, match="b.parquet: its columns differ from those of"):
         prepared(tmp_path / "in", tmp_path)
 

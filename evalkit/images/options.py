@@ -82,8 +82,22 @@ class PrepareOptions:
     face_margin: float = setting(FaceOptions.margin, "Margin added to each side of a face, as a fraction of its box.")
     face_smallest: int = setting(FaceOptions.smallest, "Side of the smallest face in pixels.")
     workers: int | None = setting(None, "Number of decoding processes [default: one per core].", minimum=1)
-    strict: bool = setting(False, "Stop at the first image that cannot be read instead of skipping it.")
+    strict: bool = setting(
+        False, "Stop at an image that cannot be read, and at a layout that looks odd, instead of saying so."
+    )
     source_kind: SourceKind | None = setting(None, "Format of the source [default: detected from the path].")
+    split: str = setting(
+        "",
+        "Split of all images (e.g. test), FOLDER=SPLIT,FOLDER=SPLIT, or none: no folder is a split [default: by the "
+        "names of folders and files].",
+        metavar="SPLIT",
+    )
+    labels_from: str = setting(
+        "",
+        "Where labels are: folder (the first below the split), parent (the image's own folder), name (cat.17.jpg), "
+        "none, a Parquet column, or a file of paths and labels [default: as found].",
+        metavar="PLACE",
+    )
     replace: bool = setting(False, "Overwrite an image set made from another source or with other settings.")
     download: bool = setting(True, "Download the missing files of a named data set.")
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write_artifact
@@ -24,6 +25,7 @@ from evalkit.images.imageset import IMAGES, KIND, LABELS, ImageSet, ImageSetInfo
 from evalkit.images.options import PrepareOptions, ResizeOptions
 from evalkit.images.sources import plan_source
 from evalkit.images.sources.base import Plan, printable, split_of
+from evalkit.images.sources.layout import Stated
 from evalkit.images.sources.named import NamedFiles, dataset_named, imagenet_folder, named_files
 from evalkit.images.workers import Chunk, Task, decoded_chunks, num_cores
 from evalkit.npy import NpyWriter
@@ -79,9 +81,10 @@ def prepare_named(files: NamedFiles, workspace: Workspace, name: str, options: P
         EvalkitError: an unknown name, options that do not apply, or missing files, with what belongs where.
     """
     dataset = dataset_named(files.name)
-    if options.crop == "faces" or options.decode or options.source_kind:
+    if options.crop == "faces" or options.decode or options.source_kind or options.split or options.labels_from:
         raise EvalkitError(
-            f"{files.name} is a named data set; --crop, --decode and --source-kind are for your own files"
+            f"{files.name} is a named data set; --crop, --decode and --source-kind, --split and --labels-from are for "
+            "your own files"
         )
     target = workspace.path_of(KIND, name)
     if files.name == "imagenet":
@@ -113,7 +116,9 @@ def _plan_named(files: NamedFiles, *, download: bool) -> Plan:
 
 def _prepare_files(source: Path | str, workspace: Workspace, name: str | None, options: PrepareOptions) -> ImageSet:
     resize = options.resize()
-    plan = plan_source(source, options.source_kind)
+    plan = plan_source(source, options.source_kind, Stated(options.split, options.labels_from))
+    if options.strict and plan.odd:
+        raise EvalkitError(f"{source}: {plan.odd[0]}; --strict stops at it")
     name, notes = _named(plan, name or plan.variant or default_name(source))
     return write_plan(
         replace(plan, notes=(*plan.notes, *notes)),
@@ -266,10 +271,10 @@ def summary(images: ImageSet) -> list[str]:
     """What prepare did, as lines for the terminal: counts, splits, notes, the first 20 skipped images."""
     info = ImageSetInfo.from_manifest(images.manifest)
     counts = {key: f"{value:,}" for key, value in info.counts.items()}
-    splits = ", ".join(f"{name} {end - first:,}" for name, (first, end) in images.splits.items())
+    splits = ", ".join(_split_line(images, name) for name in images.splits)
     formats = ", ".join(f"{name} {count:,}" for name, count in info.formats.items())
     height, width = images.images.shape[1:3]
-    classes = f"{len(images.class_names):,} classes"
+    classes = _classes_line(images)
     faces = ", ".join(f"{name} {info.faces.get(name, 0):,}" for name in ("none", "one", "several"))
     lines = [
         f"{images.name}: {counts['written']} images of {width} x {height} ({splits}), {classes}",
@@ -280,3 +285,30 @@ def summary(images: ImageSet) -> list[str]:
     ]
     more = info.counts["skipped"] - len(info.first_skipped)
     return lines + ([f"and {more:,} more, all in {SKIPPED}"] if more > 0 else [])
+
+
+def _split_line(images: ImageSet, split: str) -> str:
+    """The number of images of a split, and what it lacks: labels, or classes that the image set has."""
+    first, end = images.splits[split]
+    labels = np.asarray(images.labels[first:end])
+    unlabelled, classes = int((labels < 0).sum()), len(np.unique(labels[labels >= 0]))
+    line = f"{split} {end - first:,}"
+    if not len(images.class_names):
+        return line
+    if unlabelled == len(labels):
+        return f"{line} without labels"
+    lacks = [f"{classes:,} of {len(images.class_names):,} classes"] * (classes < len(images.class_names))
+    return line + "".join(f" with {each}" for each in lacks) + f", {unlabelled:,} without a label" * bool(unlabelled)
+
+
+def _classes_line(images: ImageSet) -> str:
+    """The number of classes and their first names, and those that no image has."""
+    names = list(images.class_names)
+    if not names:
+        return "no labels"
+    numbers = names == [str(k) for k in range(len(names))]
+    listed = f": {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" * (not numbers)
+    present = set(np.unique(images.labels).tolist())
+    empty = [name for k, name in enumerate(names) if k not in present]
+    without = f"; no image of {', '.join(empty[:5])}{', …' if len(empty) > 5 else ''}" * bool(empty)
+    return f"{len(names):,} class{'es' if len(names) > 1 else ''}{listed}{without}"

@@ -1,79 +1,93 @@
-"""Images as files: one folder per class, or one flat folder; train/, val/ and test/ above either become splits.
-
-Also a text file that lists images: one path per line, then a label after a tab or, if it is a number, after a space.
-"""
+"""Images as files: one folder per class, or one flat folder; train/, val/ and test/ above either become splits."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from evalkit.errors import EvalkitError
-from evalkit.images.sources.base import (
-    MOST_BYTES,
-    SHARD,
-    Plan,
-    SourceImage,
-    checked_labels,
-    identity_of,
-    printable,
-    split_of,
-    split_order,
-)
+from evalkit.images.formats import EXTENSIONS, HEAD, format_of, has_image_name
+from evalkit.images.sources.base import Plan, identity_of, printable, split_order
+from evalkit.images.sources.files import numbered, shards_of_files
+from evalkit.images.sources.layout import UNSTATED, Layout, Stated, is_hidden, split_of_file, understand
+from evalkit.images.sources.listing import Labels, labels_beside, numbers_of_words, read_listing
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's labels of its validation images
 
 
-@dataclass(frozen=True)
-class Files:
-    """Image files, their names below `root` and their labels."""
+@dataclass
+class _Tree:
+    """The files below a folder: images, other visible files, hidden files, and what could not be read."""
 
-    split: str
-    root: str
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        return len(self.names)
-
-    def read(self) -> Iterator[SourceImage]:
-        for name, label in zip(self.names, self.labels, strict=True):
-            content, problem = b"", ""
-            try:
-                path = Path(self.root, name)
-                if not path.is_file():  # reading from a device or a pipe might never end
-                    problem = "no such file" if not path.exists() else "not a regular file"
-                elif path.stat().st_size > MOST_BYTES:
-                    problem = f"{path.stat().st_size:,} bytes, more than an image has"
-                else:
-                    content = path.read_bytes()
-            except OSError as error:  # unreadable or removed since the listing: only this image is skipped
-                problem = f"cannot be read ({error.strerror})"
-            yield SourceImage(printable(name), content, label, problem)
+    images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
 
 
-def folder_plan(root: Path, files: Sequence[Path] = ()) -> Plan:
+def folder_plan(root: Path, files: Sequence[Path] = (), stated: Stated = UNSTATED) -> Plan:
     """The images below `root`; the class of an image is the first folder of its path, below the split's folder if any.
 
     Raises:
         EvalkitError: no image file there.
     """
-    paths = list(_image_files(root))
-    if not paths:
+    stated.check_labels("folder")
+    tree = _tree(root)
+    if not tree.images:
         raise EvalkitError(
             f"{root}: no image in this folder; expected files ending in {', '.join(EXTENSIONS[:4])}, … or in Parquet"
+            + (f"; it holds {len(tree.others)} other files" if tree.others else "")
         )
-    inside = splits_and_classes(paths, os.sep)
-    names, labels = numbered([name for _, name in inside])
-    rows = [(split or "train", path, label) for path, (split, _), label in zip(paths, inside, labels, strict=True)]
-    rows.sort(key=lambda row: (split_order(row[0]), row[1]))
-    identity = identity_of([root / path for path in paths], root)
-    variant = "" if names else oord_variant([root.name], paths[0])
-    return Plan("folder", shards_of_files(root, rows), [printable(name) for name in names], identity, variant=variant)
+    layout = understand(tree.images, stated)
+    layout.by_content(tree.images)
+    layout.left_out(tree.others, "no images")
+    layout.left_out(tree.hidden, "hidden")
+    layout.left_out(tree.closed, "in folders that may not be read", odd=True)
+    beside = [name for name in tree.others if name.endswith(ANNOTATIONS)]
+    rows = labelled(tree.images, layout, stated, [(name, (root / name).read_bytes()) for name in beside])
+    if not rows:
+        raise EvalkitError(f"{root}: no image is in a split; {'; '.join(layout.notes)}")
+    if {split for split, *_ in rows} == {None} and split_of_file(root / "x", root) not in ("train", None):
+        layout.notes.append(f"the folder is called {root.name}, its images are the split train; --split states another")
+    words = [name for *_, name in rows]
+    names, labels = numbers_of_words(words, stated.list) if stated.list else numbered(words)
+    placed = [(split or "train", path, label) for (split, path, _), label in zip(rows, labels, strict=True)]
+    placed.sort(key=lambda row: (split_order(row[0]), row[1]))
+    identity = identity_of([root / path for path in [*(path for _, path, _ in placed), *beside]], root)
+    variant = "" if names else oord_variant([root.name], tree.images[0])
+    classes = [printable(name) for name in names]
+    notes, odd = tuple(layout.notes), tuple(layout.odd)
+    return Plan("folder", shards_of_files(root, placed), classes, identity, notes, variant, odd)
+
+
+def labelled(
+    paths: Sequence[str], layout: Layout, stated: Stated, beside: Sequence[tuple[str, bytes]] = ()
+) -> list[tuple[str | None, str, str | None]]:
+    """(split, path, class) of the images of a layout; lists of labels, stated or lying beside, say more than folders.
+
+    Raises:
+        EvalkitError: the stated list has none of the images.
+    """
+    rows = [(split, paths[number], name) for number, split, name in layout.rows]
+    if stated.list:
+        labels = Labels(read_listing(stated.list), stated.list)
+        rows = [(split, path, labels.of(path)) for split, path, _ in rows]
+        without = [path for _, path, name in rows if name is None]
+        if len(without) == len(rows):
+            raise EvalkitError(f"{stated.list}: lists none of the images; expected lines as {rows[0][1]},LABEL")
+        if without:
+            layout.odd.append(f"{stated.list} has no label for {len(without):,} images ({printable(without[0])})")
+            layout.notes.append(layout.odd[-1])
+        return rows
+    known = {} if stated.labels_from else labels_beside(beside)
+    for folder, labels in known.items():
+        layout.notes.append(f"labels of {folder or '.'}/ from {labels.source.name}")
+        rows = [
+            (split, path, labels.of(path) or name if path.startswith(f"{folder}/" * bool(folder)) else name)
+            for split, path, name in rows
+        ]
+    return rows
 
 
 def oord_variant(containers: Sequence[str], first: str) -> str:
@@ -86,89 +100,37 @@ def oord_variant(containers: Sequence[str], first: str) -> str:
     return f"imagenet{sizes.pop()}-oord2016" if known else ""
 
 
-def splits_and_classes(paths: Sequence[str], separator: str) -> list[tuple[str | None, str | None]]:
-    """(split, class) from the folders of each path, None where they do not say.
-
-    The top folders are splits only when all of them are: "training-shoes/" beside "cats/" is a class.
-    """
-    tops = {path.split(separator)[0] for path in paths if separator in path}
-    splits = all(split_of([top]) and top.isalpha() for top in tops)
-    pairs = []
-    for path in paths:
-        *folders, _ = path.split(separator)
-        split = split_of([folders.pop(0)]) if folders and splits else None
-        pairs.append((split, folders[0] if folders else None))
-    return pairs
+def _tree(root: Path) -> _Tree:
+    """The files below `root`, sorted; follows links, visits each folder once."""
+    tree = _Tree()
+    for path in _visible_files(root, tree):
+        kind = tree.hidden if is_hidden(path) else tree.images if _is_image(root / path) else tree.others
+        kind.append(path)
+    return tree
 
 
-def numbered(classes: Sequence[str | None]) -> tuple[list[str], list[int]]:
-    """The sorted class names, and the number of each image's class among them, -1 for None."""
-    names = sorted({name for name in classes if name is not None})
-    number = {name: label for label, name in enumerate(names)}
-    return names, [-1 if name is None else number[name] for name in classes]
-
-
-def _image_files(root: Path) -> Iterator[str]:
-    """Paths below `root` of files with the name of an image, sorted; follows links, visits each folder once."""
+def _visible_files(root: Path, tree: _Tree) -> Iterator[str]:
     seen = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    walk = os.walk(root, followlinks=True, onerror=lambda error: tree.closed.append(str(error.filename)))
+    for folder, below, names in walk:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:
             below.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not is_hidden(name))
         for name in sorted(names):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield os.path.relpath(os.path.join(folder, name), root)
+            yield os.path.relpath(os.path.join(folder, name), root)
 
 
-def shards_of_files(root: Path, rows: Sequence[tuple[str, str, int]]) -> list[Files]:
-    """(split, path, label) rows as shards, split by split in the order of the rows."""
-    shards = []
-    for split in sorted({row[0] for row in rows}, key=split_order):
-        inside = [row for row in rows if row[0] == split]
-        for first in range(0, len(inside), SHARD):
-            part = inside[first : first + SHARD]
-            shards.append(Files(split, str(root), tuple(r[1] for r in part), tuple(r[2] for r in part)))
-    return shards
-
-
-def listing_plan(root: Path, files: Sequence[Path]) -> Plan:
-    """The listed images in the order of the list; relative paths start at the folder of the list.
-
-    Labels are class numbers, or words if any of them is not a number.
-
-    Raises:
-        EvalkitError: nothing listed, or a label out of range.
-    """
-    lines = [line for path in files for line in path.read_bytes().decode("utf-8", "surrogateescape").splitlines()]
-    pairs = [_path_and_label(line) for line in lines if line.strip() and not line.startswith("#")]
-    if not pairs:
-        raise EvalkitError(f"{files[0]}: lists no image; expected one path per line")
-    words = [word for _, word in pairs]
-    if all(word is None or _is_number(word) for word in words):
-        labels = [-1 if word is None else int(word) for word in words]
-        names = checked_labels(np.array(labels), (), files[0])
-    else:
-        names, labels = numbered(words)
-    shards = shards_of_files(root, [("train", path, label) for (path, _), label in zip(pairs, labels, strict=True)])
-    # The images may be anywhere and many: those that exist are identified by name and size.
-    present = [path for path in (root / name for name, _ in pairs) if path.is_file()]
-    identity = identity_of(files, root) | {"images": identity_of(present, Path("/"), whole=False)}
-    return Plan("list", shards, [printable(name) for name in names], identity)
-
-
-def _path_and_label(line: str) -> tuple[str, str | None]:
-    path, tab, word = line.strip().rpartition("\t")
-    if tab:
-        return path.strip(), word.strip() or None
-    path, _, word = line.strip().rpartition(" ")
-    if path.lower().endswith(EXTENSIONS) and _is_number(word):
-        return path, word
-    return line.strip(), None
-
-
-def _is_number(word: str) -> bool:
-    digits = word.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 10
+def _is_image(path: Path) -> bool:
+    """Whether the name or the first bytes are those of an image; a link to nowhere counts by its name."""
+    if has_image_name(path.name):
+        return True
+    try:
+        if not path.is_file():
+            return path.is_symlink() and not path.suffix
+        with open(path, "rb") as file:
+            return format_of(file.read(HEAD)) != ""
+    except OSError:
+        return False
