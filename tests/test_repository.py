@@ -31,7 +31,7 @@ LAYERS = [
     {"gan"},
     {"images"},
     {"results", "workspace", "solver"},
-    {"artifacts", "npy", "batch_statistics", "neighbors", "runtime"},
+    {"artifacts", "npy", "batch_statistics", "neighbors", "runtime", "weights_files"},
     {"version", "errors", "settings"},
 ]
 

@@ -142,6 +142,8 @@ class Encoder:
     images_sha256: str = ""
     batch_norm: str = "running"
     source_statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    own_code: bool = False
     _workspace: Workspace | None = field(default=None, repr=False, compare=False)  # keeps a temporary one
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ from torch import nn
 
 from evalkit.artifacts import sha256_file
 from evalkit.encoders.encoder import Encoder, Preprocessing
-from evalkit.encoders.module import HookedNetwork, load_state, remove_classifier, sha256_of
+from evalkit.encoders.module import HookedNetwork, refuse_unusable, remove_classifier, sha256_of
+from evalkit.encoders.weights import load_state
 from evalkit.errors import EvalkitError, one_line
 
 _RANDOM_SEED = 0
@@ -106,9 +107,14 @@ def _encoder(
     name: str, network: nn.Module, preprocessing: Preprocessing, weights: str, drop_classifier: Callable[[], object]
 ) -> Encoder:
     path = Path(weights) if Path(weights).suffix in _FILES else None
-    if path:
-        load_state(network, path)
-    sha256 = sha256_file(path) if path else sha256_of(network)
-    label = f":{path.stem if path else weights}" if weights else ""
+    sha256, whole_network = "" if path else sha256_of(network), set(network.state_dict())
     drop_classifier()
-    return Encoder(name + label, HookedNetwork(network), preprocessing, sha256, str(path.resolve()) if path else "")
+    missing: tuple[str, ...] = ()
+    if path:
+        dropped = whole_network - set(network.state_dict())
+        missing = load_state(network, path, classifier={key.rpartition(".")[0] for key in dropped})
+        sha256 = sha256_file(path)
+    hooked, label = HookedNetwork(network), f":{path.stem if path else weights}" if weights else ""
+    refuse_unusable(hooked, preprocessing, missing, str(path))
+    stored = str(path.resolve()) if path else ""
+    return Encoder(name + label, hooked, preprocessing, sha256, stored, missing=missing, own_code=True)

@@ -5,32 +5,32 @@ FILE.py:FACTORY or PACKAGE.MODULE:FACTORY; encoders.hub builds on it. Weights fr
 files read without running what is in them.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
-import inspect
-import json
-import pickle
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce, whole
+from evalkit.encoders.fingerprint import fingerprint, source_of
+from evalkit.encoders.weights import load_state, refuse_empty
 from evalkit.errors import ArtifactError, EvalkitError, one_line
-from evalkit.gan.checkpoint import load_state_dict_checked
 from evalkit.runtime import arithmetic
+from evalkit.weights_files import listed, refuse_not_finite
 
 OUTPUT = "output"
+_TRIED_SIZE = 64  # pixels, for a network that takes images of any size
 
 
 def module_encoder(
@@ -38,37 +38,63 @@ def module_encoder(
 ) -> Encoder:
     """A copy of a module, float32 on the CPU, as an encoder.
 
-    Its hash covers its weights, its configuration, the source of its classes and the preprocessing.
+    Its hash covers its weights, all else that it holds, its code, the code that this uses, and the preprocessing.
 
     Args:
         weights: file with a state dict for the copy.
 
     Raises:
-        EvalkitError: a module that cannot be copied, or weights that do not fit.
+        EvalkitError: a module that cannot be copied, has no weights yet or has NaN among them, or weights that do not
+            fit.
     """
+    module = _unwrapped(module)
     try:
-        copied = deepcopy(module).cpu().float()
+        copied = deepcopy(module).cpu()
     except Exception as error:  # other people's code
         raise EvalkitError(
             f"{name}: the module cannot be copied ({one_line(error)}); give FILE.py:FACTORY instead"
         ) from error
-    if weights:
-        load_state(copied, weights)
-    network = copied if isinstance(copied, Network) else HookedNetwork(copied)
-    parts = (_source_of(copied), json.dumps(preprocessing.as_dict()).encode())
-    return Encoder(name, network, preprocessing, sha256_of(copied, *parts))
+    return _own_encoder(copied, name, preprocessing, weights)
 
 
-def _source_of(module: nn.Module) -> bytes:
-    """How a module is configured and what its classes do, but for torch's own: equal weights alone say neither."""
-    texts = [repr(module)]
-    kinds = {type(each) for each in module.modules() if not type(each).__module__.startswith("torch.")}
-    for kind in sorted(kinds, key=lambda each: (each.__module__, each.__qualname__)):
-        try:
-            texts.append(inspect.getsource(kind))
-        except (OSError, TypeError):  # defined at a prompt
-            texts.append(kind.__qualname__)
-    return "\n".join(texts).encode()
+def _own_encoder(
+    network: nn.Module, name: str, preprocessing: Preprocessing, weights: Path | None, *code: Any
+) -> Encoder:
+    """An encoder of a network that may be changed; `code` is what its hash covers beside what the network holds."""
+    missing = load_state(network, weights, classifier=last_linear(network)) if weights else ()
+    refuse_empty(network, name)
+    network = network.float()
+    parameters = {key: value for key, value in network.named_parameters() if key not in missing}
+    refuse_not_finite(parameters, name)
+    hooked = network if isinstance(network, Network) else HookedNetwork(network)
+    refuse_unusable(hooked, preprocessing, missing, str(weights))
+    sha256 = fingerprint(network, preprocessing.as_dict(), *code)
+    return Encoder(name, hooked, preprocessing, sha256, missing=missing, own_code=True)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside what torch.compile and data-parallel training return."""
+    while isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(module, "_orig_mod"):
+        module = getattr(module, "_orig_mod", None) or module.module  # type: ignore[assignment]
+    return module
+
+
+def refuse_unusable(network: Network, preprocessing: Preprocessing, missing: Sequence[str], path: str) -> None:
+    """Refuses weights that lack so much that no layer can be computed; a missing weight is NaN, and so what it touches.
+
+    Raises:
+        ArtifactError: the message names what is missing.
+    """
+    if not missing:
+        return
+    size = preprocessing.size or _TRIED_SIZE
+    try:
+        with torch.no_grad():
+            outputs = network.eval()(preprocessing(torch.zeros(2, size, size, 3, dtype=torch.uint8)), None, whole)
+    except Exception:  # a network for images of another size
+        outputs = {}
+    if all(output.isnan().any() for output in outputs.values()):
+        raise ArtifactError(f"{path}: these are not the weights of this network (missing: {listed(missing)})")
 
 
 def factory_encoder(name: str, *, weights: Path | None = None) -> Encoder:
@@ -77,23 +103,37 @@ def factory_encoder(name: str, *, weights: Path | None = None) -> Encoder:
     FACTORY is called without arguments. The network's attribute `preprocessing`, if there is one, says how images
     become tensors: a dictionary with fields of Preprocessing, by default images of any size in [0, 1].
 
-    The encoder's hash covers the weights, the source file and the preprocessing.
+    The encoder's hash covers the weights and all else that the network holds, the source file, the code that it uses
+    and the preprocessing.
 
     Args:
         weights: file with a state dict for the network.
     """
     place, _, factory = name.rpartition(":")
+    with _importing_beside(place):
+        network, module = _made(name, place, factory)
+    preprocessing = as_preprocessing(getattr(network, "preprocessing", {}), name)
+    return _own_encoder(network, f"{Path(place).name}:{factory}", preprocessing, weights, source_of(module))
+
+
+@contextlib.contextmanager
+def _importing_beside(place: str) -> Iterator[None]:
+    """Imports find modules in the folder of a file, as they do for `python FILE.py` and `python -m`."""
+    folder = str(Path(place).parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _made(name: str, place: str, factory: str) -> tuple[nn.Module, ModuleType]:
+    """The network that a factory returns, and the Python module that the factory is in."""
     module = _imported(place)
     if not callable(getattr(module, factory, None)):
         names = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         raise EvalkitError(f"{place}: no function or class {factory!r}; it defines {', '.join(names) or 'none'}")
-    network = _called(getattr(module, factory), name)
-    if weights:
-        load_state(network, weights)
-    preprocessing = as_preprocessing(getattr(network, "preprocessing", {}), name)
-    source = Path(inspect.getsourcefile(module) or "")
-    parts = (source.read_bytes() if source.is_file() else b"", json.dumps(preprocessing.as_dict()).encode())
-    return Encoder(f"{Path(place).name}:{factory}", HookedNetwork(network), preprocessing, sha256_of(network, *parts))
+    return _unwrapped(_called(getattr(module, factory), name)), module
 
 
 def _called(factory: Any, name: str) -> nn.Module:
@@ -112,14 +152,10 @@ def _imported(place: str) -> ModuleType:
     path = Path(place)
     if path.suffix == ".py" and not path.is_file():
         raise ArtifactError(f"{place}: no such file, expected FILE.py:FACTORY")
-    folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)  # as `python FILE.py` and `python -m` would
     try:
         return _from_file(path) if path.suffix == ".py" else importlib.import_module(place)
     except Exception as error:  # other people's code
         raise ArtifactError(f"{place}: cannot be imported ({one_line(error)})") from error
-    finally:
-        sys.path.remove(folder)
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -272,34 +308,6 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, module)
 
 
-def load_state(network: nn.Module, path: Path) -> None:
-    """Loads a file's state dict into `network`: every name and shape must fit.
-
-    Raises:
-        ArtifactError: no such file, no weights, or names missing or surplus; the message names them.
-    """
-    load_state_dict_checked(network, _read(path), str(path))
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected weights as .safetensors, or a state dict as .pth")
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ArtifactError(
-            f"{path}: not a file of weights ({one_line(error)}); expected .safetensors or a torch state dict"
-        ) from None
-
-
-def _torch_load(path: Path) -> dict[str, Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"it holds {type(state).__name__}, not tensors by name")
-    return dict(state)
-
-
 def sha256_of(network: nn.Module, *more: bytes) -> str:
     """Hash of a network's weights and buffers, and of what else makes it what it is."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
@@ -309,12 +317,17 @@ def sha256_of(network: nn.Module, *more: bytes) -> str:
     return digest.hexdigest()
 
 
+def last_linear(network: nn.Module) -> list[str]:
+    """The name of the last linear layer, the classifier, in a list; empty where there is none."""
+    linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linears[-1:]
+
+
 def remove_classifier(network: nn.Module) -> None:
     """Replaces the last linear layer, the classifier, by the identity, so that the network returns that layer's input.
 
     A network without a linear layer stays as it is.
     """
-    linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if linears:
-        parent, _, child = linears[-1].rpartition(".")
+    for name in last_linear(network):
+        parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Identity())

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.artifacts import ArtifactWriter, write_atomically
+from evalkit.artifacts import ArtifactWriter, sha256_json, write_atomically
 from evalkit.encoders.encoder import Encoder, Reduce, shape_only, whole
 from evalkit.errors import EvalkitError, one_line
 from evalkit.features.batchnorm import (
@@ -30,6 +30,7 @@ from evalkit.features.options import Augmentation, LayerSelection
 from evalkit.features.pooling import feature_columns
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks
+from evalkit.weights_files import listed
 
 SAMPLE = 8  # images that an encoder is tried on
 _SUBSET = 3  # of these images, run once more without the others
@@ -52,6 +53,7 @@ class ExtractionJob:
     precision: str
     device: torch.device
     ranks: Ranks
+    outputs_sha256: str = ""  # of own code, for fixed images
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,8 +69,10 @@ class ExtractionJob:
 
     @property
     def made_from(self) -> dict[str, str]:
-        """Hashes of weights and images, and of the images that the batch-norm statistics come from."""
-        hashes = {"weights_sha256": self.encoder.sha256, "images_sha256": self.images.sha256}
+        """Hashes of weights, preprocessing and images, and of the images that the batch-norm statistics come from."""
+        encoder = [self.encoder.preprocessing.as_dict(), self.outputs_sha256]
+        hashes = {"weights_sha256": self.encoder.sha256, "encoder_sha256": sha256_json(encoder)}
+        hashes["images_sha256"] = self.images.sha256
         if self.mode != "source":
             return hashes
         known = bool(self.encoder.source_statistics)
@@ -232,6 +236,11 @@ def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, al
     """
     outputs = _run(encoder, images, layers, whole)
     for name, output in outputs.items():
+        if encoder.missing and torch.isnan(output).any():
+            raise EvalkitError(
+                f"{encoder.name}: layer {name} needs weights that their file lacks, of {listed(encoder.missing)}; "
+                "choose other layers, see --list-layers"
+            )
         if not torch.isfinite(output).all():
             wrong = output[~torch.isfinite(output)][0]
             raise EvalkitError(

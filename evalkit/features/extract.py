@@ -19,6 +19,7 @@ from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write
 from evalkit.batch_statistics import STATISTICS_BATCH
 from evalkit.encoders import load_encoder
 from evalkit.encoders.encoder import Encoder
+from evalkit.encoders.fingerprint import outputs_sha256
 from evalkit.errors import EvalkitError
 from evalkit.features.augmentation import augmented
 from evalkit.features.encoder_setup import ExtractionJob, LayerEntry, layer_table, setup_encoder, variant
@@ -101,6 +102,7 @@ def extract(
             precision=resolve_precision(precision, where),
             device=where,
             ranks=ranks,
+            outputs_sha256=ranks.objects(outputs_sha256(loaded, *image_set.images.shape[1:3]))[0],
         )
         features = _run(job, ranks.objects(target)[0])  # without a workspace every process has a target of its own
     if out is None:
