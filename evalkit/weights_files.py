@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evalkit.errors import ArtifactError, one_line
+from evalkit.errors import ArtifactError, one_line, printable
 
 _EXPECTED = "expected .safetensors, or a state dict that torch.save wrote"
 _DEPTH = 8  # dictionaries inside one another; checkpoints of training scripts have 2 or 3
@@ -86,17 +86,11 @@ def _reason(error: Exception) -> str:
     return printable(one_line(error).split(" This file can still be loaded")[0])
 
 
-def printable(text: str) -> str:
-    """Text from a file for a message: control characters escaped, at most 300 characters."""
-    escaped = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    return escaped if len(escaped) <= 300 else escaped[:297] + "..."
-
-
 def listed(names: Collection[str], limit: int = 5) -> str:
     """The first names, for a message, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return printable(", ".join(ordered[:limit])) + more
+    return ", ".join(printable(name[:80]) for name in ordered[:limit]) + more
 
 
 def refuse_not_finite(tensors: Mapping[str, Tensor], who: str, *, parameters: Collection[str] | None = None) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evalkit.errors import ArtifactError, EvalkitError
-from evalkit.weights_files import is_empty_shell, listed, printable, read_weights, refuse_not_finite
+from evalkit.errors import ArtifactError, EvalkitError, printable
+from evalkit.weights_files import is_empty_shell, listed, read_weights, refuse_not_finite
 
 logger = logging.getLogger(__name__)
 
