@@ -120,6 +120,25 @@ def _idx(path: Path, array: np.ndarray) -> None:
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
 
 
+@pytest.mark.parametrize("label", [10, 200, 255])
+def test_failure_mnist_label_out_of_range(tmp_path, label):
+    for word, count in (("train", 6), ("t10k", 2)):
+        labels = np.arange(count)
+        labels[0] = label if word == "t10k" else 0
+        _idx(tmp_path / "MNIST/raw" / f"{word}-images-idx3-ubyte", np.zeros((count, 28, 28)))
+        _idx(tmp_path / "MNIST/raw" / f"{word}-labels-idx1-ubyte", labels)
+    with pytest.raises(EvalkitError, match=f"label {label} is out of range, expected 0 to 9"):
+        prepared("mnist", tmp_path)
+
+
+def test_failure_mnist_with_fewer_labels_than_images(tmp_path):
+    for word in ("train", "t10k"):
+        _idx(tmp_path / "MNIST/raw" / f"{word}-images-idx3-ubyte", np.zeros((5, 28, 28)))
+        _idx(tmp_path / "MNIST/raw" / f"{word}-labels-idx1-ubyte", np.arange(4))
+    with pytest.raises(EvalkitError, match="5 images and 4 labels"):
+        prepared("mnist", tmp_path)
+
+
 def test_mnist_from_idx_files(tmp_path):
     pixels = RNG.integers(0, 256, (7, 28, 28), dtype=np.uint8)
     raw = tmp_path / "MNIST" / "raw"

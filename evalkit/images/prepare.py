@@ -24,7 +24,7 @@ from evalkit.images.faces import check_opencv
 from evalkit.images.imageset import IMAGES, KIND, LABELS, ImageSet, ImageSetInfo, load_images
 from evalkit.images.options import PrepareOptions, ResizeOptions
 from evalkit.images.sources import plan_source
-from evalkit.images.sources.base import Plan, printable, split_of
+from evalkit.images.sources.base import Plan, printable, reason, split_of
 from evalkit.images.sources.layout import Stated
 from evalkit.images.sources.named import NamedFiles, dataset_named, imagenet_folder, named_files
 from evalkit.images.workers import Chunk, Task, decoded_chunks, num_cores
@@ -104,13 +104,14 @@ def _plan_named(files: NamedFiles, *, download: bool) -> Plan:
     dataset = dataset_named(files.name)
     try:
         return dataset.plan(files.folder, download)
-    except (OSError, RuntimeError, EOFError) as error:  # torchvision's: missing, broken, or the network's
+    except EvalkitError:
+        raise
+    except Exception as error:  # torchvision's: missing, broken in any way, or the network's
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         problem = "could not be downloaded" if download else "are not complete there"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvalkitError(
-            f"{files.folder}: the files of {files.name} {problem} ({reason}); put there {dataset.files}"
+            f"{files.folder}: the files of {files.name} {problem} ({reason(error)}); put there {dataset.files}"
         ) from None
 
 
@@ -142,7 +143,7 @@ def default_name(source: Path | str) -> str:
 def _named(plan: Plan, name: str) -> tuple[str, tuple[str, ...]]:
     """The name and notes about it: lossy images of a lossless data set get the suffix -jpeg."""
     plain = name.lower().replace("-", "").replace("_", "")
-    if plain not in _LOSSLESS or not plan.shards:
+    if plain not in _LOSSLESS or not plan.shards or getattr(plan.shards[0], "may_kill", False):
         return name, ()
     first = next(plan.shards[0].read(), None)
     if first is None or not isinstance(first.content, bytes) or not first.content.startswith(b"\xff\xd8"):

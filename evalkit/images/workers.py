@@ -14,15 +14,15 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evalkit.errors import EvalkitError, ImageError
 from evalkit.images.decode import decode_and_resize
+from evalkit.images.interpreter import command, environment
 from evalkit.images.options import FaceOptions, ResizeOptions
-from evalkit.images.sources.base import Shard
+from evalkit.images.sources.base import Shard, SourceImage, reading
 
 _TASKS_AHEAD = 4  # per worker: a slow shard does not make the other workers wait; 6 MB per worker at 32x32
 
@@ -57,7 +57,7 @@ class Task:
         )
         images: list[np.ndarray] = []
         labels: list[int] = []
-        for image in self.shard.read():
+        for image in _images(self.shard):
             chunk.read += 1
             try:
                 if image.problem:
@@ -79,6 +79,13 @@ class Task:
         return chunk
 
 
+def _images(shard: Shard) -> Iterator[SourceImage]:
+    """The images of a shard; damage of its file is one line."""
+    source = getattr(shard, "path", getattr(shard, "root", shard.split))
+    with reading(source, "a file of images"):
+        yield from shard.read()
+
+
 def num_cores() -> int:
     """The number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -87,11 +94,13 @@ def num_cores() -> int:
 def decoded_chunks(tasks: Sequence[Task], *, workers: int) -> Iterator[Chunk]:
     """The results of the tasks, in the order of the tasks for any number of workers; one worker is this process itself.
 
+    Unless reading may kill the process, as that of a damaged LMDB may.
+
     Raises:
         EvalkitError: an error of a task, or a worker that died.
     """
     workers = min(workers, len(tasks))
-    if workers <= 1:
+    if workers <= 1 and not any(getattr(task.shard, "may_kill", False) for task in tasks):
         for task in tasks:
             yield task()
         return
@@ -127,12 +136,9 @@ class _Worker:
     """A decoding process."""
 
     def __init__(self) -> None:
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
-        environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from evalkit.images.workers import main; main()"]
         pipe = subprocess.PIPE
-        self._process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
+        program = command("from evalkit.images.workers import main; main()")
+        self._process: Any = subprocess.Popen(program, stdin=pipe, stdout=pipe, env=environment())
 
     def answer(self, task: Task) -> Chunk:
         try:
@@ -142,8 +148,8 @@ class _Worker:
         except (EOFError, OSError, pickle.UnpicklingError):
             code = self._process.wait()
             raise EvalkitError(
-                f"a decoding process ended with status {code} (-9: out of memory?); run again, it resumes; "
-                "fewer --workers need less memory"
+                f"a decoding process ended with status {code} (-9: out of memory? -7, -11: a damaged file?); "
+                "run again, it resumes; fewer --workers need less memory"
             ) from None
         if error is not None:
             raise error

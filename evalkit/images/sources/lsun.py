@@ -1,14 +1,29 @@
 """LSUN's LMDB folders (bedroom_train_lmdb and so on): JPEG or WebP files by key, no labels. Needs the extra [lsun]."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EvalkitError
-from evalkit.images.sources.base import SHARD, Plan, SourceImage, identity_of, printable, split_of, split_order
+from evalkit.images.interpreter import command, environment
+from evalkit.images.sources.base import (
+    SHARD,
+    Plan,
+    SourceImage,
+    identity_of,
+    printable,
+    reading,
+    reason,
+    split_of,
+    split_order,
+)
 
+_MOST_SECONDS = 3600
 _FILE = "data.mdb"
 
 
@@ -26,6 +41,7 @@ class LmdbRecords:
     key: bytes
     count: int
     label: int
+    may_kill = True  # beyond the end of a mapping there is a signal, not an error
 
     def read(self) -> Iterator[SourceImage]:
         with _opened(Path(self.path)) as environment, environment.begin(buffers=False) as transaction:
@@ -80,10 +96,41 @@ def _opened(folder: Path) -> Any:
 
 
 def _runs(folder: Path) -> list[tuple[bytes, int]]:
-    """(first key, number of records) of runs of at most SHARD records."""
+    """(first key, number of records) of runs of at most SHARD records, read by a process of its own.
+
+    Raises:
+        EvalkitError: the file is damaged; lmdb maps it and may kill the process that reads it.
+    """
+    program = command("from evalkit.images.sources.lsun import main; main()", str(folder))
+    try:
+        done = subprocess.run(program, env=environment(), capture_output=True, timeout=_MOST_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise EvalkitError(f"{folder / _FILE}: its keys take more than an hour to read; download it again") from None
+    if done.returncode == 0:
+        return [(bytes.fromhex(key), count) for key, count in json.loads(done.stdout)]
+    said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
+    if done.returncode == 1 and said:
+        raise EvalkitError(reason(said[-1].removeprefix("evalkit.errors.EvalkitError: ")))
+    raise EvalkitError(f"{folder / _FILE}: damaged, reading it ended with status {done.returncode}; download it again")
+
+
+def main() -> None:
+    """Prints the runs of the folder in sys.argv as JSON: the other side of `_runs`."""
+    folder = Path(sys.argv[1])
+    try:
+        with reading(folder / _FILE, "LMDB"):
+            print(json.dumps([(key.hex(), count) for key, count in _read_runs(folder)]))
+    except EvalkitError as error:
+        sys.exit(str(error))
+
+
+def _read_runs(folder: Path) -> list[tuple[bytes, int]]:
     runs: list[tuple[bytes, int]] = []
-    with _opened(folder) as environment, environment.begin() as transaction:
+    with _opened(folder) as opened, opened.begin() as transaction:
+        entries = opened.stat()["entries"]
         for row, key in enumerate(transaction.cursor().iternext(keys=True, values=False)):
+            if row >= entries:  # pages that lead to each other would never end
+                raise EvalkitError(f"{folder / _FILE}: more records than its {entries:,} entries; download it again")
             if row % SHARD == 0:
                 runs.append((key, 0))
             runs[-1] = runs[-1][0], runs[-1][1] + 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from evalkit.errors import EvalkitError
 from evalkit.images.sources import plan_source
-from evalkit.images.sources.base import Plan
+from evalkit.images.sources.base import Plan, checked_labels
 from evalkit.images.sources.npz import Block, blocks
 
 Arguments = dict[str, dict[str, Any]]  # keyword arguments of a torchvision class, for each of our splits
@@ -145,9 +145,16 @@ def _torchvision(
             images = np.asarray(loaded.data)
             if images.ndim == 4 and images.shape[1] == 3:
                 images = images.transpose(0, 2, 3, 1)  # SVHN and STL-10 hold N x 3 x H x W
-            labels = loaded.labels if hasattr(loaded, "labels") else loaded.targets
-            shards += blocks(split, images, np.asarray(labels, dtype=np.int64))
-        return Plan("torchvision", shards, class_names or list(loaded.classes), identity)
+            given = loaded.labels if hasattr(loaded, "labels") else loaded.targets
+            labels = np.asarray(given, dtype=np.int64)
+            names = class_names or list(loaded.classes)
+            checked_labels(labels, names, downloads)  # torchvision checks neither labels nor their number
+            if len(labels) != len(images):
+                raise EvalkitError(
+                    f"{downloads}: {len(images):,} images and {len(labels):,} labels; download them again"
+                )
+            shards += blocks(split, images, labels)
+        return Plan("torchvision", shards, names, identity)
 
     return NamedDataset(about, "torchvision", plan, identity, size, files)
 

@@ -118,6 +118,8 @@ def npz_plan(root: Path, files: Sequence[Path]) -> Plan:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            if len(set(members)) < len(members):
+                raise EvalkitError(f"{path}: two members of the archive have one name; save it again")
             pairs = _pairs(members)
             if not pairs:
                 listed = ", ".join(map(printable, members)) or "none"
