@@ -9,20 +9,22 @@ cards/NAME.npz                         the predictions, and the labels that they
 NAME is the start of the SHA-256 of the card's content: a card that was changed no longer has its name.
 """
 
+import csv
 import hashlib
 import io
-import json
+import math
+import re
 import zipfile
-import zlib
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evalkit.artifacts import FORMATS, check_format, locked, sha256_json, write_atomically, write_json
-from evalkit.errors import ArtifactError
+from evalkit.artifacts import FORMATS, check_format, locked, read_json, sha256_json, write_atomically, write_json
+from evalkit.errors import ArtifactError, one_line, printable
 
 _NAN = float("nan")
 
@@ -106,7 +108,31 @@ KEY = [
     "classifier", "n", "features_sha256", "search_range", "select_on",
     "seed", "label_subsets_sha256",
 ]  # fmt: skip
+Bounds = tuple[type, float, float]  # int or float, the smallest value and the largest
+_PERCENT: Bounds = (float, 0, 100)
+_COUNT: Bounds = (int, 0, 10**15)
+_NUMBERS: dict[str, Bounds] = {
+    "num_features": _COUNT,
+    "value": _PERCENT,
+    "uncertainty": (float, 0, 1000),
+    "n": _COUNT,
+    "C": (float, 0, 1e300),
+    "validation_percent": _PERCENT,
+    "n_train": _COUNT,
+    "n_validation": _COUNT,
+    "n_test": _COUNT,
+    "duality_gap": (float, -math.inf, math.inf),
+    "error_estimate": (float, -math.inf, math.inf),
+    "seed": (int, 0, 2**63 - 1),
+    "seconds": (float, 0, 1e15),
+    "std": (float, 0, 1000),
+    "interval_low": (float, -1000, 1000),
+    "interval_high": (float, -1000, 1000),
+}
+_LARGEST = 64 * 2**20  # bytes of a table: 100,000 results take half of it
+_LONGEST_NUMBER = 40  # letters; int() takes only so many
 _DEFAULTS = {field.name: field.default for field in fields(Result) if field.default is not MISSING}
+_TEXTS = tuple(name for name in COLUMNS if name not in _NUMBERS)
 _FORMATS = {
     "value": "{:.2f}",
     "uncertainty": "{:.2f}",
@@ -135,20 +161,85 @@ def read_results(path: Path) -> pd.DataFrame:
     Columns that a later version added have their defaults where a file is older.
 
     Raises:
-        ArtifactError: a file with other columns.
+        ArtifactError: a file with other columns, or a damaged one; the message names the line.
     """
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
-    texts = {field.name: str for field in fields(Result) if field.type in (str, "str")}
-    empty = {field.name: [""] for field in fields(Result) if field.name not in texts}
+    table = read_table(path, texts=_TEXTS, numbers=_NUMBERS, optional=_DEFAULTS)
+    if table["value"].isna().any():
+        line = 2 + int(table["value"].isna().to_numpy().argmax())
+        raise ArtifactError(f"{path}: line {line} has no value; restore the line, or remove it")
+    return table.assign(**{name: _DEFAULTS[name] for name in COLUMNS if name not in table.columns})[list(COLUMNS)]
+
+
+def read_table(
+    path: Path,
+    *,
+    texts: Collection[str],
+    numbers: Mapping[str, Bounds],
+    optional: Collection[str] = (),
+    further: bool = False,
+) -> pd.DataFrame:
+    """The rows of a CSV file that may be damaged, or another program's: every field is checked.
+
+    Args:
+        texts: columns of text.
+        numbers: columns of numbers -> int or float, smallest value, largest value; an empty field of floats is NaN.
+        optional: columns that may be missing.
+        further: leave other columns out, instead of refusing them.
+
+    Raises:
+        ArtifactError: other columns, a line with another number of fields, or a field that is no such number.
+    """
+    header, rows = _read_csv(path)
+    missing = {*texts, *numbers} - set(header) - set(optional)
+    unknown = set() if further else set(header) - {*texts, *numbers}
+    if missing or unknown:
+        differing = ", ".join(map(printable, sorted(missing | unknown)))
+        raise ArtifactError(f"{path}: not a {path.name} of this evalkit (columns that differ: {differing[:300]})")
+    columns: dict[str, pd.Series] = {}
+    for place, name in enumerate(header):
+        fields = [row[place] for row in rows]
+        if name in texts:
+            columns[name] = pd.Series(fields, dtype=str)
+        elif name in numbers:
+            values = [
+                _number(f"{path}: line {line}, {name}", each, numbers[name]) for line, each in enumerate(fields, 2)
+            ]
+            columns[name] = pd.Series(values, dtype="int64" if numbers[name][0] is int else "float64")
+    return pd.DataFrame(columns)
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file, all of one length."""
     try:
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=empty)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not readable as a table of results ({error})") from None
-    odd = sorted(set(table.columns) ^ set(COLUMNS))
-    if not set(odd) <= set(_DEFAULTS) or not set(table.columns) <= set(COLUMNS):
-        raise ArtifactError(f"{path}: not a results.csv of this evalkit (columns that differ: {', '.join(odd)})")
-    return table.assign(**{name: _DEFAULTS[name] for name in odd})[list(COLUMNS)]
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            raise ValueError(f"not a file of at most {_LARGEST:,} bytes")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+    except (ValueError, csv.Error) as error:
+        reason = printable(str(error))
+        raise ArtifactError(f"{path}: not readable as a table ({reason}); copy it again from where it came") from None
+    if len(set(header)) < len(header):
+        raise ArtifactError(f"{path}: a column occurs twice; copy it again from where it came")
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise ArtifactError(f"{path}: line {line} has {len(row)} fields, expected {len(header)}; restore the line")
+    return header, rows
+
+
+def _number(place: str, text: str, bounds: Bounds) -> float:
+    kind, low, high = bounds
+    if text == "" and kind is float:
+        return _NAN
+    try:
+        value = kind(text) if len(text) <= _LONGEST_NUMBER and "_" not in text else None
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ArtifactError(f"{place} is {text[:40]!r}, expected {wanted} from {low:g} to {high:g}; restore the line")
+    return value
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
@@ -180,6 +271,7 @@ def write_results(path: Path, table: pd.DataFrame) -> None:
 
 def add_result(path: Path, result: Result) -> None:
     """Adds a result to results.csv, replacing the row of the same key; an empty hash of label subsets matches any."""
+    result = replace(result, **{name: printable(str(getattr(result, name))) for name in _TEXTS})
     with locked(path):
         table = read_results(path)
         row = pd.DataFrame([asdict(result)])
@@ -192,6 +284,8 @@ def add_result(path: Path, result: Result) -> None:
 
 
 KIND = "run card"
+_CARD_NAME = re.compile("[0-9a-f]{16}")
+_MOST_PREDICTIONS = 2**27  # as int64 they take 1 GB: 1,000 fits on 134,000 images
 FOLDER = "cards"
 Card = dict[str, Any]
 
@@ -240,9 +334,11 @@ def read_card(results: Path, name: str) -> Card:
     Raises:
         ArtifactError: missing, not readable, of another format, or changed since it was written.
     """
+    if not _CARD_NAME.fullmatch(name):
+        raise ArtifactError(f"{results}: {name[:40]!r} is no name of a run card; measure the result again")
     path = card_path(results, name)
     try:
-        card = json.loads(path.read_text())
+        card = read_json(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such run card; copy the cards folder along with {results.name}") from None
     except (OSError, ValueError) as error:
@@ -265,10 +361,30 @@ def read_predictions(results: Path, name: str, card: Card) -> tuple[np.ndarray, 
     if not path.is_file():
         raise ArtifactError(f"{path}: no such predictions; copy the cards folder along with {results.name}")
     try:
-        with open(path, "rb") as file, np.load(file) as arrays:
-            predictions, labels = arrays["predictions"].astype(np.int64), arrays["labels"].astype(np.int64)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArtifactError(f"{path}: not readable as predictions ({error}); measure the result again") from None
-    if _arrays_sha256(predictions, labels) != card["predictions_sha256"]:
+        with zipfile.ZipFile(path) as archive:
+            predictions, labels = (_read_integers(archive, each) for each in ("predictions", "labels"))
+    except OSError:
+        raise
+    except Exception as error:  # zip members and headers of arrays may hold anything
+        raise ArtifactError(f"{path}: not readable as predictions ({one_line(error)}); measure it again") from None
+    if _arrays_sha256(predictions, labels) != card.get("predictions_sha256"):
         raise ArtifactError(f"{path}: its predictions are not those of the run card")
     return predictions, labels
+
+
+def _read_integers(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of integers in a .npz file, int64; its header is checked against the file before memory is taken."""
+    members = [each for each in archive.infolist() if each.filename == f"{name}.npy"]
+    if len(members) != 1:
+        raise ValueError(f"holds {name} {len(members)} times")
+    with archive.open(members[0]) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} in another version of the format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        size = math.prod(shape)
+        if dtype.kind not in "ui" or fortran or not 0 <= size <= _MOST_PREDICTIONS:
+            raise ValueError(f"{name} of {dtype} in shape {shape}")
+        content = file.read(size * dtype.itemsize + 1)
+    if len(content) != size * dtype.itemsize:
+        raise ValueError(f"{name} of another size than its header says")
+    return np.frombuffer(content, dtype).reshape(shape).astype(np.int64)

@@ -137,7 +137,7 @@ def test_markup_in_names_is_escaped_in_every_format(tmp_path):
     report_data = nasty(tmp_path)
     assert NASTY in "".join(Page(as_html(report_data)).text)
     markdown = as_markdown(report_data, tmp_path / "report.md")
-    assert r"my\_net & \<b>50%\</b> $1 #2 {x} ~^\\a \| \`c\` \*d\* \[e] + L2-SVM" in markdown
+    assert r"my\_net & \<b>50%\</b> \$1 #2 {x} \~^\\a \| \`c\` \*d\* \[e] + L2-SVM" in markdown
     row = next(line for line in as_latex(report_data.table).splitlines() if "my" in line)
     assert row.startswith(
         r"\raggedright my\_net \& \textless{}b\textgreater{}50\%\textless{}/b\textgreater{} \$1 \#2 \{x\} "

@@ -4,6 +4,7 @@ Also how experiments show images: contact sheets with numbers, rows with caption
 """
 
 import io
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,62 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from evalkit.artifacts import MANIFEST, new_manifest, read_manifest, write_artifact, write_json
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.artifacts import MANIFEST, new_manifest, read_manifest, safe_name, write_artifact, write_json
+from evalkit.errors import ArtifactError, EvalkitError, printable
 from evalkit.latent.model import FrozenGAN
 
+logger = logging.getLogger(__name__)
+
 KIND = "experiment"
+_IMAGE_SUFFIXES = (".png", ".gif")
+
+
+@dataclass(frozen=True)
+class ExperimentManifest:
+    """What the manifest of an experiment says.
+
+    Attributes:
+        command: the command of `evalkit latent`.
+        gan: name of the GAN; `recipe` and `label` are its recipe's name and the class generated.
+        images: file name -> title in a gallery; every file is in the folder of the manifest.
+        sha256: file name -> hash, of all files.
+        settings: the experiment's own, e.g. seeds and counts.
+    """
+
+    command: str
+    gan: str
+    recipe: str
+    label: int | None
+    images: dict[str, str]
+    settings: dict[str, Any]
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "ExperimentManifest":
+        """What the manifest in `folder` says.
+
+        Raises:
+            ArtifactError: none there, or one that names files elsewhere or has other fields.
+        """
+        try:
+            manifest = read_manifest(folder, KIND)
+            settings = dict(manifest["settings"])
+            gan, recipe, label = (settings.pop(key) for key in ("gan", "recipe", "class"))
+            command, images = manifest["command"], dict(manifest["images"])
+            hashes = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ArtifactError(f"{folder / MANIFEST}: not that of an experiment; run it again") from None
+        texts = [gan, recipe, command, *images.values()]
+        if any(not isinstance(each, str) for each in texts) or not (label is None or type(label) is int):
+            raise ArtifactError(f"{folder / MANIFEST}: not that of an experiment; run it again")
+        for name in images:
+            if not safe_name(name, "image").endswith(_IMAGE_SUFFIXES) or name not in hashes:
+                raise ArtifactError(f"{folder / MANIFEST}: lists {name!r}, expected images of its own; run it again")
+        return cls(command, gan, recipe, label, images, settings, hashes)
+
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings as the manifest has them."""
+        return {"gan": self.gan, "recipe": self.recipe, "class": self.label} | self.settings
 
 
 @dataclass(frozen=True)
@@ -63,12 +115,13 @@ def save_experiment(result: ExperimentResult, gan: FrozenGAN, target: Path) -> P
             raise EvalkitError(
                 f"{target}: exists and is not the folder of an experiment, so it is not replaced; give another --out"
             ) from None
-    settings = {"gan": gan.name, "recipe": gan.recipe.name, "class": gan.label} | result.settings
+    titles = {name: image.title for name, image in result.images.items()}
+    about = ExperimentManifest(result.command, gan.name, gan.recipe.name, gan.label, titles, result.settings)
+    settings = about.stored_settings()
     with write_artifact(target, settings=settings, made_from=gan.made_from) as artifact:
         _write(result, artifact.path)
         manifest = new_manifest(KIND, settings=settings, made_from=gan.made_from)
-        titles = {name: image.title for name, image in result.images.items()}
-        artifact.finish(manifest | {"command": result.command, "images": titles})
+        artifact.finish(manifest | {"command": about.command, "images": about.images})
     return target
 
 
@@ -85,25 +138,29 @@ def _write(result: ExperimentResult, building: Path) -> None:
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image for a report: `path` (PNG or GIF), with a title that names the GAN and what is shown."""
+    """An image for a report: `path` (PNG or GIF) and its hash, with a title that names the GAN and what is shown."""
 
     title: str
     path: Path
+    sha256: str
 
 
 def gallery(folder: Path) -> list[GalleryImage]:
     """The images of the experiments in `folder` (a workspace's `latent`, or one experiment), by name.
 
-    Experiments whose files are broken are left out. The HTML report shows them; each title names the GAN.
+    Experiments whose files are broken, or whose manifest lists files elsewhere, are left out.
     """
     images = []
     for place in sorted({path.parent for path in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")]}):
         try:
-            manifest = read_manifest(place, KIND)
-        except ArtifactError:
+            about = ExperimentManifest.read(place)
+        except ArtifactError as error:
+            logger.warning("left out: %s", printable(str(error)))
             continue
-        gan = manifest["settings"]["gan"]
-        images += [GalleryImage(f"{gan}: {title}", place / name) for name, title in manifest["images"].items()]
+        images += [
+            GalleryImage(printable(f"{about.gan}: {title}"), place / name, about.sha256[name])
+            for name, title in about.images.items()
+        ]
     return images
 
 

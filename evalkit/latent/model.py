@@ -24,13 +24,13 @@ from evalkit.batch_statistics import BatchNorm, batch_statistics, freeze_batch_n
 from evalkit.errors import EvalkitError
 from evalkit.features.options import LayerSelection
 from evalkit.features.pooling import pool_output
-from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
+from evalkit.gan.checkpoint import CheckpointSettings, load_weights, read_checkpoint, weights_file
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.gan.run_dir import find_checkpoint, run_of
 from evalkit.images import ImageSet, as_image_set, find_images_by_sha256
 from evalkit.pretrained.registry import find_pretrained
-from evalkit.pretrained.store import load_discriminator, load_generator, read_pretrained
+from evalkit.pretrained.store import PretrainedSettings, load_discriminator, load_generator, read_pretrained
 from evalkit.runtime import resolve_device
 from evalkit.workspace import Workspace
 
@@ -104,11 +104,11 @@ def open_gan(
         return _open_pretrained(name, workspace, label, device)
     checkpoint = find_checkpoint(name, workspace)
     manifest = read_checkpoint(checkpoint)
-    recipe = stored_recipe(manifest)
-    generator, discriminator = Generator(recipe), Discriminator(recipe)
+    settings = CheckpointSettings.from_manifest(manifest)
+    generator, discriminator = Generator(settings.recipe), Discriminator(settings.recipe)
     load_weights(generator, checkpoint / weights_file(manifest, "generator"))
     load_weights(discriminator, checkpoint / weights_file(manifest, "discriminator"))
-    run = f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
+    run = f"{run_of(checkpoint).name}@{settings.d_updates}"
     made_from = _made_from(checkpoint, manifest)
     return freeze_gan(run, generator, discriminator, label=label, device=device, made_from=made_from)
 
@@ -116,7 +116,7 @@ def open_gan(
 def _open_pretrained(name: str, workspace: Workspace, label: int | None, device: str) -> FrozenGAN:
     path = find_pretrained(name.removeprefix(_PRETRAINED), workspace)
     manifest = read_pretrained(path)
-    if not manifest["settings"]["complete"]:
+    if not PretrainedSettings.from_manifest(manifest).complete:
         raise EvalkitError(f"{path}: holds only the first layers of a discriminator, expected a whole GAN")
     networks = load_generator(path), load_discriminator(path)
     return freeze_gan(name, *networks, label=label, device=device, made_from=_made_from(path, manifest))

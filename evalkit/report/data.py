@@ -14,17 +14,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evalkit.artifacts import read_manifest
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.artifacts import MANIFEST, read_manifest
+from evalkit.errors import ArtifactError, EvalkitError, printable
 from evalkit.evaluation.record import facts_of
 from evalkit.latent.experiment import GalleryImage, gallery
 from evalkit.pretrained.registry import find_pretrained
-from evalkit.report.tables import compare_with_published
-from evalkit.results import Card, method_name, ordered, read_card, read_predictions, read_results
+from evalkit.report.cards import check_predictions, checked_card, is_number, is_training, printable_json
+from evalkit.report.tables import compare_with_published, printable_text
+from evalkit.results import Bounds, Card, method_name, ordered, read_card, read_predictions, read_results, read_table
 from evalkit.workspace import Workspace
 
 _WEIGHTS = "pretrained:"
-_RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>\d+)")  # an encoder's name: a run and how far it was trained
+_GRID = re.compile(r"[^-]*-[0-9]{1,15}\.png")
+_PROBE_NUMBERS: dict[str, Bounds] = {
+    "d_updates": (int, 0, 10**15),
+    "labels_per_class": (int, 0, 10**15),
+    "validation_percent": (float, 0, 100),
+}
+_RUN = re.compile(r"(?P<run>[^ ]+)@(?P<updates>[0-9]{1,15})\b")  # an encoder's name: a run and how far it was trained
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class ResultWithCard:
     predictions: np.ndarray
     labels: np.ndarray
     training: dict[str, Any]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes predicted; empty if the card has none."""
+        return self.card.get("class_names", [])
 
     @property
     def trained(self) -> tuple[str, int]:
@@ -88,29 +100,50 @@ def gather_report_data(results: Path, workspace: Workspace) -> ReportData:
     Raises:
         ArtifactError: `results` has other columns.
     """
-    table = read_results(results)
+    table = printable_text(read_results(results))
     missing: list[str] = []
     measured = [_with_card(results, row, workspace, missing) for _, row in ordered(table).iterrows()]
     folders = {name: _run_folder(name, workspace) for name in sorted({each.trained[0] for each in measured} - {""})}
-    samples = {name: sorted([*at.glob("samples/*.png"), *at.glob("samples-*.png")]) for name, at in folders.items()}
-    probes = {name: pd.read_csv(at / "probe.csv") for name, at in folders.items() if (at / "probe.csv").is_file()}
+    samples = {name: _sample_grids(at) for name, at in folders.items() if at}
+    probes = {name: _probe(at / "probe.csv", missing) for name, at in folders.items() if at}
     return ReportData(
         table=compare_with_published(table),
         measured=measured,
         samples={name: paths for name, paths in samples.items() if paths},
-        probes=probes,
+        probes={name: probe for name, probe in probes.items() if len(probe)},
         gallery=gallery(workspace.home / "latent"),
         folder=results.parent,
-        missing=missing,
+        missing=[printable(line) for line in missing],
     )
 
 
-def _run_folder(trained: str, workspace: Workspace) -> Path:
+def _run_folder(trained: str, workspace: Workspace) -> Path | None:
     """Where a run, or the pretrained weights made from one, has its samples and its probe's curve, if it is here."""
-    if trained.startswith(_WEIGHTS):
-        with contextlib.suppress(EvalkitError):
+    with contextlib.suppress(EvalkitError):
+        if trained.startswith(_WEIGHTS):
             return find_pretrained(trained.removeprefix(_WEIGHTS), workspace, download=False)
-    return workspace.home / "runs" / trained
+        return workspace.path_of("run", trained)
+    return None
+
+
+def _sample_grids(run: Path) -> list[Path]:
+    """The sample grids in a run's folder, fewest updates first; links are none of its own."""
+    own = [run] if (run / "samples").is_symlink() else [run / "samples", run]
+    paths = [path for folder in own for path in sorted(folder.glob("*.png")) if _GRID.fullmatch(path.name)]
+    return [path for path in paths if not path.is_symlink()]
+
+
+def _probe(path: Path, missing: list[str]) -> pd.DataFrame:
+    """The rows of a probe.csv; empty if there is none, or one that is damaged, which `missing` says."""
+    try:
+        return printable_text(_read_probe(path)) if path.is_file() else pd.DataFrame()
+    except ArtifactError as error:
+        missing.append(str(error))
+        return pd.DataFrame()
+
+
+def _read_probe(path: Path) -> pd.DataFrame:
+    return read_table(path, texts=("dataset",), numbers=_PROBE_NUMBERS, further=True)
 
 
 def _with_card(results: Path, row: pd.Series, workspace: Workspace, missing: list[str]) -> ResultWithCard:
@@ -119,21 +152,32 @@ def _with_card(results: Path, row: pd.Series, workspace: Workspace, missing: lis
     predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
     if row["card"]:
         try:
-            card = read_card(results, row["card"])
+            card = printable_json(checked_card(read_card(results, row["card"]), row["card"]))
             predictions, labels = read_predictions(results, row["card"], card)
+            check_predictions(card, row["card"], predictions, labels)
         except ArtifactError as error:
+            predictions, labels = np.empty((0, 0), np.int64), np.empty(0, np.int64)
             missing.append(str(error))
-    training = card.get("training") or _training_of_run(row["encoder"], workspace)
+    training = card.get("training") or _training_of_run(row["encoder"], workspace, missing)
     return ResultWithCard(row, method_name(row), card, predictions, labels, training)
 
 
-def _training_of_run(encoder: str, workspace: Workspace) -> dict[str, Any]:
+def _training_of_run(encoder: str, workspace: Workspace, missing: list[str]) -> dict[str, Any]:
+    """How the run in the workspace was trained, if it is there; what is wrong with its manifest goes to `missing`."""
     run, updates = _run_and_updates(encoder)
-    try:
-        manifest = read_manifest(workspace.home / "runs" / run, "run")
-    except ArtifactError:
+    folder = _run_folder(run, workspace) if run and not run.startswith(_WEIGHTS) else None
+    if folder is None or not (folder / MANIFEST).exists():
         return {}
-    return facts_of(manifest, workspace) | {"d_updates": updates}
+    try:
+        facts = facts_of(read_manifest(folder, "run"), workspace) | {"d_updates": updates}
+        if is_training(facts):
+            return printable_json(facts)
+        missing.append(f"{folder / MANIFEST}: not what evalkit writes of a run; train it again")
+    except ArtifactError as error:
+        missing.append(str(error))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):  # readable, but with other entries
+        missing.append(f"{folder / MANIFEST}: not what evalkit writes of a run; train it again")
+    return {}
 
 
 def group_by_table(report: ReportData) -> dict[tuple[str, str], list[ResultWithCard]]:
@@ -166,7 +210,11 @@ def lines_over_C(group: Sequence[ResultWithCard]) -> list[Line]:
     lines = []
     for each in group:
         points = each.card.get("validation_curve", [])
-        if len(points) > 1 and str(each.row["hyperparameter"]).startswith("C "):
+        if (
+            len(points) > 1
+            and all(is_number(x) for x, _ in points)
+            and str(each.row["hyperparameter"]).startswith("C ")
+        ):
             x, percent = zip(*points, strict=True)
             lines.append(Line(each.method, x, percent, (0.0,) * len(x), float(each.row["C"])))
     return lines
@@ -231,7 +279,7 @@ def results_by_layer(group: Sequence[ResultWithCard]) -> dict[str, list[tuple[st
 
 def confusion_percent(each: ResultWithCard) -> np.ndarray:
     """Percent of the images of each class (row) that are predicted as each class (column), over all fits; (K, K)."""
-    classes = len(each.card["class_names"])
+    classes = len(each.class_names)
     truth = np.broadcast_to(each.labels, each.predictions.shape)
     counts = np.zeros((classes, classes))
     np.add.at(counts, (truth.ravel(), each.predictions.ravel()), 1)

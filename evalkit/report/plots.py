@@ -3,9 +3,14 @@
 `render` shows them on the HTML page and beside the Markdown report. Equal numbers give equal bytes.
 """
 
+import errno
+import hashlib
 import io
+import os
 import re
+import stat
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from evalkit.errors import ArtifactError, one_line
+from evalkit.latent.experiment import GalleryImage
 from evalkit.report.data import (
     Line,
     ReportData,
@@ -37,6 +44,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vPX*"  # lines stay apart in print, too
 _GREY = "#767676"
 _STYLE: Any = {
+    "text.usetex": False,
     "svg.fonttype": "none",  # text stays text: small files that scale and can be searched
     "svg.hashsalt": "evalkit",
     "font.family": "sans-serif",
@@ -51,6 +59,11 @@ _STYLE: Any = {
 _NAME = 30  # letters of a name beside a plot; longer names take two lines, so that the plot keeps its width
 _WIDTH = 5.0  # inches: a phone's width at this font size
 _METHODS = 6  # most methods in a plot of classes: more dots would hide each other
+_MOST_ROWS = 200  # results in an overview: more would be taller than any screen
+_MOST_CLASSES = 1000  # in plots of classes
+_LONGEST = 120  # letters of a name in a plot
+_MOST_PIXELS = 64_000_000  # of a PNG or GIF, which may say any size of itself
+_MOST_BYTES = 256 * 2**20
 _GRID_SIZE = 448  # pixels of a sample grid's side on the page: 14 x 14 samples of 32 pixels
 
 
@@ -67,7 +80,8 @@ def block_figures(block: Block, group: list[ResultWithCard]) -> Iterator[ReportF
     """The plots of one table: an overview, accuracy over C and over D updates, layers, classes, confusions."""
     label = _axis_label(group[0])
     hollow = "; hollow: published" if PUBLISHED in set(block.rows["origin"]) else ""
-    yield ReportFigure("At a glance", partial(plot_overview, block.rows, label=label), block.title + hollow)
+    if len(block.rows) <= _MOST_ROWS:
+        yield ReportFigure("At a glance", partial(plot_overview, block.rows, label=label), block.title + hollow)
     if over_C := lines_over_C(group):
         draw = partial(plot_lines, over_C, x="C", y=f"validation {label}")
         yield ReportFigure("Accuracy against C", draw, "on validation rows; the ring marks the selected C")
@@ -94,12 +108,14 @@ def _published_level(block: Block) -> tuple[str, float] | None:
 
 
 def _class_figures(group: list[ResultWithCard], label: str) -> Iterator[ReportFigure]:
-    known = [each for each in group if each.predictions.size and "class_names" in each.card]
+    known = [each for each in group if each.predictions.size and each.class_names]
     if not known:
         return
     best = best_result(known)
-    names = best.card["class_names"]
-    shown = [best, *(each for each in known if each is not best)][:_METHODS]
+    names = best.class_names
+    if len(names) > _MOST_CLASSES:
+        return
+    shown = [best, *(each for each in known if each is not best and each.class_names == names)][:_METHODS]
     recalls = [(each.method, np.diag(confusion_percent(each))) for each in shown]
     draw = partial(plot_classes, recalls, names, label=label.replace("error", "accuracy"))
     images = f"test images of {named(best.row['dataset'])}"
@@ -129,21 +145,48 @@ def image_figures(report: ReportData) -> Iterator[ReportFigure]:
             updates = int(path.stem.rpartition("-")[2])
             yield ReportFigure(f"{run}: samples after {updates:,} updates of D", partial(_upper_left, path))
     for image in report.gallery:
-        yield ReportFigure(image.title, partial(_scaled, image.path))
+        yield ReportFigure(image.title, partial(_scaled, image))
 
 
 def _upper_left(path: Path) -> bytes:
     """The samples of a grid that fit the page, as JPEG."""
-    with Image.open(path) as image:
-        return _jpeg(image.crop((0, 0, min(image.width, _GRID_SIZE), min(image.height, _GRID_SIZE))))
+    image = read_image(path)
+    return _jpeg(image.crop((0, 0, min(image.width, _GRID_SIZE), min(image.height, _GRID_SIZE))))
 
 
-def _scaled(path: Path) -> bytes:
+def _scaled(shown: GalleryImage) -> bytes:
     """A whole image (the first frame of an animation), reduced to the size of the page, as JPEG."""
-    with Image.open(path) as image:
-        whole = image.convert("RGB")
+    whole = read_image(shown.path, sha256=shown.sha256)
     whole.thumbnail((2 * _GRID_SIZE, 2 * _GRID_SIZE))
     return _jpeg(whole)
+
+
+def read_image(path: Path, *, sha256: str | None = None) -> Image.Image:
+    """A PNG, or the first frame of a GIF, as RGB. A link is not followed: what it points to is not the report's.
+
+    Args:
+        sha256: what the file has to hash to.
+
+    Raises:
+        ArtifactError: not such a file; the report is written without it.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            content = file.read(_MOST_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError as error:
+        reason = "is a link" if error.errno == errno.ELOOP else error.strerror
+        raise ArtifactError(f"{path}: {reason}, expected an image file") from None
+    if len(content) > _MOST_BYTES or (sha256 is not None and hashlib.sha256(content).hexdigest() != sha256):
+        raise ArtifactError(f"{path}: not the image that the manifest lists; run the experiment again")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        try:
+            with Image.open(io.BytesIO(content), formats=("PNG", "GIF")) as image:
+                if image.width * image.height <= _MOST_PIXELS:
+                    return image.convert("RGB")
+        except Exception as error:  # a broken file can raise anything in Pillow's parsers
+            raise ArtifactError(f"{path}: not readable as an image ({one_line(error)})") from None
+    raise ArtifactError(f"{path}: more than {_MOST_PIXELS:,} pixels, expected an image for a page")
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -156,7 +199,7 @@ def plot_overview(rows: pd.DataFrame, *, label: str) -> str:
     """The results of one table as dots with their uncertainties; published ones are hollow."""
     with matplotlib.rc_context(_STYLE):
         ordered = rows.sort_values("value", ascending="error" not in rows["metric"].iloc[0], kind="stable")
-        names = [textwrap.fill(f"{row['method']}{part_mark(row)}", _NAME) for _, row in ordered.iterrows()]
+        names = [_literal(f"{row['method']}{part_mark(row)}", wrap=_NAME) for _, row in ordered.iterrows()]
         figure, axes = _axes(0.75 + 0.24 * len(names) + 0.14 * sum(name.count("\n") for name in names))
         for place, (_, row) in enumerate(ordered.iterrows()):
             measured = row["origin"] == MEASURED
@@ -183,12 +226,13 @@ def plot_lines(
 ) -> str:
     """Lines with their uncertainties as bars; a ring marks the selected point, a dashed line the published result."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(2.6 + 0.22 * (len(lines) + bool(published)))
+        names = [_legend(line.name) for line in lines]
+        figure, axes = _axes(2.6 + 0.22 * (sum(1 + name.count("\n") for name in names) + bool(published)))
         for place, line in enumerate(lines):
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
             bars = line.uncertainty if any(line.uncertainty) else None
             axes.errorbar(
-                line.x, line.percent, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, label=line.name
+                line.x, line.percent, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, label=names[place]
             )
             if line.selected in line.x:
                 selected = line.percent[line.x.index(line.selected)]
@@ -218,7 +262,7 @@ def plot_layers(rows: Sequence[tuple[str, float, float]], *, label: str) -> str:
         places = np.arange(len(rows))[::-1]
         colours = [_COLOURS[7] if name == "all" else _COLOURS[0] for name, _, _ in rows]
         axes.barh(places, [value for _, value, _ in rows], 0.65, xerr=[s for _, _, s in rows], color=colours)
-        axes.set_yticks(places, [name for name, _, _ in rows])
+        axes.set_yticks(places, [_literal(name, wrap=_NAME) for name, _, _ in rows])
         for place, (_, value, _) in zip(places, rows, strict=True):
             axes.text(1, place, f"{value:.2f}", va="center", color="white", fontsize=9)
         axes.grid(axis="y", visible=False)
@@ -229,7 +273,7 @@ def plot_layers(rows: Sequence[tuple[str, float, float]], *, label: str) -> str:
 def plot_confusion(percent: np.ndarray, names: Sequence[str], *, label: str) -> str:
     """A heat map with numbers: rows are true classes, columns predicted ones."""
     with matplotlib.rc_context(_STYLE):
-        size = len(names)
+        size, names = len(names), [_literal(name, wrap=_NAME) for name in names]
         figure, axes = _axes(_WIDTH)
         axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
         axes.grid(visible=False)
@@ -250,17 +294,31 @@ def plot_classes(accuracies: Sequence[tuple[str, np.ndarray]], names: Sequence[s
         figure, axes = _axes(1.0 + 0.24 * (len(names) + len(accuracies)))
         for place, (method, values) in enumerate(accuracies):
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-            axes.plot(values[order], range(len(names)), marker, color=colour, label=method)
-        axes.set_yticks(range(len(names)), [names[k] for k in order])
+            axes.plot(values[order], range(len(names)), marker, color=colour, label=_legend(method))
+        axes.set_yticks(range(len(names)), [_literal(names[k], wrap=_NAME) for k in order])
         axes.set_xlabel(label)
         figure.legend(loc="outside lower left", frameon=False, fontsize=9)
         return _svg(figure)
 
 
+def _literal(name: str, *, wrap: int) -> str:
+    """A name that matplotlib shows as it is, in lines of `wrap` letters: a $ would begin a formula."""
+    shortened = name if len(name) <= _LONGEST else name[: _LONGEST - 3] + "..."
+    return textwrap.fill(shortened, wrap).replace("$", r"\$")
+
+
+def _legend(name: str) -> str:
+    """A name for a legend: matplotlib leaves out those that begin with an underscore."""
+    literal = _literal(name, wrap=2 * _NAME)
+    return f" {literal}" if literal.startswith("_") else literal
+
+
 def _svg(figure: Figure) -> str:
     """The figure as an <svg> element that takes the width it is given."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():  # text stays text: letters that matplotlib's font lacks are in the reader's
+        warnings.filterwarnings("ignore", "Glyph .* missing from|constrained_layout not applied", UserWarning)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     head, rest = text[text.index("<svg") :].split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", head) + ' role="img">' + re.sub(r'<g id="[^"]*">', "<g>", rest)

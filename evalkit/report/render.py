@@ -8,17 +8,18 @@ import base64
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evalkit.artifacts import write_atomically
-from evalkit.errors import EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError, printable
 from evalkit.report.data import ReportData, ResultWithCard, best_result, gather_report_data, group_by_table
 from evalkit.report.differences import differences_by_dataset
 from evalkit.report.plots import ReportFigure, block_figures, image_figures, training_figures
@@ -143,14 +144,22 @@ def _html_table(block: Block, group: list[ResultWithCard]) -> dict[str, Any]:
 
 
 def _drawn(figures: Iterable[ReportFigure]) -> list[dict[str, Any]]:
-    """Figures with their content: "svg", or "jpeg" in base64."""
+    """Figures with their content: "svg", or "jpeg" in base64; without those that cannot be read."""
     drawn = []
-    for figure in figures:
-        content = figure.draw()
+    for figure, content in _readable(figures):
         svg = isinstance(content, str)
         value = Markup(content) if isinstance(content, str) else base64.b64encode(content).decode()
         drawn.append({"caption": figure.caption, "note": figure.note, "svg": "", "svg" if svg else "jpeg": value})
     return drawn
+
+
+def _readable(figures: Iterable[ReportFigure]) -> Iterator[tuple[ReportFigure, str | bytes]]:
+    """The figures and what they show, without images whose files are broken; these are logged."""
+    for figure in figures:
+        try:
+            yield figure, figure.draw()
+        except ArtifactError as error:
+            logger.warning("left out: %s", printable(str(error)))
 
 
 def _card(each: ResultWithCard) -> dict[str, Any]:
@@ -225,8 +234,7 @@ def _written(figures: list[ReportFigure], folder: Path) -> list[dict[str, str]]:
     for old in folder.glob("[0-9][0-9]-*"):
         old.unlink()
     written = []
-    for number, figure in enumerate(figures, start=1):
-        content = figure.draw()
+    for number, (figure, content) in enumerate(_readable(figures), start=1):
         suffix = ".svg" if isinstance(content, str) else ".jpg"
         name = f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', figure.caption.lower()).strip('-')}{suffix}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,6 +256,8 @@ _LATEX_ESCAPES = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 
+_LIGATURES = re.compile("(?<=-)(?=-)|(?<=`)(?=`)|(?<=')(?=')|(?<=,)(?=,)|(?<=[?!])(?=[`'])")
+
 
 @dataclass(frozen=True)
 class _Verbatim:
@@ -259,16 +269,20 @@ class _Verbatim:
         return self.text
 
 
+_MARKDOWN_MARKUP = re.compile(r"[\\|*_`<\[~$]|&(?=#?\w+;)")  # ~ and $: struck out text and formulas on GitHub
+
+
 def _escape_latex(value: Any) -> str:
     """A value as LaTeX prints it literally."""
     if isinstance(value, _Verbatim):
         return value.text
-    return "".join(_LATEX_ESCAPES.get(character, character) for character in str(value))
+    text = "".join(_LATEX_ESCAPES.get(character, character) for character in str(value))
+    return _LIGATURES.sub("{}", text)
 
 
 def _escape_markdown(value: Any) -> str:
     """A value as Markdown shows it literally: names may hold what it takes for markup."""
-    return value.text if isinstance(value, _Verbatim) else re.sub(r"[\\|*_`<\[]", r"\\\g<0>", str(value))
+    return value.text if isinstance(value, _Verbatim) else _MARKDOWN_MARKUP.sub(r"\\\g<0>", str(value))
 
 
 def _environment(**options: Any) -> Environment:
@@ -282,6 +296,7 @@ def _environment(**options: Any) -> Environment:
     )
     environment.filters["decimals"] = decimals
     environment.filters["verbatim"] = _Verbatim
+    environment.filters["address"] = lambda path: _Verbatim(quote(path))
     environment.filters["minus"] = lambda value: _Verbatim(decimals(value, signed=True).replace("-", "$-$"))
     environment.filters["card_name"] = lambda source: Path(source).stem
     return environment

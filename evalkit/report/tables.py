@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from evalkit.errors import printable
 from evalkit.results import FOLDER, method_name, ordered, read_results
 
 COLUMNS = (
@@ -27,7 +28,8 @@ _COUNTERPARTS = {
     "supervised": "supervised CNN of the same architecture (validation error)",
     "pixels + kNN": "KNN",
 }  # part of a measured method's name -> the published row it is compared with
-_LETTERS = "abcdefghij"  # one per type of uncertainty
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"  # one per type of uncertainty
+_FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
 
 
 def published_results() -> pd.DataFrame:
@@ -51,13 +53,18 @@ def compare_with_published(results: Path | str | pd.DataFrame) -> pd.DataFrame:
     Raises:
         ArtifactError: a file with other columns.
     """
-    measured = results if isinstance(results, pd.DataFrame) else read_results(Path(results))
+    measured = printable_text(results if isinstance(results, pd.DataFrame) else read_results(Path(results)))
     rows, published = [], published_results()
     for (dataset, protocol), group in ordered(measured).groupby(["dataset", "protocol"], sort=False):
         here = published[(published["dataset"] == original(dataset)) & (published["protocol"] == protocol)]
         rows += [_published_row(row, str(dataset)) for _, row in here.iterrows()]
         rows += [_measured_row(row, _counterpart(method_name(row), here)) for _, row in group.iterrows()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def printable_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with each text on one line, control characters as escapes: names may come from anywhere."""
+    return table.map(lambda value: printable(value) if isinstance(value, str) else value)
 
 
 def original(dataset: object) -> str:
@@ -153,12 +160,16 @@ class Block:
 
     def letter(self, row: pd.Series) -> str:
         """The mark of the row's type of uncertainty: a, b, ...; empty for published rows."""
-        return _LETTERS[self.uncertainty_types.index(row["uncertainty_type"])] if row["origin"] == MEASURED else ""
+        if row["origin"] != MEASURED:
+            return ""
+        place = self.uncertainty_types.index(row["uncertainty_type"])
+        return _LETTERS[place] if place < len(_LETTERS) else str(place + 1)
 
     def footnotes(self) -> list[str]:
         """What the letters beside the uncertainties mean, and the notes."""
-        pairs = zip(_LETTERS, self.uncertainty_types, strict=False)
-        return [f"{letter}: ± {uncertainty_type}" for letter, uncertainty_type in pairs] + self.notes
+        marks = [*_LETTERS, *(str(place + 1) for place in range(len(_LETTERS), len(self.uncertainty_types)))]
+        pairs = zip(marks, self.uncertainty_types, strict=False)
+        return [f"{mark}: ± {uncertainty_type}" for mark, uncertainty_type in pairs] + self.notes
 
 
 def blocks(table: pd.DataFrame) -> Iterator[Block]:
@@ -213,11 +224,18 @@ def part_mark(row: pd.Series) -> str:
 
 
 def as_csv(table: pd.DataFrame) -> str:
-    """The comparison as CSV: fixed columns, two decimals, LF line ends."""
-    formatted = table.copy()
+    """The comparison as CSV: fixed columns, two decimals, LF line ends.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    formatted = table.map(_no_formula)
     for column in ("value", "uncertainty", "interval_low", "interval_high", "difference"):
         formatted[column] = [decimals(value, signed=column == "difference") for value in table[column]]
     return formatted.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(_FORMULA) else value
 
 
 def report_text(table: pd.DataFrame) -> str:
