@@ -271,7 +271,8 @@ def write_results(path: Path, table: pd.DataFrame) -> None:
 
 def add_result(path: Path, result: Result) -> None:
     """Adds a result to results.csv, replacing the row of the same key; an empty hash of label subsets matches any."""
-    result = replace(result, **{name: printable(str(getattr(result, name))) for name in _TEXTS})
+    texts: dict[str, Any] = {name: printable(str(getattr(result, name))) for name in _TEXTS}
+    result = replace(result, **texts)
     with locked(path):
         table = read_results(path)
         row = pd.DataFrame([asdict(result)])
