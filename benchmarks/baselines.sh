@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The baseline rows of benchmarks/results/cifar10.csv: K-means features (1,600 centroids), kNN, logistic regression and
+# The baseline rows of benchmarks/results/results.csv: K-means features (1,600 centroids), kNN, logistic regression and
 # PCA-whitened pixels, with all labels and with 400 per class, and the layers of a trained network one by one.
 #
 #   benchmarks/baselines.sh CIFAR10_IMAGE_SET HOME [FEATURES_TO_ABLATE]

@@ -29,8 +29,8 @@ for deviation in "" --hflip "--hflip --shift 2"; do  # each differs from the pap
   run svm --protocol "${features%%--*}:400"
   run svm --layers conv1..conv4
 done
-cp "$home/results.csv" $results/cifar10.csv
+cp "$home/results.csv" $results/results.csv
 rm -rf $results/cards && mkdir $results/cards && cp "$home"/cards/* $results/cards/
-run pretrained card $name --results $results/cifar10.csv
-run report --results $results/cifar10.csv --out benchmarks/REPORT.md --out benchmarks/report.html --out benchmarks/report.tex
-run verify $results/cifar10.csv
+run pretrained card $name --results $results/results.csv
+run report --results $results/results.csv --out benchmarks/REPORT.md --out benchmarks/report.html --out benchmarks/report.tex
+run verify $results/results.csv

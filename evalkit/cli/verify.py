@@ -26,7 +26,7 @@ def verify_command(workspace: Workspace, results: Path | None, refit: bool, only
 
     \b
     Example:
-      evalkit verify benchmarks/results/cifar10.csv
+      evalkit verify benchmarks/results/results.csv
       evalkit verify --refit --only pixels
     """
     from evalkit import verify
