@@ -60,7 +60,8 @@ def test_reference_logistic_regression_equals_scikit_learn_without_warm_start():
 def test_a_logistic_regression_that_does_not_converge_is_refused(monkeypatch):
     monkeypatch.setattr(classifiers, "_MAX_ITERATIONS", 2)
     with pytest.raises(
-        ConvergenceError, match=r"logistic regression at C = 0.001: lbfgs failed to converge .*scale the f"
+        ConvergenceError,
+        match=r"logistic regression at C = 0.001: lbfgs failed to converge .*; bring the features to a common scale ",
     ):
         evaluate(feature_set(), Protocol(), classifier="logistic", device="cpu")
 
@@ -110,7 +111,9 @@ def test_many_rows_are_not_fitted_at_every_value(few, calls, monkeypatch):
             right[0, place, : 0 if value == 2e-4 else 10] = -1
         return Predictions(right)
 
-    evaluation = evaluate(feature_set(), Protocol(), classifier=replace(SVM, predict=best_at_the_second))
+    features = feature_set()
+    features.features[:] *= 10  # as large as a network's: no further candidates
+    evaluation = evaluate(features, Protocol(), classifier=replace(SVM, predict=best_at_the_second))
     assert asked == calls
     assert evaluation.result.C == 2e-4
     assert len(evaluation.validation_curve) == calls[0]

@@ -51,7 +51,8 @@ def test_value_of_a_search_that_goes_beyond_an_end_that_is_best(peak, search_ran
     assert selection.search_range == search_range
     selection = search_hyperparameter(score, RELEASE_C_GRID, search_range="release")
     assert selection.value in (1e-4, 1e-2)
-    assert selection.search_range == "release 0.0001..0.01"
+    end = "lower" if peak < 1e-4 else "upper"
+    assert selection.search_range == f"release ({end} end best) 0.0001..0.01"
 
 
 def test_value_of_equals_is_the_smallest_beyond_an_end_too():
@@ -179,7 +180,7 @@ def label_out_of_range():
     ("features", "protocol", "message"),
     [
         (one_class, {}, "all 200 training labels are 'dog', a fit needs two classes"),
-        (label_out_of_range, {}, "training labels 0 to 7, expected 0 to 2"),
+        (label_out_of_range, {}, "train split: labels 0 to 7, expected 0 to 2"),
         (feature_set, {"labels_per_class": 60}, "needs 60 labels per class, class 0 has 53 outside validation"),
         (feature_set, {"labels_per_class": 0}, "labels_per_class = 0, expected at least 1"),
         (feature_set, {"c_grid": "all"}, "c_grid 'all', expected extended or release"),

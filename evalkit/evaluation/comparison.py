@@ -12,6 +12,7 @@ from scipy import stats
 
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import Evaluation
+from evalkit.evaluation.labels import check_labels
 from evalkit.results import card_path, method_name, read_card, read_predictions
 from evalkit.workspace import Workspace
 
@@ -110,6 +111,7 @@ def _of_card(results: Path, name: str) -> _Predictions:
         raise EvalkitError(f"{name}: {len(matching)} run cards of that name beside {results}; there are {listed}")
     card = read_card(results, matching[0])
     predictions, labels = read_predictions(results, matching[0], card)
+    check_labels(labels, len(card.get("class_names", ())), f"{name}: test rows of this run card")
     row = pd.Series(card["result"])
     return _Predictions(
         name=name,

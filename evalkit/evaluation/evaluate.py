@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 from evalkit.artifacts import read_manifest
 from evalkit.errors import EvalkitError
-from evalkit.evaluation.label_subsets import LabelSubsets, check_labels, make_label_subsets, read_label_subsets
+from evalkit.evaluation.label_subsets import (
+    LabelSubsets,
+    check_features_labels,
+    make_label_subsets,
+    read_label_subsets,
+)
+from evalkit.evaluation.labels import log_missing_classes
 from evalkit.evaluation.protocol import Protocol
 from evalkit.evaluation.record import record
 from evalkit.evaluation.selection import Selection, select_hyperparameter
@@ -198,7 +204,8 @@ def _fit_and_test(
 ) -> Evaluation:
     """Selects the hyperparameter on validation rows, fits every test subset at it, and predicts the test rows."""
     started = time.monotonic()
-    check_labels(features, features.rows("train"))
+    check_features_labels(features)
+    log_missing_classes(features, features.dataset)
     X, y, test_rows = layer_columns(features, layers), features.labels, features.rows("test")
     label_subsets = label_subsets or make_label_subsets(features, protocol)
     subsets_made = time.monotonic()

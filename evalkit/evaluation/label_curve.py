@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from evalkit.artifacts import write_atomically
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.evaluate import Arrays, evaluate, features_name, find_features
-from evalkit.evaluation.label_subsets import check_labels, make_label_subsets
+from evalkit.evaluation.label_subsets import check_features_labels, make_label_subsets
 from evalkit.evaluation.protocol import Protocol
 from evalkit.evaluation.record import recorded_result
 from evalkit.features.featureset import FeatureSet
@@ -100,7 +100,7 @@ def parse_labels(text: str) -> list[int | None]:
 def default_labels(features: FeatureSet, protocol: Protocol) -> list[int | None]:
     """1, 2, 5, 10, ... as far as the smallest class goes outside validation, then all (None)."""
     train = features.rows("train")
-    check_labels(features, train)
+    check_features_labels(features)
     validation = min(protocol.validation, len(train) // 5) // len(features.class_names)
     available = np.bincount(features.labels[train]).min() - validation
     series = [digit * 10**power for power in range(8) for digit in _STEPS]

@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from evalkit.artifacts import sha256_json, write_atomically
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.evaluation.labels import check_split
 from evalkit.evaluation.protocol import Protocol
 from evalkit.features.featureset import FeatureSet
 
@@ -67,7 +68,7 @@ def make_label_subsets(features: FeatureSet, protocol: Protocol) -> LabelSubsets
     """
     protocol = protocol.with_counts(len(features.class_names))
     train, labels = features.rows("train"), features.labels
-    check_labels(features, train)
+    check_features_labels(features)
     validation = _validation_rows(features, train, protocol)
     pools = [np.setdiff1d(train, rows) for rows in validation]
     if protocol.labels_per_class is None:
@@ -111,22 +112,16 @@ def _validation_rows(features: FeatureSet, train: np.ndarray, protocol: Protocol
     return [train[rows] for _, rows in folds.split(train, features.labels[train])]
 
 
-def check_labels(features: FeatureSet, rows: np.ndarray) -> None:
-    """Refuses labels that no classifier can learn from.
+def check_features_labels(features: FeatureSet) -> None:
+    """Refuses labels that no classifier can learn from or be tested on.
 
     Raises:
-        EvalkitError: missing labels, labels out of the range of the class names, or a single class.
+        EvalkitError: missing labels or labels out of the range of the class names, in the training or the test split;
+            or a single class in the training split.
     """
-    labels, count = features.labels[rows], len(features.class_names)
-    unlabelled = int((labels < 0).sum())
-    if unlabelled:
-        raise EvalkitError(
-            f"{features.dataset}: {unlabelled:,} of {len(labels):,} training images have no label; expected a class "
-            "for each, as one folder per class or a list with labels gives"
-        )
-    if len(labels) == 0 or labels.min() < 0 or labels.max() >= count:
-        given = f"{labels.min()} to {labels.max()}" if len(labels) else "none"
-        raise EvalkitError(f"{features.dataset}: training labels {given}, expected 0 to {count - 1}")
+    for split in ("train", "test"):
+        check_split(features, split, features.dataset)
+    labels = features.labels[features.rows("train")]
     if len(np.unique(labels)) < 2:
         only = features.class_names[labels[0]]
         raise EvalkitError(

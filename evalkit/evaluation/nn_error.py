@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from evalkit.artifacts import ArtifactWriter, new_manifest, write_artifact
 from evalkit.errors import EvalkitError
+from evalkit.evaluation.labels import check_split
 from evalkit.evaluation.record import provenance, result_row
 from evalkit.evaluation.statistics import uncertainty_of
 from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe, weights_file
@@ -107,6 +108,7 @@ def _inputs(encoder: str, dataset: str, workspace: Workspace, samples: int, seed
     _check_conditional(recipe, name)  # before a download
     images = find_images(workspace, dataset, progress=True)
     _check_same_classes(recipe, images, name)
+    check_split(images, "test", images.name)
     weights = weights_file(manifest, "generator")
     sha256 = manifest["files"][weights]["sha256"]
     return _Inputs(checkpoint, name, recipe, weights, sha256, images, samples, seed)

@@ -18,7 +18,8 @@ from evalkit.artifacts import copy_artifact, read_manifest, sha256_json, write_a
 from evalkit.encoders import load_encoder
 from evalkit.errors import EvalkitError
 from evalkit.evaluation.label_subsets import sample_label_subset
-from evalkit.evaluation.selection import search_hyperparameter
+from evalkit.evaluation.labels import check_labels
+from evalkit.evaluation.selection import scale_of, search_hyperparameter
 from evalkit.features.extract import extract
 from evalkit.gan.checkpoint import KIND
 from evalkit.gan.run_dir import best_checkpoint, run_of
@@ -96,7 +97,7 @@ class TrainingProbe:
             )
             return (fits.predictions[0] == features.labels[validation]).mean(axis=1).tolist()
 
-        selection = search_hyperparameter(score, RELEASE_C_GRID)
+        selection = search_hyperparameter(score, RELEASE_C_GRID, scale=scale_of(features.features, train))
         shutil.rmtree(run / "probe")
         return selection.value, 100 * max(selection.scores.values())
 
@@ -105,6 +106,7 @@ def _split_training_images(images: ImageSet, labels_per_class: int) -> ImageSet:
     """Training images as two splits: those to fit, and others to validate on; pixels stay where they are."""
     first, end = images.splits.get("train", (0, len(images)))
     rows = np.arange(first, end)
+    check_labels(images.labels[rows], len(images.class_names), f"{images.name}: training images")
     train = sample_label_subset(images.labels, rows, labels_per_class, seed=[_SEED, labels_per_class])
     others = np.setdiff1d(rows, train)
     validation = np.sort(np.random.default_rng(_SEED).permutation(others)[:_VALIDATION])

@@ -4,6 +4,7 @@ Each has a hyperparameter that `evaluate` selects on validation, and a `predict`
 estimator for users of scikit-learn is `probes.l2svm`; the supervised CNN of the tables is `probes.supervised`.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from evalkit.solver.fit import TOL
 RELEASE_C_GRID = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # the release's SVHN script
 LOGISTIC_C_GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # ours; the search goes on beyond an end that is best
 NEIGHBOURS = (1, 2, 5, 10, 20, 50)
+_SCALE = "bring the features to a common scale with --scaling standardise (scaling='standardise')"
 _KNN_BLOCK = 2048  # rows of either side at a time
 _MAX_ITERATIONS = 5000  # of logistic regression
 _CHUNK = 10_000  # rows that logistic regression predicts at a time
@@ -78,6 +80,7 @@ class Classifier:
         candidates: values to try.
         predict: fits and predicts.
         extend_search: whether the search may go beyond an end of the candidates.
+        bounds: values beyond which there is nothing to search.
     """
 
     display_name: str
@@ -85,6 +88,7 @@ class Classifier:
     candidates: Sequence[float]
     predict: Predict
     extend_search: bool = True
+    bounds: tuple[float, float] = (0.0, math.inf)
 
 
 def classifier_named(name: str) -> Classifier:
@@ -111,17 +115,22 @@ def predict_svm(
     Raises:
         ConvergenceError: a fit missed its tolerance.
     """
-    fits = l2svm_subsets(
-        features,
-        labels,
-        subsets,
-        values,
-        evaluate_rows=evaluate_rows,
-        tol=TOL if options.tol is None else options.tol,
-        device=options.device,
-        memory=options.memory,
-        progress=options.progress,
-    )
+    try:
+        fits = l2svm_subsets(
+            features,
+            labels,
+            subsets,
+            values,
+            evaluate_rows=evaluate_rows,
+            tol=TOL if options.tol is None else options.tol,
+            device=options.device,
+            memory=options.memory,
+            progress=options.progress,
+        )
+    except ConvergenceError as error:
+        raise ConvergenceError(f"{str(error).partition('; ')[0]}; {_SCALE}") from None
+    except torch.linalg.LinAlgError:
+        raise ConvergenceError(f"L2-SVM at C = {max(values):g}: the equations cannot be solved; {_SCALE}") from None
     return Predictions(fits.predictions, float(fits.duality_gap.max()), float(fits.error_estimate.max()))
 
 
@@ -201,10 +210,10 @@ def _fit_logistic(model: LogisticRegression, features: np.ndarray, labels: np.nd
             model.fit(features, labels)
         except ConvergenceWarning as warning:
             why = str(warning).splitlines()[0]
-            raise ConvergenceError(f"logistic regression at C = {model.C:g}: {why}; scale the features") from None
+            raise ConvergenceError(f"logistic regression at C = {model.C:g}: {why}; {_SCALE}") from None
 
 
 SVM = Classifier("L2-SVM", "C", RELEASE_C_GRID, predict_svm)
-KNN = Classifier("kNN", "k", NEIGHBOURS, predict_knn, extend_search=False)
+KNN = Classifier("kNN", "k", NEIGHBOURS, predict_knn, extend_search=False, bounds=(1, math.inf))
 LOGISTIC = Classifier("logistic regression", "C", LOGISTIC_C_GRID, predict_logistic)
 CLASSIFIERS = {"svm": SVM, "knn": KNN, "logistic": LOGISTIC}

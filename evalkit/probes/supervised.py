@@ -176,4 +176,5 @@ class Search:
 def supervised_cnn(search: Search, *, trials: int) -> Classifier:
     """The classifier whose trial is selected on validation, with its name in tables."""
     name = f"supervised CNN (best of {trials} trials)"
-    return Classifier(name, "trial", tuple(range(1, trials + 1)), search, extend_search=False)
+    numbers = tuple(range(1, trials + 1))
+    return Classifier(name, "trial", numbers, search, extend_search=False, bounds=(1, trials))
