@@ -43,7 +43,7 @@ class Result:
             or over the test images.
         n: number of fits behind the value.
         C: selected on validation; empty for classifiers without one.
-        search_range: the values of the hyperparameter that were tried.
+        search_range: the values of the hyperparameter that were tried, and which end of them is still best.
         validation_percent: mean validation accuracy at the selected value.
         n_train, n_validation, n_test: rows.
         duality_gap: rigorous relative gap, the largest of all classes and fits.
@@ -150,8 +150,9 @@ _FORMATS = {
 def method_name(row: pd.Series) -> str:
     """What tables call a row of results.csv: encoder and classifier, and whatever is not the protocol's default."""
     remarks = [str(row[key]) for key in ("layers", "scaling") if row[key]]
-    remarks += ["release grid"] if str(row["search_range"]).startswith("release") else []
-    remarks += ["C chosen on test"] if row["select_on"] == "test" else []
+    remarks += ["release C grid"] if str(row["search_range"]).startswith("release") else []
+    remarks += ["at the end of its search"] if "end best" in str(row["search_range"]) else []
+    remarks += ["C selected on test"] if row["select_on"] == "test" else []
     return f"{row['encoder']} + {row['classifier']}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 

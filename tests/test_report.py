@@ -135,7 +135,9 @@ def test_method_names_include_what_is_not_the_default():
     row = pd.Series(dataclasses.asdict(dataclasses.replace(RESULT, layers="conv3", scaling="standardised")))
     assert method_name(row) == "imagenet32@150000 + L2-SVM (conv3, standardised)"
     row["select_on"], row["search_range"], row["layers"] = "test", "release 0.0001..0.01", ""
-    assert method_name(row) == "imagenet32@150000 + L2-SVM (standardised, release grid, C chosen on test)"
+    assert method_name(row) == "imagenet32@150000 + L2-SVM (standardised, release C grid, C selected on test)"
+    row["search_range"] = "extended (upper end best) 0.0001..10"
+    assert "at the end of its search" in method_name(row)
 
 
 def test_a_file_with_other_columns_is_refused(tmp_path):
