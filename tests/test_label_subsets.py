@@ -183,5 +183,14 @@ def test_svhn_1000_from_the_official_files_form_to_an_error_rate(tmp_path, monke
     row = read_results(tmp_path / "home/results.csv").iloc[0]
     assert (row["n_train"], row["n"], row["n_validation"], row["n_test"]) == (100, 3, 60, 100)
     assert row["metric"] == "error_percent"
-    assert row["search_range"] == "release 0.0001..0.01"
+    assert row["search_range"] == "release (upper end best) 0.0001..0.01"
     assert row["value"] < 50
+
+
+@pytest.mark.parametrize("name", ["../../../x", "a/b", "/tmp/x", ".hidden"])
+def test_a_data_sets_name_from_a_manifest_becomes_no_path(tmp_path, name):
+    features = feature_set()
+    features.manifest["settings"]["dataset"] = name
+    with pytest.raises(EvalkitError):
+        evaluate(features, home=tmp_path / "a/b/c/home", device="cpu")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from evalkit.artifacts import sha256_json, write_atomically
+from evalkit.artifacts import safe_name, sha256_json, write_atomically
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.labels import check_split
 from evalkit.evaluation.protocol import Protocol
@@ -160,7 +160,8 @@ def sample_label_subset(labels: np.ndarray, rows: np.ndarray, per_class: int, *,
 def write_label_subsets(folder: Path, label_subsets: LabelSubsets) -> Path:
     """Writes the label subsets into `folder`, unless they are there, under a name with their hash; returns the path."""
     sha256 = label_subsets.sha256
-    path = folder / f"{label_subsets.dataset}--{label_subsets.protocol}--{sha256[:12]}.json"
+    dataset = safe_name(label_subsets.dataset, "name of a data set")
+    path = folder / f"{dataset}--{label_subsets.protocol}--{sha256[:12]}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"kind": KIND, **label_subsets.as_dict(), "sha256": sha256}) + "\n")
