@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from evalkit.errors import EvalkitError, ImageError
 from evalkit.gan.networks import to_images, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.images import ResizeOptions
-from evalkit.images.decode import resize_and_crop
+from evalkit.images.decode import decode_and_resize
 from evalkit.latent.experiment import ExperimentResult, RenderedImage, Row, captioned_rows, png
 from evalkit.latent.model import FrozenGAN
 from evalkit.latent.settings import InvertSettings
@@ -69,13 +69,17 @@ def read_image(path: Path, recipe: Recipe) -> np.ndarray:
         ImageError: no such file, or no image that Pillow reads.
     """
     try:
-        with Image.open(path) as image:
-            colours = image if recipe.channels == 3 else image.convert("L")
-            return resize_and_crop(colours.convert("RGB"), ResizeOptions(recipe.size))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; expected an image") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except OSError as error:
+        raise ImageError(f"{path}: not readable ({error.strerror}); expected an image file") from None
+    try:
+        pixels = decode_and_resize(content, ResizeOptions(recipe.size, decode="exact")).images[0]
+    except ImageError as error:
         raise ImageError(f"{path}: not readable as an image ({error}); expected a PNG, JPEG or similar") from None
+    gray = Image.fromarray(pixels).convert("L")
+    return pixels if recipe.channels == 3 else np.repeat(np.asarray(gray)[..., None], 3, axis=2)
 
 
 def _nearest_random(gan: FrozenGAN, random: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
