@@ -3,13 +3,16 @@ PYTHON ?= python3
 export OMP_WAIT_POLICY ?= PASSIVE
 BIN = .venv/bin
 
-.PHONY: demo test check golden
+.PHONY: demo test check golden fuzz
 
 demo: .venv/installed
 	$(BIN)/evalkit --home demo-home reproduce digits
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+fuzz: .venv/installed
+	$(BIN)/python tests/fuzz.py --cases 20000
 
 golden: .venv/installed
 	$(BIN)/python tests/example_results.py

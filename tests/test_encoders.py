@@ -310,7 +310,7 @@ def test_numbers_too_large_for_float16_are_refused(striped, tmp_path):
     with torch.no_grad():
         module[1].weight.fill_(1e3)
     with pytest.raises(ArtifactError, match=r"is inf as float16; .* \(--dtype float32\)"):
-        extract(striped, own(module), out=tmp_path / "f", **CPU)
+        extract(striped, own(module), out=tmp_path / "f", **CPU | {"dtype": "float16"})
 
 
 def test_images_of_another_size_are_refused(striped, tmp_path):

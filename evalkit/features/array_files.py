@@ -4,11 +4,10 @@ No pickle is loaded. `importing.py` makes a feature set of what is found here.
 """
 
 import json
-import math
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from evalkit.errors import EvalkitError, one_line
 from evalkit.features.arrays import Splits, as_array, rows_by_split
 from evalkit.features.labels import read_labels, read_lines
+from evalkit.features.npy_files import check_header, open_array, shortened
 
 SUFFIXES = ".npy, .npz, .pt, .pth or .safetensors"
 
@@ -42,55 +42,6 @@ class TensorArray:
             numbers = torch.arange(len(self._tensor))[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows]
             return self._tensor.index_select(0, numbers)
         return self._tensor[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows]
-
-
-def open_array(path: Path, shown: str = "") -> np.ndarray:
-    """The array of a .npy file, memory-mapped.
-
-    Args:
-        path: the file.
-        shown: what error messages call it; by default its path.
-
-    Raises:
-        EvalkitError: no such file, no .npy, a header that promises more than the file holds, or an array of Python
-            objects, which would be a pickle.
-    """
-    shown = shown or str(path)
-    if not path.is_file():
-        raise EvalkitError(f"{shown}: no such file")
-    with path.open("rb") as file:
-        check_header(file, path.stat().st_size, shown)
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise EvalkitError(f"{shown}: {_NO_ARRAY} ({one_line(error)})") from None
-
-
-_NO_ARRAY = "not a NumPy array of plain numbers or text"
-
-
-def check_header(file: Any, size: int, shown: str) -> None:
-    """Reads a .npy file's header and compares the array with the file's size, before anything is mapped or unpacked.
-
-    Raises:
-        EvalkitError: no .npy, an array of Python objects, or another size.
-    """
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
-        shape, _, dtype = read(file)
-    except Exception as error:  # a header is parsed as Python: SyntaxError, RecursionError, TokenError and others
-        raise EvalkitError(f"{shown}: {_NO_ARRAY} ({one_line(error)})") from None
-    if dtype.hasobject:
-        raise EvalkitError(f"{shown}: {_NO_ARRAY} but Python objects; save it as an array of numbers or text")
-    if any(side < 0 for side in shape) or dtype.itemsize == 0:
-        raise EvalkitError(f"{shown}: {_NO_ARRAY} but {dtype} of shape {shape}"[:300])
-    expected = math.prod(shape) * dtype.itemsize + file.tell()
-    if expected != size:
-        raise EvalkitError(
-            f"{shown}: {size:,} bytes, its header says {dtype} {_shortened(shape)}, which are {expected:,}; "
-            "cut short or damaged, make it again"
-        )
 
 
 def open_bundle(path: Path, scratch: Path) -> Mapping[str, Any]:
@@ -156,7 +107,7 @@ class _Npz(Mapping[str, Any]):
         except EvalkitError:
             raise
         except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, RuntimeError (encrypted), OSError ...
-            raise EvalkitError(f"{self._path}: not readable as .npz ({one_line(error)})") from None
+            raise EvalkitError(f"{self._path}: not readable as .npz ({_why(error)})") from None
 
 
 def require_space(folder: Path, size: int, shown: str) -> None:
@@ -170,13 +121,18 @@ def require_space(folder: Path, size: int, shown: str) -> None:
         raise EvalkitError(f"{shown}: {size / 1e9:,.1f} GB, {folder} has {free / 1e9:,.1f} GB left; free some space")
 
 
+def _why(error: Exception) -> str:
+    """A library's error on one line, without the control characters that torch colours its texts with."""
+    return "".join(each if each.isprintable() else "?" for each in one_line(error))
+
+
 def _open_torch(path: Path, scratch: Path) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own deprecated kinds of tensors
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # the file decides which of many exceptions it is
-        raise EvalkitError(f"{path}: expected only tensors, as torch.save writes them ({one_line(error)})") from None
+        raise EvalkitError(f"{path}: expected only tensors, as torch.save writes them ({_why(error)})") from None
     if not isinstance(loaded, dict):
         raise EvalkitError(f'{path}: holds {type(loaded).__name__}, expected {{"features": …, "labels": …}}')
     largest = path.stat().st_size
@@ -201,13 +157,13 @@ def _tensor(value: Any, shown: str, largest: int) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     if value.layout == torch.strided and value.numel() * value.element_size() > largest:
-        raise EvalkitError(f"{shown}: {_shortened(value.shape)} numbers in a file of {largest:,} bytes; save a copy")
+        raise EvalkitError(f"{shown}: {shortened(value.shape)} numbers in a file of {largest:,} bytes; save a copy")
     if value.ndim and value.layout != torch.strided and value.shape[-1] > _MOST_COLUMNS:
-        raise EvalkitError(f"{shown}: sparse {_shortened(value.shape)}, expected at most {_MOST_COLUMNS:,} columns")
+        raise EvalkitError(f"{shown}: sparse {shortened(value.shape)}, expected at most {_MOST_COLUMNS:,} columns")
     try:
         return TensorArray(value)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise EvalkitError(f"{shown}: not a tensor of numbers ({one_line(error)})") from None
+        raise EvalkitError(f"{shown}: not a tensor of numbers ({_why(error)})") from None
 
 
 _MOST_COLUMNS = 1 << 24
@@ -246,11 +202,7 @@ class _Safetensors(Mapping[str, Any]):
         except EvalkitError:
             raise
         except Exception as error:  # SafetensorError, OSError, and torch's about types that it lacks
-            raise EvalkitError(f"{self._path}: not a safetensors file of tensors ({one_line(error)})") from None
-
-
-def _shortened(shape: Sequence[int]) -> str:
-    return " x ".join(f"{side:,}" for side in shape)[:100]
+            raise EvalkitError(f"{self._path}: not a safetensors file of tensors ({_why(error)})") from None
 
 
 def read_text_rows(path: Path) -> np.ndarray:
@@ -286,5 +238,5 @@ def read_splits(path: Path, rows: int) -> tuple[np.ndarray, Splits]:
     try:
         ranges = json.loads("\n".join(read_lines(path)))
     except (ValueError, RecursionError) as error:
-        raise EvalkitError(f"{path}: not readable as JSON ({one_line(error)})") from None
+        raise EvalkitError(f"{path}: not readable as JSON ({_why(error)})") from None
     return rows_by_split(ranges if isinstance(ranges, dict) else {}, rows, str(path))

@@ -54,11 +54,13 @@ def concat_features(
         splits=first.splits,
         layers=layers,
     )
+    layout_of_rows = {name: list(rows) for name, rows in first.splits.items()}
     settings = {"dataset": first.dataset, "encoder": " + ".join(each.encoder for each in sets)}
     made_from = {
         "weights_sha256": sha256_json(weights) if any(weights) else "",
         "images_sha256": next((each.provenance.images_sha256 for each in sets if each.provenance.images_sha256), ""),
         "features_sha256": [each.sha256 for each in sets],
+        "labels_sha256": sha256_json([first.labels.tolist(), list(first.class_names), layout_of_rows]),
     }
     workspace = Workspace.of(home)
     target = Path(out) if out else workspace.path_of(KIND, name or _default_name(sets))

@@ -6,7 +6,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,8 @@ from evalkit.features.batchnorm import (
 )
 from evalkit.features.featureset import Layer
 from evalkit.features.options import Augmentation, LayerSelection
-from evalkit.features.pooling import feature_columns
+from evalkit.features.pooling import feature_columns, pool_output
+from evalkit.features.rounding import NOISE, Rounding, measure, worst
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks
 from evalkit.weights_files import listed
@@ -54,6 +55,7 @@ class ExtractionJob:
     device: torch.device
     ranks: Ranks
     outputs_sha256: str = ""  # of own code, for fixed images
+    requested: Mapping[str, str] = field(default_factory=dict)  # dtype and precision, which may be `auto`
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,14 +67,18 @@ class ExtractionJob:
             "batch_norm": self.mode,
             "dtype": self.dtype,
             "precision": self.precision,
+            "requested": dict(self.requested),
+            "default_layers": list(self.encoder.network.default),
+            "splits": {name: list(rows) for name, rows in self.images.splits.items()},
         } | (self.selection.as_dict() | self.augmentation.as_dict())
 
     @property
     def made_from(self) -> dict[str, str]:
-        """Hashes of weights, preprocessing and images, and of the images that the batch-norm statistics come from."""
+        """Hashes of weights, preprocessing, images and labels, and of the images that the batch-norm statistics come from."""
         encoder = [self.encoder.preprocessing.as_dict(), self.outputs_sha256]
         hashes = {"weights_sha256": self.encoder.sha256, "encoder_sha256": sha256_json(encoder)}
         hashes["images_sha256"] = self.images.sha256
+        hashes["labels_sha256"] = sha256_json([self.images.labels.tolist(), list(self.images.class_names)])
         if self.mode != "source":
             return hashes
         known = bool(self.encoder.source_statistics)
@@ -102,8 +108,16 @@ class ExtractionJob:
         return torch.from_numpy(np.array(self.images.images[first:end])).to(self.device)
 
 
-def setup_encoder(job: ExtractionJob, artifact: ArtifactWriter) -> tuple[nn.Module, list[Layer]]:
-    """A network to run, with its batch norms frozen and folded, and the columns of its layers; tried on a few images.
+class Ready(NamedTuple):
+    """A network to run, the columns of its layers, and what its arithmetic loses on the images that it was tried on."""
+
+    network: nn.Module
+    layers: list[Layer]
+    rounding: Rounding
+
+
+def setup_encoder(job: ExtractionJob, artifact: ArtifactWriter) -> Ready:
+    """An encoder to run, with its batch norms frozen and folded; tried on a few images.
 
     Statistics are set in a copy, so that another extraction with the same encoder starts from the encoder's own.
 
@@ -126,7 +140,26 @@ def setup_encoder(job: ExtractionJob, artifact: ArtifactWriter) -> tuple[nn.Modu
     network = encoder.network.optimized_for_inference(
         names, precision=job.precision, sample=encoder.preprocessing(sample)
     )
-    return network.to(job.device), layers
+    network = network.to(job.device)
+    exact = job.precision == "float32"
+    return Ready(
+        network, layers, Rounding() if exact else _arithmetic_error(encoder, network, sample, layers, selection)
+    )
+
+
+def _arithmetic_error(
+    encoder: Encoder, network: nn.Module, images: Tensor, layers: Sequence[Layer], selection: LayerSelection
+) -> Rounding:
+    """How far the features of a few images are from those of float32 arithmetic, layer by layer."""
+    last = {layer.name: layer.channels_last for layer in layers}
+
+    def reduce(name: str, output: Tensor) -> Tensor:
+        return pool_output(output, selection, channels_last=last[name]).float().clone()
+
+    exact = _run(encoder, images, list(last), reduce)
+    with torch.no_grad():
+        rounded = network(encoder.preprocessing(images), list(last), reduce)
+    return worst([measure(torch, exact[name], rounded[name], noise=NOISE) for name in last])
 
 
 def _set_batch_norms(job: ExtractionJob, encoder: Encoder, artifact: ArtifactWriter) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.artifacts import Manifest, new_manifest, read_manifest, sha256_file
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError, one_line
 from evalkit.features.arrays import (
     as_array,
     check_features,
@@ -22,6 +22,8 @@ from evalkit.features.arrays import (
     sha256_of_array,
 )
 from evalkit.features.labels import check_labels, encode_labels
+from evalkit.features.npy_files import open_array
+from evalkit.features.rounding import say_rounding
 from evalkit.workspace import Workspace
 
 KIND = "feature set"
@@ -234,9 +236,13 @@ def _joined(X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[np.ndarray, list[
         check_features(test, "X_test", columns=columns, like="X")
         labels.append(check_labels(as_array(y_test), len(test), "y_test"))
         features = np.concatenate([features, test])
-    kept = features.dtype in (np.float16, np.float32, np.uint8)
+    if features.dtype in (np.float16, np.float32, np.uint8):
+        return features, labels
     with np.errstate(over="ignore"):  # what overflows is refused as not finite
-        return features if kept else features.astype(np.float32), labels
+        stored = features.astype(np.float32)
+    if all(np.isfinite(stored[chunk]).all() for chunk in row_chunks(stored)):
+        any(say_rounding(features[chunk], stored[chunk], "X") for chunk in row_chunks(stored))
+    return stored, labels
 
 
 def load_features(features: Path | str | None = None, *, home: Workspace | Path | str | None = None) -> FeatureSet:
@@ -254,17 +260,56 @@ def load_features(features: Path | str | None = None, *, home: Workspace | Path 
         raise EvalkitError("no features: expected a feature set's directory, or home= for the latest one there")
     directory = Path(features or "") if home is None else _find(Workspace.of(home), features)
     manifest = read_manifest(directory, KIND)
-    origin = Provenance.from_manifest(manifest)
-    _check_weights(origin.weights, origin.weights_sha256)
+    try:
+        opened = _opened(directory, manifest)
+        _check_parts(opened)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ArtifactError(
+            f"{directory}: a damaged or edited manifest ({ascii(one_line(error))[1:-1]}); make the features again"
+        ) from None
+    _check_weights(opened.provenance.weights, opened.provenance.weights_sha256)
+    return opened
+
+
+def _opened(directory: Path, manifest: Manifest) -> FeatureSet:
     return FeatureSet(
-        features=np.load(directory / "features.npy", mmap_mode="r"),
-        labels=np.load(directory / "labels.npy"),
-        class_names=manifest["class_names"],
+        features=open_array(directory / "features.npy"),
+        labels=np.array(open_array(directory / "labels.npy")),
+        class_names=[str(name) for name in list(manifest["class_names"])],
         splits={name: (first, end) for name, (first, end) in manifest["splits"].items()},
         layers=[Layer(**layer) for layer in manifest["layers"]],
         manifest=manifest,
         path=directory,
     )
+
+
+def _check_parts(features: FeatureSet) -> None:
+    """Compares features, labels, splits and layers of a feature set on disk with each other.
+
+    Raises:
+        ArtifactError: the first that does not fit the others.
+    """
+    (rows, columns), labels = features.features.shape, features.labels
+    problems = {
+        "features.npy": features.features.dtype not in (np.float16, np.float32),
+        "labels.npy": labels.dtype != np.int64 or labels.shape != (rows,),
+        "a label": labels.min(initial=-1) < -1 or labels.max(initial=-1) >= len(features.class_names),
+        "a split": not all(
+            type(first) is type(end) is int and 0 <= first <= end <= rows for first, end in features.splits.values()
+        ),
+        "a layer": not all(
+            all(type(number) is int and number >= 0 for number in (x.channels, x.grid, x.offset, x.length))
+            and x.offset + x.length <= columns
+            for x in features.layers
+        ),
+        "a text": not all(
+            isinstance(text, str) and text.isprintable()
+            for text in (features.dataset, features.encoder, features.provenance.weights, *features.splits)
+        ),
+    }
+    wrong = [name for name, is_wrong in problems.items() if is_wrong]
+    if wrong:
+        raise ArtifactError(f"{features.path}: {wrong[0]} does not fit the others; make the features again")
 
 
 def _find(workspace: Workspace, features: Path | str | None) -> Path:

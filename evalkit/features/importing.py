@@ -15,10 +15,11 @@ import numpy as np
 
 from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
-from evalkit.features.array_files import SUFFIXES, open_array, open_bundle, read_label_rows, read_splits
+from evalkit.features.array_files import SUFFIXES, open_bundle, read_label_rows, read_splits
 from evalkit.features.arrays import Array, Splits, as_array, check_features, rows_by_split
 from evalkit.features.featureset import KIND, FeatureSet, Layer
 from evalkit.features.labels import check_labels, cleaned_text, encode_labels
+from evalkit.features.npy_files import open_array
 from evalkit.features.writer import Content, write_features
 from evalkit.workspace import Workspace
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _FEATURES = ("features", "X", "x", "embeddings", "data", "arr_0")
 _LABELS = ("labels", "y", "Y", "targets", "arr_1")
 _SPLITS = ("train", "validation", "test")
+_READER = 2  # raised when the same files become other features or labels: older imports are then made again
 
 
 def import_features(
@@ -70,15 +72,23 @@ def import_features(
     with TemporaryDirectory(prefix=".import-", dir=target.parent) as scratch:
         opened = _open(paths, tests, Path(scratch))
         content = _content(opened, split_file, paths[0], dtype)
-        settings = {"dataset": dataset, "encoder": encoder}
-        read_files = [*paths, *tests, *([split_file] if split_file else [])]
-        made_from = {"files": {path.name: sha256_file(path) for path in read_files}}
+        roles = {"train": paths, "test": tests, "splits": [split_file] if split_file else []}
+        settings: dict[str, Any] = {"dataset": dataset, "encoder": encoder, "reader": _READER}
+        settings["roles"] = {role: [path.name for path in each] for role, each in roles.items()}
+        made_from = {"files": _hashes([path for each in roles.values() for path in each])}
         features = write_features(content, target, settings=settings, made_from=made_from, replace=replace)
     if out is None:
         workspace.mark_latest(target)
     count, length = features.features.shape
     logger.info("%s x %s features, %d classes", f"{count:,}", f"{length:,}", len(features.class_names))
     return features.kept_by(workspace)
+
+
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
+    """Hashes by file name; of files of one name, which are in several folders, by the number in the list, too."""
+    names = [path.name for path in paths]
+    unique = [name if names.count(name) == 1 else f"{number}: {name}" for number, name in enumerate(names)]
+    return {name: sha256_file(path) for name, path in zip(unique, paths, strict=True)}
 
 
 def _content(opened: "_Opened", splits: Path | None, source: Path, dtype: str | None) -> Content:
@@ -257,7 +267,7 @@ def _order(opened: _Opened, splits: Path | None, source: Path) -> tuple[np.ndarr
 
 def _gather(parts: Sequence[_Part], rows: np.ndarray, length: int) -> np.ndarray:
     """Rows by their numbers over all parts, (n, length)."""
-    gathered = np.empty((len(rows), length), np.result_type(np.float16, *(part.features.dtype for part in parts)))
+    gathered = np.empty((len(rows), length), np.result_type(*(part.features.dtype for part in parts)))
     start = 0
     for part in parts:
         end = start + part.features.shape[0]

@@ -13,7 +13,7 @@ Pool = Literal["max", "average", "none"]
 Tokens = Literal["mean", "class"]
 Layout = Literal["auto", "channels-first", "channels-last"]
 BatchNormMode = Literal["target", "source", "running", "batch"]
-FeatureType = Literal["float16", "float32"]
+FeatureType = Literal["auto", "float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class ExtractOptions:
 
     Attributes:
         batch_norm: whose statistics the batch norms use, see `batchnorm.py`; None: the encoder's own choice.
-        dtype: of the features on disk.
+        dtype: of the features on disk; auto: float16 unless it loses what a classifier could see, see `rounding.py`.
     """
 
     batch_norm: BatchNormMode | None = setting(
@@ -125,4 +125,4 @@ class ExtractOptions:
         "Batch-norm statistics: of the data set's training images, of the images the network was trained on, of its "
         "training, or of each batch [default: target, as in the paper, for runs and random:RECIPE, else running].",
     )
-    dtype: FeatureType = setting("float16", "Type of the features on disk.")
+    dtype: FeatureType = setting("auto", "Type of the features on disk; auto: float16, or float32 where that loses.")

@@ -6,6 +6,7 @@ one file per process, so that an interrupted extraction resumes, also with anoth
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,10 @@ from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write
 from evalkit.errors import ArtifactError
 from evalkit.features.arrays import check_finite
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
+from evalkit.features.rounding import Rounding, say_rounding, worst
 from evalkit.npy import NpyWriter
+
+logger = logging.getLogger(__name__)
 
 Batch = tuple[int, int]  # first row, row after the last
 _AHEAD = 2  # computed batches that may wait for the disk
@@ -64,22 +68,26 @@ class RowsWriter:
         layers: the columns of each layer, for the error message about a number that is not finite.
         name: the name of the images, likewise.
         rank: the number of this process.
+        lossless: drop rows whose rounding loses too much (`rounding` then says so), in place of a warning.
     """
 
-    def __init__(self, folder: Path, layers: Sequence[Layer], name: str, *, rank: int):
-        self.layers, self.name = layers, name
+    def __init__(self, folder: Path, layers: Sequence[Layer], name: str, *, rank: int, lossless: bool = False):
+        self.layers, self.name, self._lossless = layers, name, lossless
         self._array = np.load(folder / "features.npy", mmap_mode="r")
         self._file = open(folder / "features.npy", "r+b", buffering=0)
         self._record = open(folder / f"rows-{rank}.txt", "a")
         self._pool = ThreadPoolExecutor(1)
+        self.rounding = Rounding()
         self._waiting: list[Future[None]] = []
         self._written: list[Batch] = []
         self._digest, self._hashed = hashlib.sha256(), 0
         with open(folder / "features.npy", "rb") as file:
             self._digest.update(file.read(self._array.offset))
 
-    def put(self, rows: Tensor, first: int) -> None:
+    def put(self, rows: Tensor, first: int, roundings: Sequence[Tensor] = ()) -> None:
         """Queues rows (n, D), of the array's dtype, on any device; waits while too many batches are queued.
+
+        `roundings` are what `rounding.measure` says of them.
 
         Raises:
             ArtifactError: an earlier batch has a number that is not finite.
@@ -87,9 +95,15 @@ class RowsWriter:
         """
         while len(self._waiting) >= _AHEAD:
             self._waiting.pop(0).result()
-        self._waiting.append(self._pool.submit(self._write, rows, first))
+        self._waiting.append(self._pool.submit(self._write, rows, first, roundings))
 
-    def _write(self, rows: Tensor, first: int) -> None:
+    def _write(self, rows: Tensor, first: int, roundings: Sequence[Tensor]) -> None:
+        if roundings and not self.rounding.is_lossy:
+            self.rounding = worst([each.tolist() for each in roundings])
+            if self.rounding.is_lossy and not self._lossless:
+                logger.warning("features: %s has %s", self._array.dtype, self.rounding.describe())
+        if self._lossless and self.rounding.is_lossy:
+            return
         self._check(rows, first)
         content = rows.cpu().contiguous().numpy().data.cast("B")
         if first == self._hashed:  # in order, as a single uninterrupted process writes them
@@ -211,12 +225,14 @@ def layout(class_names: Sequence[str], splits: dict[str, tuple[int, int]], layer
 def _write_chunks(content: Content, name: str, artifact: ArtifactWriter) -> None:
     """Writes the rows that are not on disk yet and records the progress after each chunk."""
     start, (count, length) = artifact.progress.get("rows", 0), content.shape
-    step = rows_per_chunk(length)
+    step, said = rows_per_chunk(length), False
     with NpyWriter(artifact.path / "features.npy", (length,), content.dtype, rows=start) as writer:
         for first in tqdm(range(start, count, step), unit="chunk", desc="features", disable=None):
+            given = content.read(first, min(first + step, count))
             with np.errstate(over="ignore"):  # check_finite refuses what overflows
-                rows = content.read(first, min(first + step, count)).astype(content.dtype)
+                rows = given.astype(content.dtype)
             check_finite(rows, first, name)
+            said = said or say_rounding(given, rows, name)
             writer.append(rows)
             writer.sync()
             artifact.save(rows=writer.rows)
