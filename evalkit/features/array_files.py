@@ -132,6 +132,8 @@ def _open_torch(path: Path, scratch: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # of torch about its own deprecated kinds of tensors
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # the file decides which of many exceptions it is
+        # torch would check the sparse tensors of this file again when the next one is loaded
+        getattr(torch._utils, "_sparse_tensors_to_validate", []).clear()
         raise EvalkitError(f"{path}: expected only tensors, as torch.save writes them ({_why(error)})") from None
     if not isinstance(loaded, dict):
         raise EvalkitError(f'{path}: holds {type(loaded).__name__}, expected {{"features": …, "labels": …}}')

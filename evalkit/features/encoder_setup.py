@@ -74,7 +74,7 @@ class ExtractionJob:
 
     @property
     def made_from(self) -> dict[str, str]:
-        """Hashes of weights, preprocessing, images and labels, and of the images that the batch-norm statistics come from."""
+        """Hashes of weights, preprocessing, images, labels, and of the images that batch-norm statistics come from."""
         encoder = [self.encoder.preprocessing.as_dict(), self.outputs_sha256]
         hashes = {"weights_sha256": self.encoder.sha256, "encoder_sha256": sha256_json(encoder)}
         hashes["images_sha256"] = self.images.sha256
