@@ -299,3 +299,29 @@ def test_preprocessing_is_part_of_what_extract_compares(striped, tmp_path):
     second = extract(striped, changed, out=tmp_path / "f", device="cpu").features
     np.testing.assert_allclose(second, first - 0.5, atol=2e-3)  # float16 of numbers up to 1.5
     assert load_encoder(module).preprocessing == Preprocessing(range=(-1, 1))
+
+
+# -- the range of an encoder's outputs
+
+
+class Scaled(nn.Module):
+    def __init__(self, gain, shift):
+        super().__init__()
+        self.gain, self.shift = gain, shift
+
+    def forward(self, x):
+        return x.flatten(1) * self.gain + self.shift
+
+
+@pytest.mark.parametrize(("gain", "shift"), [(1e-8, 0.0), (1e-3, 100.0), (1.0, 30_000.0)])
+def test_outputs_that_float16_cannot_hold_are_refused(gain, shift, striped, tmp_path):
+    with pytest.raises(EvalkitError, match="layer output .* stored as float16; use --dtype float32"):
+        extract(striped, Scaled(gain, shift), out=tmp_path / "f", device="cpu")
+    found = extract(striped, Scaled(gain, shift), out=tmp_path / "f", dtype="float32", device="cpu").features
+    pixels = striped.images.transpose(0, 3, 1, 2).reshape(360, -1) / 255
+    np.testing.assert_allclose(found, pixels * gain + shift, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("gain", "shift"), [(1.0, 0.0), (1e-3, 0.0), (1e4, 0.0), (0.0, 5.0)])
+def test_outputs_in_the_range_of_float16_are_stored_as_such(gain, shift, striped, tmp_path):
+    assert extract(striped, Scaled(gain, shift), out=tmp_path / "f", device="cpu").features.dtype == np.float16
