@@ -69,7 +69,9 @@ def test_patches_lie_in_their_images():
     images = np.zeros((3, 8, 7, 3), np.uint8)
     images[:] = np.array([1, 2, 3])[:, None, None, None]
     patches = sample_patches(images, 60, np.random.default_rng(0))
-    assert patches.shape == (60, 108) and (patches == patches[:, :1]).all() and set(patches[:, 0]) == {1, 2, 3}
+    assert patches.shape == (60, 108)
+    assert (patches == patches[:, :1]).all()
+    assert set(patches[:, 0]) == {1, 2, 3}
 
 
 def test_a_killed_training_goes_on_to_the_same_dictionary(striped, tmp_path, monkeypatch):
@@ -114,7 +116,8 @@ def test_the_encoder_by_name_gives_features_of_four_quadrants(striped, tmp_path)
     code = TriangleCode(load_dictionary(tmp_path / "home/kmeans/mine/kmeans.safetensors"))
     images = torch.from_numpy(np.array(striped.images[:3])).permute(0, 3, 1, 2).float()
     np.testing.assert_allclose(features.features[:3], code(images)["triangle"].numpy(), rtol=1e-6)
-    assert features.encoder == "kmeans:mine" and features.features.shape == (360, 24)
+    assert features.encoder == "kmeans:mine"
+    assert features.features.shape == (360, 24)
 
 
 def test_what_cannot_be_learnt_or_loaded_is_refused(striped, tmp_path):

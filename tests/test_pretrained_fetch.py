@@ -1,8 +1,11 @@
 """Downloads of released weights from a local server that interrupts, serves wrong bytes, or knows no ranges."""
 
+import contextlib
 import dataclasses
 import gc
+import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -195,3 +198,77 @@ def test_load_encoder_fetches_a_release_into_the_workspace_or_a_temporary_one(se
     del encoder
     gc.collect()
     assert not folder.parent.parent.parent.exists()
+
+
+# -- hostile answers
+
+OK, PARTIAL, MOVED = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 206 Partial\r\n", b"HTTP/1.1 302 Found\r\n"
+ODD_ANSWERS = {
+    "206 without Content-Range": (PARTIAL + b"Content-Length: 9\r\n\r\n123456789", "Content-Range ''"),
+    "206 of another place": (PARTIAL + b"Content-Range: bytes 7-9/10\r\n\r\n123", "Content-Range 'bytes 7-9/10'"),
+    "206 with digits": (PARTIAL + b"Content-Range: bytes 0-9/" + b"9" * 5000 + b"\r\n\r\n1", "expected one from byte"),
+    "a broken address": (MOVED + b"Location: http://[::1\r\n\r\n", "redirects to what cannot .ValueError"),
+    "an overlong host": (MOVED + b"Location: http://" + b"h" * 300 + b"/\r\n\r\n", "redirects to what cannot"),
+    "another port": (MOVED + b"Location: http://a:99999999/\r\n\r\n", "after 0 of|redirects to what cannot"),
+    "a local file": (MOVED + b"Location: file:///etc/passwd\r\n\r\n", "HTTP 302|redirects to"),
+    "another protocol": (MOVED + b"Location: ftp://127.0.0.1/x\r\n\r\n", "redirects to 'ftp://127.0.0.1/x'"),
+    "a length of 5,000 digits": (OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n1", "of 5,000 digits"),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", "connection lost"),
+    "a broken chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "connection lost"),
+    "a redirection to itself": (MOVED + b"Location: /copy\r\n\r\n", "HTTP 302"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def odd_server(monkeypatch):
+    """Starts a server that answers every request with the same bytes; returns its address."""
+    monkeypatch.setattr(module, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("no_proxy", "127.0.0.1,a")
+    running = []
+
+    def start(answer, pause=0.0):
+        class Odd(socketserver.StreamRequestHandler):
+            def handle(self):
+                self.request.recv(65536)
+                with contextlib.suppress(OSError):
+                    for part in [answer] if not pause else [answer[i : i + 1] for i in range(len(answer))]:
+                        self.request.sendall(part)
+                        time.sleep(pause)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Odd)
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/copy"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of urllib
+@pytest.mark.parametrize("kind", ODD_ANSWERS)
+def test_odd_answers_are_one_line(kind, odd_server, workspace):
+    answer, match = ODD_ANSWERS[kind]
+    with pytest.raises(EvalkitError, match=match) as refusal:
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=odd_server(answer))
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_time_of_a_download_is_bounded(odd_server, workspace, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE", 0.3)
+    monkeypatch.setattr(module, "_SLOWEST", 1e9)
+    address = odd_server(OK + b"\r\n" + bytes(400), pause=0.02)
+    with pytest.raises(EvalkitError, match="the server is too slow after .* of .* bytes; the same command resumes"):
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=address)
+
+
+def test_a_link_in_place_of_the_part_is_not_written_through(server, workspace, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    folder = workspace.downloads / "pretrained/dcgan-svhn"
+    folder.mkdir(parents=True)
+    (folder / "200_discrim_params.jl_01.npy.part").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(EvalkitError, match="in the way of a download, and not a file that evalkit wrote"):
+        fetch_pretrained("dcgan-svhn", home=workspace, mirror=server.url)
+    assert (tmp_path / "mine.txt").read_text() == "mine"

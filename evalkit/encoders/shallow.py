@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +21,7 @@ from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, read_
 from evalkit.encoders.encoder import BatchNorm, Encoder, Network, Preprocessing, Reduce
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.imageset import ImageSet
+from evalkit.weights_files import read_weights, refuse_not_finite
 from evalkit.workspace import Workspace
 
 KIND = "k-means dictionary"
@@ -152,10 +152,7 @@ def load_dictionary(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: not a safetensors file.
     """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: not readable as a K-means dictionary ({error})") from None
+    return read_weights(path)
 
 
 def _checked(arrays: dict[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -164,6 +161,7 @@ def _checked(arrays: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     centroids = shapes.pop("centroids", ())
     if shapes != expected or centroids[1:] != (_LENGTH,):
         raise ArtifactError(f"{path}: arrays {shapes}, centroids {centroids}; expected {expected} and (K, {_LENGTH})")
+    refuse_not_finite(arrays, path)
     return arrays
 
 

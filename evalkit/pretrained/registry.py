@@ -121,8 +121,8 @@ def list_pretrained(*, home: Workspace | Path | str | None = None) -> list[Pretr
 def _entry(path: Path) -> PretrainedEntry:
     try:
         manifest = read_manifest(path, KIND)
+        settings = PretrainedSettings.from_manifest(manifest)
     except ArtifactError as error:
         return PretrainedEntry(path.name, 0, "-", "-", f"broken ({error})", path)
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    settings = PretrainedSettings.from_manifest(manifest)
     return PretrainedEntry(path.name, size, settings.licence, settings.source, settings.about, path)

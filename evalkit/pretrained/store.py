@@ -16,15 +16,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from evalkit.artifacts import Manifest, already_built, new_manifest, read_manifest, write_artifact, write_atomically
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.errors import ArtifactError, EvalkitError, one_line
 from evalkit.gan.checkpoint import load_weights, stored_recipe
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import Recipe, override
 from evalkit.results import method_name, read_results
+from evalkit.weights_files import read_weights
 
 KIND = "pretrained weights"
 STATISTICS = "source_statistics.safetensors"
@@ -62,10 +63,21 @@ class PretrainedSettings:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> "PretrainedSettings":
-        """The settings in a manifest of weights."""
+        """The settings in a manifest of weights.
+
+        Raises:
+            ArtifactError: settings that are missing or of another type.
+        """
         names = {each.name for each in fields(cls)}
-        values = {key: value for key, value in manifest["settings"].items() if key in names}
-        return cls(**values | {"recipe": stored_recipe(manifest), "notes": tuple(values["notes"])})
+        try:
+            values = {key: value for key, value in manifest["settings"].items() if key in names}
+            settings = cls(**values | {"recipe": stored_recipe(manifest), "notes": tuple(values["notes"])})
+            texts = (settings.about, settings.source, settings.licence, settings.dtype, *settings.notes)
+            if not all(isinstance(each, str) for each in texts) or not isinstance(settings.run, Mapping):
+                raise TypeError("about, source, licence, dtype and notes are texts, run is a dictionary")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"damaged manifest of weights ({one_line(error)}); import the weights again") from None
+        return settings
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values; empty ones that have a default are left out."""
@@ -175,7 +187,7 @@ def load_source_statistics(path: Path, manifest: Manifest) -> Weights:
     Args:
         manifest: from `read_pretrained`, which has checked the file's hash.
     """
-    return load_file(path / STATISTICS) if STATISTICS in manifest["files"] else {}
+    return read_weights(path / STATISTICS) if STATISTICS in manifest["files"] else {}
 
 
 def _file(path: Path, network: str, manifest: Manifest) -> Path:

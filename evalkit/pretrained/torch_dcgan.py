@@ -5,17 +5,14 @@ its names and shapes together, and refused otherwise; nothing is guessed.
 """
 
 import math
-import pickle
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from evalkit.artifacts import sha256_file
 from evalkit.errors import EvalkitError
 from evalkit.gan.networks import Discriminator, Generator
 from evalkit.gan.recipes import Recipe
 from evalkit.pretrained.store import Pretrained, PretrainedSettings, Weights
+from evalkit.weights_files import read_weights, refuse_not_finite
 
 _SOURCE = "the layout of pytorch/examples, dcgan/main.py"
 _STRIDES = (2, 2, 2, 2)
@@ -64,16 +61,9 @@ def read_torch_dcgan(paths: list[Path], *, source: str, licence: str) -> Pretrai
 
 
 def _state_dict(path: Path) -> Weights:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EvalkitError(
-            f"{path}: not a state dict of tensors ({reason}); save it with torch.save(net.state_dict(), FILE)"
-        ) from None
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise EvalkitError(f"{path}: holds {type(loaded).__name__}, expected a state dict of tensors in {_SOURCE}")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}  # DataParallel's prefix
+    weights = {name.removeprefix("module."): value for name, value in read_weights(path).items()}  # DataParallel's
+    refuse_not_finite(weights, str(path))
+    return weights
 
 
 def _check_names(path: Path, network: str, weights: Weights) -> None:
