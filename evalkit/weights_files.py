@@ -78,7 +78,7 @@ def _flat(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Ten
 
 def _reason(error: Exception) -> str:
     """Why a file could not be read; torch's advice to load it unsafely is left out."""
-    refused = re.search(r"Unsupported (?:global|class|operand)\W+(?:GLOBAL )?([\w.]+)", str(error))
+    refused = re.search(r"Unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(error))
     if refused:
         return (
             f"{printable(refused[1])} in it is code; save the weights alone, with torch.save(module.state_dict(), FILE)"

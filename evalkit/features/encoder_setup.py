@@ -4,6 +4,7 @@
 """
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ from evalkit.features.rounding import NOISE, Rounding, measure, worst
 from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks
 from evalkit.weights_files import listed
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 8  # images that an encoder is tried on
 _SUBSET = 3  # of these images, run once more without the others
@@ -140,7 +143,7 @@ def setup_encoder(job: ExtractionJob, artifact: ArtifactWriter) -> Ready:
     _set_batch_norms(job, encoder, artifact)
     check_outputs(encoder, sample, names, alone=job.mode != "batch")
     if job.dtype == "float16":
-        check_float16(encoder, sample, names)
+        warn_of_float16(encoder, sample, names)
     network = encoder.network.optimized_for_inference(
         names, precision=job.precision, sample=encoder.preprocessing(sample)
     )
@@ -295,25 +298,29 @@ def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, al
             )
 
 
-def check_float16(encoder: Encoder, images: Tensor, layers: Sequence[str]) -> None:
-    """Refuses to store outputs as float16 where that loses what tells images apart: tiny numbers, or a large offset.
+def warn_of_float16(encoder: Encoder, images: Tensor, layers: Sequence[str]) -> None:
+    """Says where storing outputs as float16 loses what tells images apart: tiny numbers, or a large offset.
+
+    Numbers beyond float16's range are refused when they are written.
 
     Args:
         encoder: its network is run.
         images: uint8 (N, H, W, 3), a few.
         layers: names of the layers to check.
-
-    Raises:
-        EvalkitError: a rounding error of more than a tenth of the outputs' variation; the message names the layer.
     """
     for name, output in _run(encoder, images, layers, whole).items():
         numbers = output.flatten(1).double()
         variation = (numbers - numbers.mean(0)).square().sum().sqrt()
         error = (numbers - output.flatten(1).half().double()).square().sum().sqrt()
-        if torch.isfinite(error) and error > _LOST * variation and variation > _LOST_FLOAT32 * numbers.abs().max():
-            raise EvalkitError(
-                f"{encoder.name}: layer {name} (up to {numbers.abs().max():.3g}) loses {error / variation:.0%} "
-                "of what tells images apart when it is stored as float16; use --dtype float32"
+        largest = numbers.abs().max()
+        if torch.isfinite(error) and error > _LOST * variation and variation > _LOST_FLOAT32 * largest:
+            logger.warning(
+                "%s: layer %s (up to %.3g) loses %.0f %% of what tells images apart when it is stored as float16; "
+                "use --dtype float32",
+                encoder.name,
+                name,
+                largest,
+                100 * error / variation,
             )
 
 
