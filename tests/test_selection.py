@@ -46,6 +46,14 @@ def test_reference_features_of_any_scale_are_no_worse_than_linear_svc_at_its_bes
     assert set(RELEASE_C_GRID) <= {value for value, _ in evaluation.validation_curve}
 
 
+def test_the_candidates_follow_the_scale_of_the_features():
+    X, y, X_test, y_test = arrays((0.25, 0.75))
+    unit = FORMS["norm 1"](X), y, FORMS["norm 1"](X_test), y_test
+    assert {0.1, 1, 10} <= {value for value, _ in evaluate(unit, device="cpu").validation_curve}
+    large = 300 * X, y, 300 * X_test, y_test
+    assert {1e-8, 1e-7, 1e-6, 1e-5} <= {value for value, _ in evaluate(large, device="cpu").validation_curve}
+
+
 def test_a_scale_that_the_solver_cannot_follow_is_refused_and_the_option_helps():
     X, y, X_test, y_test = arrays((0.8, 0.2), columns=20)
     tiny = X * np.float32(1e-6), y, X_test * np.float32(1e-6), y_test
