@@ -4,7 +4,6 @@
 """
 
 import difflib
-import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -34,13 +33,9 @@ from evalkit.images.imageset import ImageSet
 from evalkit.runtime import Ranks
 from evalkit.weights_files import listed
 
-logger = logging.getLogger(__name__)
-
 SAMPLE = 8  # images that an encoder is tried on
 _SUBSET = 3  # of these images, run once more without the others
 _TOLERANCE = 1e-3  # of a layer's largest output; float32 sums in another order differ by about 1e-6
-_LOST = 0.1  # of the variation over images; rounding to float16 is 0.0003 of a number in its range
-_LOST_FLOAT32 = 1e-6  # of the largest number; less is float32's own rounding error
 
 Shape = tuple[int, ...]
 
@@ -142,8 +137,6 @@ def setup_encoder(job: ExtractionJob, artifact: ArtifactWriter) -> Ready:
     layers = feature_columns(selected, selection, channels_last=last)
     _set_batch_norms(job, encoder, artifact)
     check_outputs(encoder, sample, names, alone=job.mode != "batch")
-    if job.dtype == "float16":
-        warn_of_float16(encoder, sample, names)
     network = encoder.network.optimized_for_inference(
         names, precision=job.precision, sample=encoder.preprocessing(sample)
     )
@@ -295,32 +288,6 @@ def check_outputs(encoder: Encoder, images: Tensor, layers: Sequence[str], *, al
             raise EvalkitError(
                 f"{encoder.name}: layer {name} of an image changes by {difference:.2g} with the number of images in "
                 "the batch or from run to run; expected the same (is it in eval mode? normalised over the batch?)"
-            )
-
-
-def warn_of_float16(encoder: Encoder, images: Tensor, layers: Sequence[str]) -> None:
-    """Says where storing outputs as float16 loses what tells images apart: tiny numbers, or a large offset.
-
-    Numbers beyond float16's range are refused when they are written.
-
-    Args:
-        encoder: its network is run.
-        images: uint8 (N, H, W, 3), a few.
-        layers: names of the layers to check.
-    """
-    for name, output in _run(encoder, images, layers, whole).items():
-        numbers = output.flatten(1).double()
-        variation = (numbers - numbers.mean(0)).square().sum().sqrt()
-        error = (numbers - output.flatten(1).half().double()).square().sum().sqrt()
-        largest = numbers.abs().max()
-        if torch.isfinite(error) and error > _LOST * variation and variation > _LOST_FLOAT32 * largest:
-            logger.warning(
-                "%s: layer %s (up to %.3g) loses %.0f %% of what tells images apart when it is stored as float16; "
-                "use --dtype float32",
-                encoder.name,
-                name,
-                largest,
-                100 * error / variation,
             )
 
 
