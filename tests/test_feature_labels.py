@@ -216,3 +216,8 @@ def test_an_array_of_objects_that_is_needed_is_refused(tmp_path):
     np.savez(tmp_path / "f.npz", features=X, labels=np.array(NAMES, object), splits=np.zeros(1))
     with pytest.raises(EvalkitError, match=r"f.npz\[labels.npy\]: not a NumPy array .* but Python objects; save it as"):
         import_features(tmp_path / "f.npz")
+
+
+def test_names_of_ranges_with_control_characters_are_refused():
+    with pytest.raises(EvalkitError, match="splits: expected splits as .* within 6 rows"):
+        FeatureSet.from_arrays(X, NAMES, splits={"t\ufeffest": (0, 6)})
