@@ -7,7 +7,8 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from evalkit.evaluation.protocol import BASELINES
+from evalkit.evaluation.baselines import baseline
+from evalkit.evaluation.protocol import BASELINES, Protocol
 from evalkit.features.featureset import load_features
 from evalkit.features.transforms import scale
 from evalkit.gan.recipes import load_recipe
@@ -143,3 +144,13 @@ def test_the_supervised_network_learns(home, tmp_path):
     rows, test = np.arange(120), np.arange(120, 180)
     found = search(images, labels, [rows], (4,), test, SolverOptions()).labels[0]
     assert (found == labels[test]).mean() > 0.6  # chance is a third
+
+
+def test_a_baseline_of_arrays_without_a_workspace_is_that_of_the_image_set(striped):
+    splits = {
+        name: (striped.images[slice(*rows)], striped.labels[slice(*rows)]) for name, rows in striped.splits.items()
+    }
+    protocol = Protocol(labels_per_class=8, num_selection_subsets=1, num_test_subsets=2)
+    of_arrays = baseline("pixels", splits, protocol, device="cpu")
+    of_the_set = baseline("pixels", striped, protocol, device="cpu")
+    assert np.array_equal(of_arrays.predictions, of_the_set.predictions)

@@ -7,6 +7,7 @@ of the paper quote one) is not among them: no well-kept library has one, so its 
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evalkit.artifacts import sha256_json
 from evalkit.encoders.shallow import KIND as DICTIONARY
@@ -18,7 +19,7 @@ from evalkit.evaluation.protocol import BASELINES, Baseline, BaselineOptions, Pr
 from evalkit.features.extract import extract
 from evalkit.features.featureset import FeatureSet
 from evalkit.gan.recipes import load_recipe
-from evalkit.images import ImageSet, find_images
+from evalkit.images import ImageSet, as_image_set
 from evalkit.probes.supervised import Search, supervised_cnn
 from evalkit.workspace import Workspace
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def baseline(
     name: str,
-    images: str = "cifar10",
+    images: Any = "cifar10",
     protocol: Protocol | None = None,
     *,
     home: Workspace | Path | str | None = None,
@@ -39,7 +40,7 @@ def baseline(
 
     Args:
         name: one of `evalkit.evaluation.protocol.BASELINES`.
-        images: the data set.
+        images: whatever `as_image_set` takes: the name of a data set, an ImageSet, arrays, a torch Dataset.
         protocol, home, label_subsets: as for `evaluate`.
         options: settings of single baselines.
         device: where extraction and fits compute: auto, cpu, cuda or cuda:N.
@@ -50,15 +51,20 @@ def baseline(
     if name not in BASELINES:
         raise EvalkitError(f"{name}: no such baseline; choose {', '.join(BASELINES)}")
     chosen, protocol, workspace = BASELINES[name], protocol or Protocol(), Workspace.of(home)
+    if options.features and chosen.encoder and isinstance(images, str):
+        dataset = images  # of the features named; no images are needed
+    else:
+        images = as_image_set(images, home=workspace)
+        dataset = images.name
     if not chosen.encoder:
-        features = image_features(find_images(workspace, images, progress=True), options.recipe)
+        features = image_features(images, options.recipe)
         search = _search(workspace, features, options, protocol)
         cnn = supervised_cnn(search, trials=options.trials)
         protocol = few_networks(protocol)
         return evaluate(features, protocol, home=home, classifier=cnn, label_subsets=label_subsets, device=device)
     return evaluate(
         _features(workspace, chosen, images, options, device),
-        replace(protocol, dataset=protocol.dataset or images),
+        replace(protocol, dataset=protocol.dataset or dataset),
         home=home,
         classifier=chosen.classifier,
         scaling=chosen.scaling,
@@ -76,18 +82,15 @@ def few_networks(protocol: Protocol) -> Protocol:
 
 def image_features(images: ImageSet, recipe: str) -> FeatureSet:
     """The images as a feature set of uint8 rows, for a classifier that learns its own features."""
-    settings = {"dataset": images.name, "encoder": f"{recipe} network", "weights": "", "batch_norm": ""}
-    return FeatureSet(
-        features=images.images[:].reshape(len(images), -1),
-        labels=images.labels,
-        class_names=images.class_names,
+    return FeatureSet.from_arrays(
+        images.images[:].reshape(len(images), -1),
+        images.labels,
         splits=images.splits,
-        layers=[],
-        manifest={
-            "settings": settings,
-            "made_from": {"weights_sha256": "", "images_sha256": images.sha256},
-            "files": {"features.npy": {"sha256": images.sha256}},
-        },
+        name=images.name,
+        encoder=f"{recipe} network",
+        class_names=images.class_names,
+        images_sha256=images.sha256,
+        sha256=images.sha256,
     )
 
 
@@ -99,16 +102,15 @@ def _search(workspace: Workspace, features: FeatureSet, options: BaselineOptions
 
 
 def _features(
-    workspace: Workspace, chosen: Baseline, images: str, options: BaselineOptions, device: str
+    workspace: Workspace, chosen: Baseline, images: Any, options: BaselineOptions, device: str
 ) -> FeatureSet | str:
     """The features that the options name, or else the baseline's own, made if they are missing."""
     if options.features:
         return options.features
-    dictionary = f"{images}-{options.centroids}"
+    dictionary = f"{images.name}-{options.centroids}"
     if "{dictionary}" in chosen.encoder:
         path = workspace.path_of(DICTIONARY, dictionary)
         logger.info("dictionary: %s", path)
-        image_set = find_images(workspace, images, progress=True)
-        train_kmeans(image_set, path, centroids=options.centroids, patches=options.patches)
+        train_kmeans(images, path, centroids=options.centroids, patches=options.patches)
     encoder = chosen.encoder.format(recipe=options.recipe, dictionary=dictionary)
     return extract(images, encoder, home=workspace, device=device)

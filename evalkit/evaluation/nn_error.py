@@ -27,7 +27,7 @@ from evalkit.gan.checkpoint import load_weights, read_checkpoint, stored_recipe,
 from evalkit.gan.networks import Generator, draw_z, to_network_range
 from evalkit.gan.recipes import Recipe
 from evalkit.gan.run_dir import find_checkpoint, run_of
-from evalkit.images import ImageSet, find_images
+from evalkit.images import ImageSet, as_image_set
 from evalkit.neighbors import NearestNeighbors
 from evalkit.results import Result, add_result, write_card
 from evalkit.runtime import describe_device, resolve_device
@@ -69,8 +69,8 @@ class _Inputs:
 
 
 def nn_error(
-    encoder: str = "latest",
-    images: str = "mnist",
+    encoder: Any = "latest",
+    images: Any = "mnist",
     *,
     home: Workspace | Path | str | None = None,
     samples: int = 50_000,
@@ -82,8 +82,8 @@ def nn_error(
     With `home` it records the result: a row of results.csv with its run card.
 
     Args:
-        encoder: a run or checkpoint of a conditional recipe.
-        images: the data set whose test images are classified.
+        encoder: a run or checkpoint of a conditional recipe, by name or path, or what `train_gan` returned.
+        images: the data set whose test images are classified: whatever `as_image_set` takes.
         home: the workspace, or its folder.
         samples: total number of samples, the same for each class.
         seed: seed of the samples.
@@ -93,7 +93,7 @@ def nn_error(
         EvalkitError: a recipe without classes, or with others than the data set's, or images of another size.
     """
     started, where, workspace = time.monotonic(), resolve_device(device), Workspace.of(home)
-    inputs = _inputs(encoder, images, workspace, samples, seed)
+    inputs = _inputs(str(encoder), images, workspace, samples, seed)
     logger.info("generator: %s; test images: %s", inputs.checkpoint, inputs.images.name)
     predictions = _predict(inputs, workspace, where)
     seconds = time.monotonic() - started
@@ -101,12 +101,12 @@ def nn_error(
     return result if home is None else _record(workspace, result, inputs, predictions)
 
 
-def _inputs(encoder: str, dataset: str, workspace: Workspace, samples: int, seed: int) -> _Inputs:
+def _inputs(encoder: str, images: Any, workspace: Workspace, samples: int, seed: int) -> _Inputs:
     checkpoint = find_checkpoint(encoder, workspace)
     manifest = read_checkpoint(checkpoint)
     recipe, name = stored_recipe(manifest), f"{run_of(checkpoint).name}@{manifest['settings']['d_updates']}"
     _check_conditional(recipe, name)  # before a download
-    images = find_images(workspace, dataset, progress=True)
+    images = as_image_set(images, home=workspace)
     _check_same_classes(recipe, images, name)
     check_split(images, "test", images.name)
     weights = weights_file(manifest, "generator")
