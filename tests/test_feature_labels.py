@@ -218,6 +218,7 @@ def test_an_array_of_objects_that_is_needed_is_refused(tmp_path):
         import_features(tmp_path / "f.npz")
 
 
-def test_names_of_ranges_with_control_characters_are_refused():
+@pytest.mark.parametrize("name", ["t\ufeffest", "", "x" * 201])
+def test_names_of_ranges_that_are_no_names_are_refused(name):
     with pytest.raises(EvalkitError, match="splits: expected splits as .* within 6 rows"):
-        FeatureSet.from_arrays(X, NAMES, splits={"t\ufeffest": (0, 6)})
+        FeatureSet.from_arrays(X, NAMES, splits={name: (0, 6)})

@@ -147,7 +147,7 @@ def _rows_by_name(names: np.ndarray, rows: int, source: str) -> tuple[np.ndarray
 
 
 def _rows_by_range(ranges: dict[str, Any], rows: int, source: str) -> tuple[np.ndarray, Splits]:
-    named = all(isinstance(name, str) and name and name.isprintable() for name in ranges)
+    named = all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200 for name in ranges)
     if not ranges or not named or not all(_is_range(value, rows) for value in ranges.values()):
         form = '{"train": [first, end], "test": [first, end]}'
         raise EvalkitError(f"{source}: expected splits as {form} within {rows:,} rows")

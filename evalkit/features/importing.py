@@ -259,7 +259,7 @@ def _order(opened: _Opened, splits: Path | None, source: Path) -> tuple[np.ndarr
     if splits:
         order, places = read_splits(splits, ends[-1])
     if "train" not in places or "test" not in places:
-        listed = ", ".join(name for name in places if name) or "none"
+        listed = ", ".join(name for name in places if name)[:200] or "none"
         hint = "say which rows are which by --test or --splits"
         raise EvalkitError(f"{splits or source}: splits {listed}, expected train and test; {hint}")
     return order, places
