@@ -6,8 +6,6 @@ Standard library only: the command line imports this for `--help`.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -17,9 +15,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, BinaryIO
+from typing import Any
 
+from evalkit import verified
 from evalkit.errors import ArtifactError, EvalkitError, printable
+from evalkit.files import atomic_file as atomic_file
+from evalkit.files import (
+    discard,
+    is_temporary,
+    read_document,
+    refuse_links,
+    remove_discarded,
+    removed_at_exit,
+    set_aside,
+    sync,
+)
+from evalkit.files import read_json as read_json
+from evalkit.files import safe_name as safe_name
+from evalkit.files import sha256_file as sha256_file
+from evalkit.files import write_atomically as write_atomically
+from evalkit.files import write_json as write_json
+from evalkit.locks import locked as locked
+from evalkit.schemas import check_manifest, find_problem
 from evalkit.version import versions
 
 # The format of each kind of artifact, raised when a reader of the old one would misread the new one.
@@ -36,9 +53,8 @@ FORMATS = {
 }
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-_UNFINISHED = ".tmp"
-_LONGEST_NAME = 200  # bytes; file systems take 255, and ".partial" and the like are added
-_LARGEST_JSON = 64 * 2**20  # the largest manifests, of image sets with many classes, have a thousandth of it
+# in an artifact's folder beside the files of its manifest
+_EXTRA = {MANIFEST, PROGRESS, verified.SIDECAR, "card.md", ".DS_Store", "Thumbs.db", "desktop.ini"}
 Manifest = dict[str, Any]
 
 
@@ -53,34 +69,38 @@ class ArtifactWriter:
     """An artifact under construction in `TARGET.partial`, with the progress that a resumed command starts from.
 
     Raises:
-        EvalkitError: the target, or its `.partial`, exists and is nothing that evalkit made.
+        EvalkitError: the target, or its `.partial`, exists and is nothing that evalkit made; or it holds links.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any], made_from: dict[str, Any]):
         self.target, self.path = target, target.with_name(target.name + ".partial")
         self._key = sha256_json([settings, made_from])
-        self.progress = self._read_progress()
+        remove_discarded(target.parent, target.name)
         _refuse_foreign(target)
+        record = self._read_record()
+        self.progress: dict[str, Any] = record["progress"] if record.get("key") == self._key else {}
         if not self.progress:
-            self._refuse_foreign_build()
-            shutil.rmtree(self.path, ignore_errors=True)
+            if os.path.lexists(self.path):
+                discard(self.path)
             self.path.mkdir(parents=True)
             self.save()  # marks the folder as one that may be removed
 
-    def _read_progress(self) -> dict[str, Any]:
-        try:
-            record = json.loads((self.path / PROGRESS).read_text())
-        except (OSError, ValueError):
+    def _read_record(self) -> dict[str, Any]:
+        """The record of an earlier build in the folder; empty if there is none, or the folder is as good as empty."""
+        if not os.path.lexists(self.path):
             return {}
-        return record["progress"] if record.get("key") == self._key else {}
-
-    def _refuse_foreign_build(self) -> None:
-        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
-        ours = all(name.startswith(PROGRESS) for name in names) or PROGRESS in names
-        if not ours or (self.path.exists() and not self.path.is_dir()):
+        record: Any = None
+        if self.path.is_dir() and not self.path.is_symlink():
+            refuse_links(self.path)
+            if all(is_temporary(each) for each in self.path.iterdir()):
+                return {}
+            with contextlib.suppress(OSError, ArtifactError):
+                record = read_document(self.path / PROGRESS, "a record of progress")
+        if find_problem(record, {"key": str, "progress": dict}):
             raise EvalkitError(
                 f"{self.path}: in the way of {self.target.name}, and not an unfinished artifact; move it away"
             )
+        return record
 
     def save(self, **progress: Any) -> None:
         """Records how far the data on disk (already synced) goes."""
@@ -101,19 +121,20 @@ class ArtifactWriter:
             hashes: SHA-256 by file name, of files that need not be read again.
             unhashed: files that the manifest leaves out, since they may change later.
         """
-        for leftover in self.path.glob("*" + _UNFINISHED):  # of a process killed inside atomic_file
+        for leftover in filter(is_temporary, self.path.iterdir()):  # of a process killed inside atomic_file
             leftover.unlink()
-        files = {}
+        files: dict[str, dict[str, Any]] = {}
         for path in sorted(self.path.iterdir()):
-            if path.name not in (MANIFEST, PROGRESS, *unhashed):
-                _sync(path)
+            if path.name not in (MANIFEST, PROGRESS, verified.SIDECAR, *unhashed):
+                sync(path)
                 files[path.name] = {
                     "sha256": hashes.get(path.name) or sha256_file(path),
                     "bytes": path.stat().st_size,
                 }
         manifest = manifest | {"files": files}
+        verified.remember(self.path, {name: entry["sha256"] for name, entry in files.items()})
         write_json(self.path / MANIFEST, manifest)
-        _replace_folder(self.path, self.target)
+        _replace_folder(self.path, self.target, manifest["kind"])
         (self.target / PROGRESS).unlink(missing_ok=True)
         return manifest
 
@@ -137,15 +158,16 @@ def already_built(
     Raises:
         EvalkitError: there is something that evalkit did not make; or, unless `replace`, another artifact.
     """
-    _refuse_foreign(target)
+    _refuse_foreign(target, kind)
     if not (target / MANIFEST).is_file():
         return None
     try:
         manifest = read_manifest(target, kind)
-    except ArtifactError:
+        verified.check_hashes(target, manifest["files"])
+    except ArtifactError as error:
         if replace:
             return None
-        raise
+        raise ArtifactError(f"{error} (--replace)" if "--replace" not in str(error) else str(error)) from None
     differences = _differences(manifest["settings"], settings, compared)
     differences += [f"made from {each}" for each in _differences(manifest["made_from"], made_from)]
     if not differences:
@@ -169,63 +191,64 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], keys: Sequence[
     return lines
 
 
-def _refuse_foreign(target: Path) -> None:
-    """An artifact may replace an artifact or an empty folder, nothing else."""
-    if not target.exists() and not target.is_symlink():
+def _refuse_foreign(target: Path, kind: str | None = None) -> None:
+    """Only an artifact of the same kind, with nothing else in its folder, or an empty folder may be replaced."""
+    if not os.path.lexists(target) or (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
         return
-    if (target / MANIFEST).is_file() or (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
+    if target.is_symlink() or not os.path.lexists(target / MANIFEST):
+        raise EvalkitError(f"{target}: exists and is not an artifact of evalkit; move it away or choose another place")
+    manifest = _read_head(target)
+    if kind is None:
         return
-    raise EvalkitError(f"{target}: exists and is not an artifact of evalkit; move it away or choose another place")
+    if manifest["kind"] != kind:
+        raise EvalkitError(
+            f"{target}: holds {_article(printable(manifest['kind']))}, expected {_article(kind)}; "
+            "move it away or choose another place"
+        )
+    foreign = sorted(each.name for each in target.iterdir() if each.name not in {*manifest["files"], *_EXTRA})
+    foreign = [name for name in foreign if not is_temporary(target / name)]
+    if foreign:
+        named = printable(", ".join(foreign[:3] + ["..."] * (len(foreign) > 3)))
+        raise EvalkitError(f"{target}: also holds {named}, which evalkit did not put there; move it away")
+
+
+def _read_head(directory: Path) -> Manifest:
+    """A manifest of any kind and format: the mark of what evalkit made.
+
+    Raises:
+        ArtifactError: not readable, or not of evalkit.
+    """
+    path = directory / MANIFEST
+    manifest = read_document(path, "a manifest")
+    mark = {"format": int, "kind": str, "settings": dict, "made_from": dict, "files": dict}
+    if problem := find_problem(manifest, mark):
+        raise ArtifactError(f"{path}: not a manifest of evalkit ({problem}); nothing is touched, move the folder away")
+    return manifest
 
 
 def copy_artifact(source: Path, target: Path) -> None:
-    """Copies an artifact's folder, completely or not at all, in place of what is at `target`."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    for path in partial.iterdir():
-        _sync(path)
-    _replace_folder(partial, target)
+    """Copies an artifact's folder, completely or not at all, in place of the one at `target`; a broken one is kept."""
+    manifest = _read_head(source)
+    remove_discarded(target.parent, target.name)
+    if os.path.lexists(target) and not (target / MANIFEST).is_file():
+        set_aside(target)
+    _refuse_foreign(target, manifest["kind"])
+    with removed_at_exit(target) as folder:
+        partial = folder / target.name
+        shutil.copytree(source, partial, symlinks=True, ignore=lambda _, names: {verified.SIDECAR} & set(names))
+        for path in partial.iterdir():
+            sync(path)
+        _replace_folder(partial, target, manifest["kind"])
 
 
-def _replace_folder(partial: Path, target: Path) -> None:
-    """Renames `partial` to `target`; what was there goes."""
-    discarded = target.with_name(target.name + ".old")
-    shutil.rmtree(discarded, ignore_errors=True)
-    if target.exists():
-        os.rename(target, discarded)
+def _replace_folder(partial: Path, target: Path, kind: str) -> None:
+    """Renames `partial` to `target`; an artifact of the same kind that was there goes."""
+    _refuse_foreign(target, kind)
+    old = discard(target, replaced=True) if os.path.lexists(target) else None
     os.rename(partial, target)
-    shutil.rmtree(discarded, ignore_errors=True)
-    _sync(target.parent)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock on the artifact at `path` so that two commands do not build it at once; leaves no file behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with _opened_lock(lock, path):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)  # before the lock is released: see _opened_lock
-
-
-def _opened_lock(lock: Path, path: Path) -> IO[str]:
-    """The lock file, open and locked; opened again if the command that held it removed it in the meantime."""
-    while True:
-        file = open(lock, "w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                    return file
-        except OSError as error:
-            file.close()
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise EvalkitError(f"{path}: another evalkit command is writing it; wait until it ends") from None
-        file.close()
+    if old:
+        remove_discarded(target.parent, target.name)
+    sync(target.parent)
 
 
 # -- manifests
@@ -263,20 +286,30 @@ def read_manifest(directory: Path, kind: str, *, check_hashes: bool = False) -> 
     """
     path = Path(directory) / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_document(path, "a manifest")
     except FileNotFoundError:
         raise ArtifactError(
             f"{directory}: no {MANIFEST} there, expected {_article(kind)}; is the path right?"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError) as error:
-        raise ArtifactError(f"{path}: not readable as a manifest ({error}); make the artifact again") from None
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; make the artifact again") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         other = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
-        raise ArtifactError(f"{directory}: holds {_article(str(other))}, expected {_article(kind)}")
+        raise ArtifactError(f"{directory}: holds {_article(printable(str(other)[:60]))}, expected {_article(kind)}")
     check_format(directory, manifest, kind)
+    check_manifest(path, manifest, kind)
     for name, entry in manifest["files"].items():
         _check_file(Path(directory) / name, entry, check_hashes)
     return manifest
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Hashes the files of an artifact that were not hashed since they last changed.
+
+    Raises:
+        ArtifactError: a file is damaged or was edited.
+    """
+    verified.check_hashes(Path(directory), manifest["files"])
 
 
 def check_format(path: Path, manifest: Manifest, kind: str) -> None:
@@ -287,14 +320,14 @@ def check_format(path: Path, manifest: Manifest, kind: str) -> None:
     """
     wanted = FORMATS.get(kind, 1)
     if manifest.get("format") != wanted:
+        given = printable(str(manifest.get("format"))[:20])
         raise ArtifactError(
-            f"{path}: {_article(kind)} of format {manifest.get('format')}, this evalkit reads format {wanted}; "
-            f"make it again"
+            f"{path}: {_article(kind)} of format {given}, this evalkit reads format {wanted}; make it again"
         )
 
 
 def _check_file(path: Path, entry: dict[str, Any], check_hash: bool) -> None:
-    size = path.stat().st_size if path.is_file() else None
+    size = path.stat().st_size if path.is_file() and not path.is_symlink() else None
     if size != entry["bytes"]:
         actual = "missing" if size is None else f"{size:,} bytes"
         raise ArtifactError(f"{path}: {actual}, the manifest says {entry['bytes']:,} bytes; make the artifact again")
@@ -312,90 +345,6 @@ def _article(kind: str) -> str:
     return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
-# -- names and JSON that evalkit did not necessarily write
-
-
-def safe_name(name: Any, what: str) -> str:
-    """The name, if it can stand for one file or folder inside a folder: every name from a file is checked by this.
-
-    Raises:
-        ArtifactError: no text, empty, with a slash, a control character or a leading dot, or too long for a file.
-    """
-    fine = isinstance(name, str) and name and not name.startswith(".") and not any(each in "/\\" for each in name)
-    if fine and printable(name) == name and len(name.encode()) <= _LONGEST_NAME:
-        return name
-    raise ArtifactError(
-        f"{repr(name)[:80]} is no name for {_article(what)}; give one without slashes and without a leading dot"
-    )
-
-
-def read_json(path: Path, *, most_bytes: int = _LARGEST_JSON) -> Any:
-    """The JSON value in a file.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-        ValueError: not a regular file, too large, too deeply nested, or not JSON.
-    """
-    if path.exists() and not path.is_file():
-        raise ValueError("not a file")
-    with open(path, "rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"larger than {most_bytes:,} bytes")
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-# -- hashes and files
-
-
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form; equal settings give equal hashes."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write in place of `path`: a reader, or a power cut, sees the old file or the new one, complete.
-
-    After an error there is no trace of the new one.
-    """
-    temporary = path.with_name(path.name + _UNFINISHED)
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replaces `path` by `content`, as `atomic_file` does."""
-    with atomic_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
-
-
-def _sync(path: Path) -> None:
-    """Makes a file's bytes, or the names inside a directory, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

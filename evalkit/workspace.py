@@ -7,6 +7,7 @@ HOME/cards/*        run cards        HOME/draws/*.json     label subsets
 HOME/downloads      data set files   HOME/latent/NAME      experiments of `evalkit latent`
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -15,8 +16,9 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.artifacts import MANIFEST, safe_name
-from evalkit.errors import ArtifactError
+from evalkit.artifacts import MANIFEST
+from evalkit.errors import ArtifactError, EvalkitError, printable
+from evalkit.files import safe_name
 
 _FOLDERS = {
     "image set": "images",
@@ -91,7 +93,7 @@ class Workspace:
     def artifacts(self, kind: str) -> list[Path]:
         """The finished artifacts of a kind, oldest first."""
         folder = self.home / _FOLDERS[kind]
-        finished = [path for path in folder.glob("*") if (path / MANIFEST).is_file() and path.suffix != ".partial"]
+        finished = [path for path in folder.glob("*") if _is_finished(path)]
         return sorted(finished, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
 
     def mark_latest(self, path: Path) -> None:
@@ -118,9 +120,15 @@ class Workspace:
             ArtifactError: neither exists; the message lists the names that do.
         """
         path = Path(name_or_path)
-        if (path / MANIFEST).is_file():
-            return path
-        if path.name == name_or_path and (self.path_of(kind, name_or_path) / MANIFEST).is_file():
-            return self.path_of(kind, name_or_path)
+        with contextlib.suppress(OSError, ValueError, EvalkitError):  # what can be no path, or no name
+            if (path / MANIFEST).is_file():
+                return path
+            if (self.path_of(kind, name_or_path) / MANIFEST).is_file():
+                return self.path_of(kind, name_or_path)
         names = ", ".join(each.name for each in self.artifacts(kind)) or "none"
-        raise ArtifactError(f"{name_or_path}: no such {kind}; in {self.home}: {names}")
+        raise ArtifactError(f"{printable(name_or_path)[:200]}: no such {kind}; in {self.home}: {names}")
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a folder is a finished artifact: not one that is being built, copied or removed."""
+    return not path.name.startswith(".") and path.suffix != ".partial" and (path / MANIFEST).is_file()

@@ -32,6 +32,8 @@ LAYERS = [
     {"images"},
     {"results", "workspace", "solver"},
     {"artifacts", "npy", "batch_statistics", "neighbors", "runtime", "weights_files"},
+    {"schemas", "verified", "locks"},
+    {"files"},
     {"version", "errors", "settings"},
 ]
 

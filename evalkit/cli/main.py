@@ -23,20 +23,12 @@ from evalkit.cli.reproduce import reproduce_command
 from evalkit.cli.svm import svm_command
 from evalkit.cli.train_gan import train_command
 from evalkit.cli.verify import verify_command
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, is_of_library, one_line, printable
 from evalkit.version import __version__
 from evalkit.workspace import Workspace
 
-_FIXABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
+_BUGS = (errno.EBADF, errno.EFAULT, errno.ECHILD)  # errors of the system that are evalkit's own fault
+_LONGEST = 1500
 
 
 class Group(click.Group):
@@ -46,12 +38,18 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except EvalkitError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))[:_LONGEST]) from error
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            if error.errno not in _FIXABLE:
+            if error.errno is None or error.errno in _BUGS:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror}; finished work is kept") from error
+            raise click.ClickException(printable(f"{where}{error.strerror}; finished work is kept")) from error
+        except Exception as error:
+            if not is_of_library(error):
+                raise
+            raise click.ClickException(f"{one_line(error)}; is one of the files it reads damaged?") from error
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -5,19 +5,21 @@ networks from them.
 """
 
 import copy
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit.artifacts import ArtifactWriter, Manifest, new_manifest, read_manifest
-from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.artifacts import MANIFEST, PROGRESS, ArtifactWriter, Manifest, new_manifest, read_manifest
+from evalkit.errors import ArtifactError, EvalkitError, reading
+from evalkit.files import own_folder, set_aside
 from evalkit.gan.networks import Discriminator, Generator, build_networks
 from evalkit.gan.recipes import Recipe, load_recipe
 from evalkit.gan.steps import make_optimizer
@@ -25,6 +27,7 @@ from evalkit.gan.steps import make_optimizer
 KIND = "checkpoint"
 RUN_KIND = "run"
 OPTIMIZERS = "optimizers.safetensors"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def new_state(recipe: Recipe, *, seed: int, device: torch.device) -> TrainingSta
 
 def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any]) -> Path:
     """Writes the state as `RUN/checkpoints/d-NNNNNNNN` and returns that path."""
-    target = run / "checkpoints" / f"d-{state.d_updates:08d}"
+    target = own_folder(run / "checkpoints") / f"d-{state.d_updates:08d}"
+    _clear(target)
     settings = CheckpointSettings.of(state).as_dict()
     writer = ArtifactWriter(target, settings, made_from)
     for name, network in state.networks().items():
@@ -151,6 +155,13 @@ def save_checkpoint(run: Path, state: TrainingState, *, made_from: dict[str, Any
     save_file(_plain(_optimizer_tensors(state)), writer.path / OPTIMIZERS)
     writer.finish(new_manifest(KIND, settings=settings, made_from=made_from))
     return target
+
+
+def _clear(target: Path) -> None:
+    """Moves aside what is left of a damaged checkpoint, or an unfinished one, so that the training can go on."""
+    for path, mark in ((target, MANIFEST), (target.with_name(target.name + ".partial"), PROGRESS)):
+        if os.path.lexists(path) and not (path / mark).is_file():
+            logger.warning("%s: not a checkpoint; moved aside as %s", path, set_aside(path).name)
 
 
 def restore(state: TrainingState, checkpoint: Path) -> None:
@@ -183,10 +194,17 @@ def extend_history(history: Sequence[TrainingSegment], now: TrainingSegment) -> 
 
 
 def restore_optimizers(state: TrainingState, checkpoint: Path) -> None:
-    """Loads the checkpoint's moments and step counts into both optimizers."""
-    tensors = load_tensors(checkpoint / OPTIMIZERS)
+    """Loads the checkpoint's moments and step counts into both optimizers.
+
+    Raises:
+        ArtifactError: they are not those of these networks.
+    """
+    path = checkpoint / OPTIMIZERS
+    tensors = load_tensors(path)
     for name, optimizer in state.optimizers().items():
-        _restore_optimizer(optimizer, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
+        with reading(path, "the moments of these networks"):
+            own = {key.removeprefix(f"{name}."): each for key, each in tensors.items() if key.startswith(f"{name}.")}
+            _restore_optimizer(optimizer, own)
 
 
 def read_checkpoint(checkpoint: Path) -> Manifest:
@@ -248,10 +266,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: not a safetensors file.
     """
-    try:
+    with reading(path, "a safetensors file"):
         return load_file(path)
-    except SafetensorError as error:
-        raise ArtifactError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

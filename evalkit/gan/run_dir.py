@@ -9,8 +9,8 @@ A new run may start from the weights and moments of another run's checkpoint und
 at zero; the manifests of the run and of its checkpoints record what it started from, and what that one started from.
 """
 
+import os
 import re
-import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from evalkit.artifacts import MANIFEST, ArtifactWriter, Manifest, new_manifest, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
+from evalkit.files import discard, remove_discarded
 from evalkit.gan.checkpoint import (
     KIND,
     RUN_KIND,
@@ -41,7 +42,12 @@ _MAY_CHANGE = ("d_updates",)  # a run can be made longer
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, fewest D updates first."""
-    return sorted(path for path in run.glob("checkpoints/d-*") if re.fullmatch(r"d-\d+", path.name))
+    return sorted(path for path in run.glob("checkpoints/d-*") if _is_checkpoint(path))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint, not what is left of one that was removed or damaged."""
+    return re.fullmatch(r"d-\d{8,12}", path.name) is not None and (path / MANIFEST).is_file()
 
 
 def d_updates_of(checkpoint: Path) -> int:
@@ -116,16 +122,17 @@ def checkpoint_before(run: Path, d_updates: int) -> Path:
 
 def prune_checkpoints(run: Path, *, keep: int, milestones: int) -> None:
     """Deletes all but the last `keep` checkpoints and those at multiples of `milestones` D updates (0: none)."""
+    remove_discarded(run / "checkpoints")
     for path in checkpoints(run)[:-keep]:
         if not milestones or d_updates_of(path) % milestones:
-            shutil.rmtree(path)
+            discard(path)
 
 
 def remove_checkpoints_after(run: Path, checkpoint: Path) -> None:
     """Deletes the checkpoints of a run that have more D updates than `checkpoint`."""
     for path in checkpoints(run):
         if path.name > checkpoint.name:
-            shutil.rmtree(path)
+            discard(path)
 
 
 # -- the manifest of a run
@@ -170,6 +177,7 @@ def open_run(
     Raises:
         EvalkitError: the run was made with another recipe, seed, precision, start or other images.
     """
+    _check_manifest_exists(run)
     start_asked = describe_start(start) if start else None
     if ranks.writes and not (run / MANIFEST).exists():
         settings = RunSettings(
@@ -188,6 +196,16 @@ def open_run(
     _check_settings(run, manifest, images, recipe, options)
     check_start(run, manifest, start_asked, has_begun=bool(checkpoints(run)))
     return manifest
+
+
+def _check_manifest_exists(run: Path) -> None:
+    """Raises ArtifactError for a folder with a training in it and nothing that says which."""
+    if (run / MANIFEST).is_file() or not os.path.lexists(run) or (run.is_dir() and not any(run.iterdir())):
+        return
+    raise ArtifactError(
+        f"{run}: no {MANIFEST} that can be read, and the folder is not empty; it is left as it is: give another --name "
+        f"(and --start {run}/checkpoints/… to start from a checkpoint of it), or put the manifest back"
+    )
 
 
 def _check_settings(run: Path, manifest: Manifest, images: ImageSet, recipe: Recipe, options: TrainOptions) -> None:
