@@ -61,7 +61,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+            raise OSError(errno.EINVAL, "not a file", str(path))
         content = file.read(limit + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
@@ -152,7 +152,7 @@ def _children(value: dict | list) -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return printable(str(error.strerror or type(error).__name__))
-    return one_line(error).partition(": ")[2] or "nested too deeply"
+    return "nested too deeply" if isinstance(error, RecursionError) else one_line(error).partition(": ")[2]
 
 
 # -- writing

@@ -12,8 +12,11 @@ NAME is the start of the SHA-256 of the card's content: a card that was changed 
 import csv
 import hashlib
 import io
+import logging
 import math
+import os
 import re
+import time
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -23,10 +26,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evalkit.artifacts import FORMATS, check_format, locked, read_json, sha256_json, write_atomically, write_json
-from evalkit.errors import ArtifactError, one_line, printable
+from evalkit.artifacts import (
+    FORMATS,
+    check_format,
+    locked,
+    read_json,
+    safe_name,
+    sha256_json,
+    write_atomically,
+    write_json,
+)
+from evalkit.errors import ArtifactError, one_line, printable, reading
+from evalkit.files import own_folder, read_document
+from evalkit.locks import LockedError
 
 _NAN = float("nan")
+_WAIT = 15.0  # seconds for a command that holds results.csv, which takes it a moment
+_WAITING = ".waiting"  # the folder of results that could not be added yet
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,18 +288,46 @@ def write_results(path: Path, table: pd.DataFrame) -> None:
 
 
 def add_result(path: Path, result: Result) -> None:
-    """Adds a result to results.csv, replacing the row of the same key; an empty hash of label subsets matches any."""
+    """Adds a result to results.csv, replacing the row of the same key; an empty hash of label subsets matches any.
+
+    Where another command holds the file for long, the result is kept beside it until the next one is added.
+    """
     texts: dict[str, Any] = {name: printable(str(getattr(result, name))) for name in _TEXTS}
     result = replace(result, **texts)
-    with locked(path):
-        table = read_results(path)
-        row = pd.DataFrame([asdict(result)])
-        same = pd.Series(True, index=table.index)
-        for key in KEY:
-            matching = [str(getattr(result, key)), *([""] if key == "label_subsets_sha256" else [])]
-            same &= table[key].astype(str).isin(matching)
-        kept = table[~same]
-        write_results(path, row if kept.empty else pd.concat([kept, row], ignore_index=True))
+    try:
+        with locked(path, wait=_WAIT):
+            waiting = _waiting_results(path)
+            table = read_results(path)
+            for each in (*waiting.values(), result):
+                table = _with_row(table, each)
+            write_results(path, table)
+            for file in waiting:
+                file.unlink(missing_ok=True)
+    except LockedError as error:
+        folder = own_folder(path.with_name(path.name + _WAITING))
+        values = {key: value for key, value in asdict(result).items() if value == value}  # JSON has no NaN
+        write_json(folder / f"{time.time_ns()}-{os.getpid()}.json", values)
+        logger.warning("%s; the result is in %s and joins the table with the next one", error, folder)
+
+
+def _with_row(table: pd.DataFrame, result: Result) -> pd.DataFrame:
+    row = pd.DataFrame([asdict(result)])
+    same = pd.Series(True, index=table.index)
+    for key in KEY:
+        matching = [str(getattr(result, key)), *([""] if key == "label_subsets_sha256" else [])]
+        same &= table[key].astype(str).isin(matching)
+    kept = table[~same]
+    return row if kept.empty else pd.concat([kept, row], ignore_index=True)
+
+
+def _waiting_results(path: Path) -> dict[Path, Result]:
+    """Results by the file that they wait in, in the order in which they were measured."""
+    results = {}
+    for file in sorted(path.with_name(path.name + _WAITING).glob("[0-9]*.json")):
+        row = read_document(file, "a result")
+        with reading(file, "a result"):
+            results[file] = Result(**dict.fromkeys(COLUMNS, _NAN) | row)
+    return results
 
 
 KIND = "run card"
@@ -294,7 +339,7 @@ Card = dict[str, Any]
 
 def card_path(results: Path, name: str) -> Path:
     """Where the card `name` of a results.csv is."""
-    return results.parent / FOLDER / f"{name}.json"
+    return results.parent / FOLDER / f"{safe_name(name, 'run card')}.json"
 
 
 def write_card(results: Path, content: Card, *, predictions: np.ndarray, labels: np.ndarray) -> str:

@@ -160,8 +160,7 @@ def sample_label_subset(labels: np.ndarray, rows: np.ndarray, per_class: int, *,
 def write_label_subsets(folder: Path, label_subsets: LabelSubsets) -> Path:
     """Writes the label subsets into `folder`, unless they are there, under a name with their hash; returns the path."""
     sha256 = label_subsets.sha256
-    dataset = safe_name(label_subsets.dataset, "name of a data set")
-    path = folder / f"{dataset}--{label_subsets.protocol}--{sha256[:12]}.json"
+    path = folder / f"{safe_name(label_subsets.dataset, 'data set')}--{label_subsets.protocol}--{sha256[:12]}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"kind": KIND, **label_subsets.as_dict(), "sha256": sha256}) + "\n")
@@ -198,7 +197,7 @@ def read_label_subsets(path: Path, features: FeatureSet) -> LabelSubsets:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not readable as label subsets ({error})") from None
     keys = {"kind", *_KEYS, *_ROWS, "sha256"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.artifacts import Manifest, new_manifest, read_manifest, sha256_file
+from evalkit.artifacts import Manifest, new_manifest, read_manifest, sha256_file, verify_files
 from evalkit.errors import ArtifactError, EvalkitError, one_line
 from evalkit.features.arrays import (
     as_array,
@@ -268,6 +268,7 @@ def load_features(features: Path | str | None = None, *, home: Workspace | Path 
             f"{directory}: a damaged or edited manifest ({ascii(one_line(error))[1:-1]}); make the features again"
         ) from None
     _check_weights(opened.provenance.weights, opened.provenance.weights_sha256)
+    verify_files(directory, manifest)
     return opened
 
 

@@ -24,6 +24,7 @@ from evalkit.errors import ArtifactError
 from evalkit.features.arrays import check_finite
 from evalkit.features.featureset import KIND, FeatureSet, Layer, load_features
 from evalkit.features.rounding import Rounding, say_rounding, worst
+from evalkit.files import open_to_write
 from evalkit.npy import NpyWriter
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ class RowsWriter:
     def __init__(self, folder: Path, layers: Sequence[Layer], name: str, *, rank: int, lossless: bool = False):
         self.layers, self.name, self._lossless = layers, name, lossless
         self._array = np.load(folder / "features.npy", mmap_mode="r")
-        self._file = open(folder / "features.npy", "r+b", buffering=0)
-        self._record = open(folder / f"rows-{rank}.txt", "a")
+        self._file = open_to_write(folder / "features.npy", "r+b", buffering=0)
+        self._record = open_to_write(folder / f"rows-{rank}.txt", "ab")
         self._pool = ThreadPoolExecutor(1)
         self.rounding = Rounding()
         self._waiting: list[Future[None]] = []
@@ -129,7 +130,7 @@ class RowsWriter:
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
-        self._record.writelines(f"{first} {end}\n" for first, end in self._written)
+        self._record.writelines(f"{first} {end}\n".encode() for first, end in self._written)
         self._record.flush()
         os.fsync(self._record.fileno())
         self._written.clear()

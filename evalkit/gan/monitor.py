@@ -17,6 +17,7 @@ from torch import Tensor
 
 from evalkit.artifacts import atomic_file, write_atomically
 from evalkit.errors import EvalkitError
+from evalkit.files import open_to_write, own_folder
 from evalkit.gan.checkpoint import TrainingState
 from evalkit.gan.networks import Discriminator, Generator, draw_z, to_images
 from evalkit.gan.recipes import Recipe
@@ -62,8 +63,8 @@ class Metrics:
         values = (*counts, time.monotonic() - self._start, d_loss, g_loss, real, fake, *of_samples)
         row = dict(zip(COLUMNS, values, strict=True))
         if self._ranks.writes:
-            with open(self._path, "a") as file:
-                file.write(_line(row) + "\n")
+            with open_to_write(self._path, "ab") as file:
+                file.write((_line(row) + "\n").encode())
             self.rows.append(row)
         self.check_finite(state)
         self._sums.zero_()
@@ -80,7 +81,7 @@ class Metrics:
 
     def sync(self) -> None:
         """Makes the lines durable."""
-        with open(self._path, "a") as file:
+        with open_to_write(self._path, "ab") as file:
             os.fsync(file.fileno())
 
 
@@ -186,7 +187,7 @@ def write_sorted_grid(path: Path, generator: Generator, discriminator: Discrimin
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes uint8 (H, W, 3) as a PNG, atomically."""
-    path.parent.mkdir(exist_ok=True)
+    own_folder(path.parent)
     with atomic_file(path) as file:
         Image.fromarray(image).save(file, format="png")
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.artifacts import MANIFEST
+from evalkit.artifacts import MANIFEST, read_manifest
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.arrays import BATCH, Batch, array_batches, batches_of
-from evalkit.images.imageset import KIND, ImageSet, load_images, write_batches
+from evalkit.images.imageset import KIND, ImageSet, identity, load_images, write_batches
 from evalkit.images.options import PrepareOptions
 from evalkit.images.prepare import prepare, prepare_named
 from evalkit.images.sources.named import DATASETS, NamedFiles, known_files
@@ -121,11 +121,10 @@ def find_images_by_sha256(workspace: Workspace, sha256: str) -> ImageSet | None:
     """The image set in the workspace with these images, such as those that a network was trained on."""
     for path in workspace.artifacts(KIND):
         try:
-            images = load_images(path)
+            if identity(read_manifest(path, KIND)) == sha256:
+                return load_images(path)
         except ArtifactError:
             continue
-        if images.sha256 == sha256:
-            return images
     return None
 
 

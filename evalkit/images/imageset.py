@@ -22,17 +22,19 @@ from evalkit.artifacts import (
     read_manifest,
     sha256_file,
     sha256_json,
+    verify_files,
     write_artifact,
 )
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.images.arrays import Batch, array_batches
 from evalkit.images.sources.base import checked_labels
-from evalkit.npy import NpyWriter
+from evalkit.npy import NpyWriter, open_npy
 from evalkit.workspace import Workspace
 
 KIND = "image set"
 ROWS = "rows.npy"
 IMAGES, LABELS = "images.npy", "labels.npy"
+_DEEPEST_VIEW = 8
 
 
 @dataclass(frozen=True)
@@ -171,26 +173,41 @@ class ViewOf:
         return None if fields is None else cls(**fields)
 
 
-def load_images(directory: Path | str) -> ImageSet:
+def load_images(directory: Path | str, *, depth: int = 0) -> ImageSet:
     """Opens a prepared image set, memory-mapped, or a view of one.
+
+    Args:
+        directory: the image set's folder.
+        depth: how many views of views led here.
 
     Raises:
         ArtifactError: nothing there, cut short, not an image set, or a view of images that have changed since.
     """
     directory = Path(directory)
     manifest = read_manifest(directory, KIND)
+    verify_files(directory, manifest)
     info, view_of = ImageSetInfo.from_manifest(manifest), ViewOf.from_manifest(manifest)
     images: Any
     if view_of is None:
-        images, labels = np.load(directory / IMAGES, mmap_mode="r"), np.load(directory / LABELS)
+        images = open_npy(directory / IMAGES, dtype="uint8", dimensions=4)
+        labels = open_npy(directory / LABELS, dtype="int64", dimensions=1, mapped=False)
     else:
-        parent = load_images((directory / view_of.path).resolve())
+        if depth == _DEEPEST_VIEW:
+            raise ArtifactError(
+                f"{directory}: a view of more than {_DEEPEST_VIEW} views, or of itself; run dedup again"
+            )
+        parent = load_images((directory / view_of.path).resolve(), depth=depth + 1)
         if parent.sha256 != view_of.sha256:
             raise ArtifactError(
                 f"{directory}: a view of other images than those now in {directory / view_of.path}; run dedup again"
             )
-        rows = np.load(directory / ROWS)
+        rows = open_npy(directory / ROWS, dtype="int64", dimensions=1, mapped=False)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(parent):
+            raise ArtifactError(
+                f"{directory / ROWS}: rows that {directory / view_of.path} does not have; run dedup again"
+            )
         images, labels = Rows(parent.images, rows), parent.labels[rows]
+    _check_layout(directory, info, len(images), labels)
     return ImageSet(
         name=manifest["settings"]["name"],
         images=images,
@@ -200,6 +217,16 @@ def load_images(directory: Path | str) -> ImageSet:
         manifest=manifest,
         directory=directory,
     )
+
+
+def _check_layout(directory: Path, info: ImageSetInfo, count: int, labels: np.ndarray) -> None:
+    """Refuses splits and labels that do not fit the images."""
+    ends = [end for _, end in info.splits.values()]
+    outside = len(labels) and not -1 <= labels.min() <= labels.max() < len(info.class_names)
+    if len(labels) != count or max(ends, default=0) > count or outside:
+        raise ArtifactError(
+            f"{directory}: {count:,} images, and labels or splits of another number; prepare the images again"
+        )
 
 
 def write_batches(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from evalkit.artifacts import ArtifactWriter, already_built, new_manifest, write_artifact
 from evalkit.errors import EvalkitError, ImageError
+from evalkit.files import open_to_write
 from evalkit.images.faces import check_opencv
 from evalkit.images.imageset import IMAGES, KIND, LABELS, ImageSet, ImageSetInfo, load_images
 from evalkit.images.options import PrepareOptions, ResizeOptions
@@ -200,7 +201,7 @@ class ImageSetWriter:
         rows = sum(self.tally["splits"].values())
         self._images = NpyWriter(work.path / IMAGES, (size, size, 3), "uint8", rows=rows)
         self._labels = NpyWriter(work.path / LABELS, (), "int64", rows=rows)
-        self._skipped = open(work.path / SKIPPED, "ab")
+        self._skipped = open_to_write(work.path / SKIPPED, "ab")
         self._skipped.truncate(self.tally["skipped_bytes"])
         self._skip([] if work.progress else [("name", "reason")])
         self._saved = time.monotonic()
