@@ -14,9 +14,7 @@ import hashlib
 import io
 import logging
 import math
-import os
 import re
-import time
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -26,23 +24,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evalkit.artifacts import (
-    FORMATS,
-    check_format,
-    locked,
-    read_json,
-    safe_name,
-    sha256_json,
-    write_atomically,
-    write_json,
-)
-from evalkit.errors import ArtifactError, one_line, printable, reading
-from evalkit.files import own_folder, read_document
-from evalkit.locks import LockedError
+from evalkit.artifacts import FORMATS, check_format, read_json, safe_name, sha256_json, write_atomically, write_json
+from evalkit.errors import ArtifactError, one_line, printable
+from evalkit.locks import LockedError, locked
+from evalkit.pending_results import keep_pending, read_pending
 
 _NAN = float("nan")
 _WAIT = 15.0  # seconds for a command that holds results.csv, which takes it a moment
-_WAITING = ".waiting"  # the folder of results that could not be added yet
 logger = logging.getLogger(__name__)
 
 
@@ -296,7 +284,7 @@ def add_result(path: Path, result: Result) -> None:
     result = replace(result, **texts)
     try:
         with locked(path, wait=_WAIT):
-            waiting = _waiting_results(path)
+            waiting = read_pending(path, lambda row: Result(**dict.fromkeys(COLUMNS, _NAN) | row))
             table = read_results(path)
             for each in (*waiting.values(), result):
                 table = _with_row(table, each)
@@ -304,9 +292,7 @@ def add_result(path: Path, result: Result) -> None:
             for file in waiting:
                 file.unlink(missing_ok=True)
     except LockedError as error:
-        folder = own_folder(path.with_name(path.name + _WAITING))
-        values = {key: value for key, value in asdict(result).items() if value == value}  # JSON has no NaN
-        write_json(folder / f"{time.time_ns()}-{os.getpid()}.json", values)
+        folder = keep_pending(path, asdict(result))
         logger.warning("%s; the result is in %s and joins the table with the next one", error, folder)
 
 
@@ -318,16 +304,6 @@ def _with_row(table: pd.DataFrame, result: Result) -> pd.DataFrame:
         same &= table[key].astype(str).isin(matching)
     kept = table[~same]
     return row if kept.empty else pd.concat([kept, row], ignore_index=True)
-
-
-def _waiting_results(path: Path) -> dict[Path, Result]:
-    """Results by the file that they wait in, in the order in which they were measured."""
-    results = {}
-    for file in sorted(path.with_name(path.name + _WAITING).glob("[0-9]*.json")):
-        row = read_document(file, "a result")
-        with reading(file, "a result"):
-            results[file] = Result(**dict.fromkeys(COLUMNS, _NAN) | row)
-    return results
 
 
 KIND = "run card"

@@ -62,7 +62,7 @@ def view_path(value: Any) -> str | None:
     return None if fine else "expected a path"
 
 
-_ORIGIN = {"images_sha256?": str, "weights_sha256?": str, "files?": Each(str), "start?": dict, "d_updates?": count}
+_ORIGIN = {"images_sha256?": str, "weights_sha256?": str, "start?": dict, "d_updates?": count}
 _HEAD = {
     "format": int,
     "kind": str,
@@ -92,6 +92,7 @@ SCHEMAS: dict[str, Schema] = {
     },
     "feature set": {
         "settings": {"dataset": name, "encoder": str, "weights?": str, "batch_norm?": str, "scaling?": str},
+        "made_from": {"files?": Each(str)},
         "class_names": [str],
         "splits": Each(row_range),
         "layers": [Exact(_LAYER)],

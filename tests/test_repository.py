@@ -31,6 +31,7 @@ LAYERS = [
     {"gan"},
     {"images"},
     {"results", "workspace", "solver"},
+    {"pending_results"},
     {"artifacts", "npy", "batch_statistics", "neighbors", "runtime", "weights_files"},
     {"schemas", "verified", "locks"},
     {"files"},

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from evalkit.artifacts import safe_name, sha256_json, write_atomically
+from evalkit.artifacts import read_json, safe_name, sha256_json, write_atomically
 from evalkit.errors import ArtifactError, EvalkitError
 from evalkit.evaluation.labels import check_split
 from evalkit.evaluation.protocol import Protocol
