@@ -62,7 +62,7 @@ def test_unusable_labels_are_refused_before_label_subsets_are_made(workspace):
     unlabelled = replace(FEATURES, labels=FEATURES.labels - 1)
     for attempt in (lambda: is_measured(workspace, unlabelled, ALL), lambda: default_labels(unlabelled, ALL)):
         with pytest.raises(
-            EvalkitError, match="made: 67 of 200 training images have no label; expected a class for each"
+            EvalkitError, match="made: train split: 67 of 200 images have no label; expected a class for each"
         ):
             attempt()
 

@@ -272,7 +272,8 @@ def test_training_precision_comes_from_the_checkpoint_or_is_not_recorded(tmp_pat
 def test_training_of_a_result_without_a_card_comes_from_its_run(tmp_path):
     add_result(tmp_path / "results.csv", RESULT)
     recipe = {"name": "imagenet32", "lr": 0.0002}
-    settings, made_from = {"recipe": recipe}, {"images_sha256": "i"}
+    settings = {"recipe": recipe, "seed": 0, "images": "imagenet", "precision": "float32"}
+    made_from = {"images_sha256": "i"}
     with write_artifact(tmp_path / "runs/imagenet32", settings=settings, made_from=made_from) as artifact:
         artifact.finish(new_manifest("run", settings=settings, made_from=made_from))
     (each,) = gather_report_data(tmp_path / "results.csv", Workspace(tmp_path)).measured
@@ -351,7 +352,7 @@ def unwritable(home):
         (lambda home: None, ["--results", "nowhere.csv"], "nowhere.csv"),
         (other_columns, [], "not a results.csv of this evalkit"),
         (lambda home: (home / "results.csv").unlink(), [], "no results measured yet; run `evalkit svm`"),
-        (unwritable, [], ": Is a directory; finished work is kept"),
+        (unwritable, [], ": a folder, expected a file; move it away"),
     ],
 )
 def test_errors_are_one_line(home, break_it, arguments, message):
