@@ -160,4 +160,6 @@ def facts_of(manifest: Manifest, workspace: Workspace) -> dict[str, Any]:
     facts |= {"commit": manifest["commit"], "images_sha256": sha256}
     if images is not None:
         facts |= {"images": images.name, "num_images": len(images), "classes": len(images.class_names)}
+    elif "num_images" not in facts:  # a name alone says too little of what was trained on
+        facts.pop("images", None)
     return facts
