@@ -47,7 +47,10 @@ def row_written(frame: FrameType, event: str, called: Any) -> bool:
     """`file.write(rows)` of images.npy, not of its header, which numpy writes"""
     if event != "c_call" or called.__name__ != "write" or not in_evalkit(frame):
         return False
-    return str(getattr(called.__self__, "name", "")).endswith("images.npy")
+    name = getattr(called.__self__, "name", "")
+    if isinstance(name, int):  # opened by its descriptor, which Linux can name
+        name = os.readlink(f"/proc/self/fd/{name}")
+    return str(name).endswith("images.npy")
 
 
 def image_resized(frame: FrameType, event: str, called: Any) -> bool:
